@@ -1,0 +1,53 @@
+"""selkern: selective-kernel networks (SK attention, SKNet) for PyTorch.
+
+`import selkern` loads nothing; each name below is imported when it is first used, so that the command line
+answers at once and a program that only wants a layer pays only for it.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from selkern.analysis.probe import record
+    from selkern.layers.fusion import SKFusion
+    from selkern.layers.mlp_attention import Attention, MLPAttention
+    from selkern.layers.selective_kernel import Branch, SelectiveKernel
+    from selkern.layers.sk_attention import SKAttention
+    from selkern.models.registry import create_model, list_models
+
+__version__ = "0.1.0"
+
+_HOME = {
+    "Attention": "layers.mlp_attention",
+    "Branch": "layers.selective_kernel",
+    "MLPAttention": "layers.mlp_attention",
+    "SKAttention": "layers.sk_attention",
+    "SKFusion": "layers.fusion",
+    "SelectiveKernel": "layers.selective_kernel",
+    "create_model": "models.registry",
+    "list_models": "models.registry",
+    "record": "analysis.probe",
+}
+__all__ = [
+    "Attention",
+    "Branch",
+    "MLPAttention",
+    "SKAttention",
+    "SKFusion",
+    "SelectiveKernel",
+    "create_model",
+    "list_models",
+    "record",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module 'selkern' has no attribute {name!r}")
+    return getattr(import_module(f"selkern.{_HOME[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return [*__all__, "__version__"]

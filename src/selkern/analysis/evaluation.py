@@ -1,0 +1,172 @@
+"""How well a network does on a split: every prediction kept small, every figure computed from them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from selkern.data.loader import Batch, Samples, make_loader
+from selkern.data.order import eval_shards
+from selkern.data.preprocess import Preprocess
+from selkern.data.split import Split
+from selkern.errors import DataError
+
+TOP = 5  # predictions kept per image
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Predictions on n images, in the order of the split.
+
+    Attributes:
+        classes: class names.
+        indices: (n,) the images' numbers in the split.
+        labels: (n,) true classes.
+        losses: (n,) cross-entropy, nats.
+        top: (n, k) the k likeliest classes, k = min(5, classes), best first.
+        top_p: (n, k) their probabilities.
+    """
+
+    classes: tuple[str, ...]
+    indices: NDArray[np.int64]
+    labels: NDArray[np.int64]
+    losses: NDArray[np.float32]
+    top: NDArray[np.int64]
+    top_p: NDArray[np.float32]
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    @property
+    def right(self) -> NDArray[np.bool_]:
+        """(n,) whether the likeliest class is the true one."""
+        return self.top[:, 0] == self.labels
+
+    @property
+    def top1(self) -> float:
+        """Share of images whose likeliest class is right."""
+        return float(self.right.mean())
+
+    @property
+    def top5(self) -> float:
+        """Share of images whose class is among the five likeliest."""
+        return float((self.top == self.labels[:, None]).any(axis=1).mean())
+
+    @property
+    def loss(self) -> float:
+        """Mean cross-entropy, nats."""
+        return float(self.losses.mean())
+
+    def confusion(self) -> NDArray[np.int64]:
+        """(K, K) counts: row the true class, column the predicted one."""
+        table = np.zeros((len(self.classes), len(self.classes)), dtype=np.int64)
+        np.add.at(table, (self.labels, self.top[:, 0]), 1)
+        return table
+
+    def per_class(self) -> list[tuple[str, int, float]]:
+        """(class, images, share right) of every class; NaN where there is no image."""
+        table = self.confusion()
+        counts = table.sum(axis=1)
+        return [
+            (name, int(n), float(table[i, i] / n) if n else math.nan)
+            for i, (name, n) in enumerate(zip(self.classes, counts, strict=True))
+        ]
+
+    @classmethod
+    def merge(cls, parts: Sequence[Evaluation]) -> Evaluation:
+        """Evaluations of disjoint parts of a split (the ranks' shares) as one, in the order of the split."""
+        order = np.argsort(np.concatenate([part.indices for part in parts]), kind="stable")
+        names = ("indices", "labels", "losses", "top", "top_p")
+        return cls(parts[0].classes, *(np.concatenate([getattr(p, name) for p in parts])[order] for name in names))
+
+
+def wilson(right: int, n: int) -> tuple[float, float]:
+    """95 % interval of a share of n (Wilson's score interval, which stays inside 0..1)."""
+    z, p = 1.959964, right / n
+    middle = (p + z * z / (2 * n)) / (1 + z * z / n)
+    half = z / (1 + z * z / n) * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
+    return middle - half, middle + half
+
+
+def batches_of(
+    split: Split,
+    preprocess: Preprocess,
+    batches: list[list[tuple[int, int]]],
+    *,
+    zoom: float = 1.0,
+    workers: int = 0,
+) -> Iterator[Batch]:
+    """Batches of a split for evaluation.
+
+    Raises:
+        DataError: an image cannot be read; an evaluation never counts around one.
+    """
+    for batch in make_loader(Samples(split, preprocess, None, 0, zoom), batches, workers):
+        if batch.bad:
+            raise DataError(batch.bad[0].split(" | ")[0], *batch.bad[0].split(" | ")[1:3])
+        yield batch
+
+
+def to_input(images: Tensor, preprocess: Preprocess, device: torch.device) -> Tensor:
+    """uint8 (N, 3, H, W) to the normalised channels_last input on `device`."""
+    images = images.to(device, non_blocking=True)
+    return preprocess.normalise(images).contiguous(memory_format=torch.channels_last)
+
+
+@torch.inference_mode()
+def evaluate(
+    model: nn.Module,
+    split: Split,
+    classes: tuple[str, ...],
+    preprocess: Preprocess,
+    *,
+    device: torch.device | None = None,
+    batch_size: int = 100,
+    workers: int = 0,
+    share: tuple[int, int] = (0, 1),
+    autocast: AbstractContextManager[object] | None = None,
+) -> Evaluation:
+    """Run a model over a split, in eval mode, and put it back into the mode it was in.
+
+    Args:
+        model: (N, 3, H, W) to logits (N, K), K at least 2.
+        share: (rank, ranks): this process takes every ranks-th image; see `Evaluation.merge`.
+        autocast: context of the forward passes.
+
+    Raises:
+        DataError: an image cannot be read, or there is none.
+    """
+    device = device or next(model.parameters()).device
+    was_training = model.training
+    model.eval()
+    kept: list[tuple[NDArray[np.generic], ...]] = []
+    for batch in batches_of(split, preprocess, eval_shards(len(split), batch_size, *share), workers=workers):
+        with autocast or nullcontext():
+            logits = model(to_input(batch.images, preprocess, device)).float()
+        labels = batch.labels.to(device)
+        top_p, top = logits.softmax(dim=1).topk(min(TOP, logits.shape[1]), dim=1)
+        losses = F.cross_entropy(logits, labels, reduction="none")
+        kept.append(tuple(part.cpu().numpy() for part in (batch.indices, labels, losses, top, top_p)))
+    model.train(was_training)
+    if not kept:
+        if share == (0, 1):
+            raise DataError("no images to evaluate", split.name, "give a split that has some")
+        k = min(TOP, len(classes))
+        none = np.zeros(0, dtype=np.int64)
+        return Evaluation(
+            classes,
+            none,
+            none,
+            none.astype(np.float32),
+            np.zeros((0, k), np.int64),
+            np.zeros((0, k), np.float32),
+        )
+    return Evaluation(classes, *(np.concatenate(column) for column in zip(*kept, strict=True)))  # type: ignore[arg-type]

@@ -1,0 +1,233 @@
+"""The figures of a report. Each function takes results and returns a matplotlib `Figure`; nothing global is touched."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+from matplotlib import rc_context
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator, PercentFormatter
+
+from selkern.analysis.evaluation import Evaluation
+from selkern.analysis.scale import ScaleStudy, UnitScale
+from selkern.analysis.statistics import mean_estimate
+
+INK, MUTED, ACCENT, SECOND = "#1c2733", "#7b8794", "#0b6e99", "#d9730d"
+SHADES = ("#9ccbe0", "#3f97be", "#0b4f6c")  # small to large objects
+STYLE: Any = {
+    "font.family": "sans-serif",
+    "font.size": 9,
+    "axes.edgecolor": "#c5ced6",
+    "axes.labelcolor": INK,
+    "axes.titlesize": 10,
+    "axes.titleweight": "bold",
+    "axes.titlelocation": "left",
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "grid.color": "#e8edf1",
+    "xtick.color": MUTED,
+    "ytick.color": MUTED,
+    "text.color": INK,
+    "legend.frameon": False,
+    "figure.dpi": 100,
+    "savefig.dpi": 160,
+    "svg.hashsalt": "selkern",  # the same figure gives the same file
+}
+
+
+def to_svg(figure: Figure) -> str:
+    """The figure as an <svg> element to put into a page."""
+    text = io.StringIO()
+    with rc_context(STYLE):
+        figure.savefig(text, format="svg", metadata={"Date": None})
+    return text.getvalue()[text.getvalue().index("<svg") :]
+
+
+@contextmanager
+def _drawing(width: float, height: float) -> Iterator[Figure]:
+    with rc_context(STYLE):
+        yield Figure(figsize=(width, height), layout="constrained")
+
+
+def _axis_name(units: Sequence[UnitScale]) -> str:
+    sizes = {unit.unit.extents for unit in units}
+    if len(sizes) == 1 and len(extents := next(iter(sizes))) == 2:
+        large, small = max(extents), min(extents)
+        return f"selection of {large}x{large} minus {small}x{small}"
+    return "lean to larger kernels"
+
+
+def correlations(study: ScaleStudy) -> Figure:
+    """Rank correlation of true scale and preference, plain and with intensity removed, with intervals."""
+    with _drawing(7.2, 0.42 * len(study.units) + 1.1) as figure:
+        axes = figure.add_subplot()
+        rows = np.arange(len(study.units))
+        for shift, name, colour, marker in (
+            (-0.14, "rho", ACCENT, "o"),
+            (0.14, "partial", SECOND, "D"),
+        ):
+            estimates = [getattr(unit, name) for unit in study.units]
+            values = np.array([e.value for e in estimates])
+            errors = np.abs(np.array([[e.value - e.low, e.high - e.value] for e in estimates]).T)
+            label = "size and selection" if name == "rho" else "the same, image's mean intensity removed"
+            axes.errorbar(values, rows + shift, xerr=errors, fmt=marker, ms=5, color=colour, capsize=2.5, label=label)
+        axes.axvline(0, color=MUTED, lw=1)
+        axes.set_yticks(rows, [unit.unit.label for unit in study.units])
+        axes.invert_yaxis()
+        axes.set_xlim(-1, 1)
+        axes.set_xlabel("rank correlation, 95 % interval")
+        axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=2)
+        return figure
+
+
+def dose_response(study: ScaleStudy) -> Figure:
+    """Per unit: preference for the larger kernel against the object's true scale, means of ten bins."""
+    assert study.scale is not None and study.preference is not None
+    edges = np.quantile(study.scale, np.linspace(0, 1, 11))
+    bins = np.clip(np.searchsorted(edges, study.scale, side="right") - 1, 0, 9)
+    kept = [b for b in range(10) if (bins == b).sum() > 1]
+    middles = [float(study.scale[bins == b].mean()) for b in kept]
+
+    def draw(axes: Axes, number: int, unit: UnitScale) -> None:
+        assert study.preference is not None
+        means = [mean_estimate(study.preference[bins == b, number]) for b in kept]
+        axes.fill_between(middles, [m.low for m in means], [m.high for m in means], color=SHADES[0], alpha=0.7, lw=0)
+        axes.plot(middles, [m.value for m in means], color=ACCENT, marker="o", ms=3)
+        note = f"rho {unit.rho.value:+.2f}" if unit.rho else ""
+        axes.set_title(f"{unit.unit.label}   {note}")
+
+    return _per_unit(study, draw, "size of the object, times 8 px", _axis_name(study.units))
+
+
+def bars(study: ScaleStudy) -> Figure:
+    """Per unit: mean preference for each group of images (paper Figure 3, bars)."""
+    with _drawing(7.2, 2.9) as figure:
+        axes = figure.add_subplot()
+        x = np.arange(len(study.units))
+        width = 0.8 / len(study.group_names)
+        for g, name in enumerate(study.group_names):
+            estimates = [unit.groups[g] for unit in study.units]
+            errors = np.abs(np.array([[e.value - e.low, e.high - e.value] for e in estimates]).T)
+            axes.bar(
+                x + (g - (len(study.group_names) - 1) / 2) * width,
+                [e.value for e in estimates],
+                width * 0.94,
+                yerr=errors,
+                color=_shade(g, len(study.group_names)),
+                error_kw={"elinewidth": 1, "ecolor": INK, "capsize": 1.5},
+                label=name,
+            )
+        axes.axhline(0, color=MUTED, lw=1)
+        axes.set_xticks(x, [unit.unit.label for unit in study.units])
+        axes.grid(axis="x", visible=False)
+        axes.set_ylabel(_axis_name(study.units))
+        axes.legend(
+            title="size of the object" if study.kind == "true scale" else "enlargement of the centre",
+            loc="lower center",
+            bbox_to_anchor=(0.5, 1.0),
+            ncols=len(study.group_names),
+        )
+        return figure
+
+
+def channel_curves(study: ScaleStudy) -> Figure:
+    """Per unit: selection of the largest kernel along the channels, 16-channel means (paper Figure 3, curves)."""
+
+    def draw(axes: Axes, _number: int, unit: UnitScale) -> None:
+        channels = unit.curve.shape[1]
+        width = max(channels // 16, 1)
+        order = np.arange(0, channels - channels % width, width)
+        for g, curve in enumerate(unit.curve):
+            means = [curve[i : i + width].mean() for i in order]
+            axes.plot(
+                order + (width - 1) / 2,
+                means,
+                color=_shade(g, len(unit.curve)),
+                label=study.group_names[g],
+                lw=1.4,
+            )
+        axes.set_title(unit.unit.label)
+
+    figure = _per_unit(study, draw, "channel", "selection of the largest kernel")
+    handles, labels = figure.axes[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside upper center", ncols=len(labels))
+    return figure
+
+
+def training_curves(rows: Sequence[dict[str, float]]) -> Figure:
+    """Loss and top-1 of training and validation, per epoch."""
+    with _drawing(7.2, 2.6) as figure:
+        left, right = figure.subplots(1, 2)
+        epochs = [row["epoch"] for row in rows]
+        for axes, name in ((left, "loss"), (right, "top1")):
+            axes.plot(
+                epochs,
+                [row[f"train_{name}"] for row in rows],
+                color=MUTED,
+                marker="o",
+                ms=3,
+                label="training",
+            )
+            axes.plot(
+                epochs,
+                [row[f"val_{name}"] for row in rows],
+                color=ACCENT,
+                marker="o",
+                ms=3,
+                label="validation",
+            )
+            axes.set_xlabel("epoch")
+            axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        left.set_title("loss, nats")
+        left.set_ylim(bottom=0)
+        right.set_title("top-1")
+        right.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+        left.legend()
+        return figure
+
+
+def confusion(evaluation: Evaluation) -> Figure:
+    """Confusion matrix, each row as shares of its true class; counts are written in where they can be read."""
+    counts = evaluation.confusion()
+    shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
+    n = len(counts)
+    small = n <= 20
+    with _drawing(*((0.42 * n + 1.6, 0.38 * n + 1.2) if small else (7.2, 6.6))) as figure:
+        axes = figure.add_subplot()
+        axes.imshow(shares**0.5, cmap="Blues", vmin=0, vmax=1)  # the root shows rare confusions
+        axes.grid(visible=False)
+        axes.set_xlabel("predicted")
+        axes.set_ylabel("true")
+        if small:
+            rotation = 0 if max(map(len, evaluation.classes)) <= 3 else 45
+            axes.set_xticks(range(n), evaluation.classes, rotation=rotation, ha="center" if not rotation else "right")
+            axes.set_yticks(range(n), evaluation.classes)
+            for (i, j), count in np.ndenumerate(counts):
+                if count:
+                    colour = "white" if shares[i, j] > 0.3 else INK
+                    axes.text(j, i, str(count), ha="center", va="center", fontsize=8, color=colour)
+        return figure
+
+
+def _per_unit(study: ScaleStudy, draw: Callable[[Axes, int, UnitScale], None], x_name: str, y_name: str) -> Figure:
+    columns = min(3, len(study.units))
+    rows = -(-len(study.units) // columns)
+    with _drawing(7.2, 1.9 * rows + 0.5) as figure:
+        grid = figure.subplots(rows, columns, squeeze=False).ravel()
+        for axes in grid[len(study.units) :]:
+            axes.set_axis_off()
+        for number, unit in enumerate(study.units):
+            draw(grid[number], number, unit)
+        figure.supxlabel(x_name, fontsize=9)
+        figure.supylabel(y_name, fontsize=9)
+        return figure
+
+
+def _shade(number: int, of: int) -> str:
+    return SHADES[round(number * (len(SHADES) - 1) / max(of - 1, 1))]

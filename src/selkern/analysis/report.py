@@ -1,0 +1,212 @@
+"""report.html: one file with everything a run has shown, readable without a network."""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from importlib.resources import files
+
+import numpy as np
+from jinja2 import Environment, StrictUndefined
+from markupsafe import Markup
+from matplotlib.figure import Figure
+from torch import nn
+
+from selkern.analysis import figures
+from selkern.analysis.evaluation import Evaluation, wilson
+from selkern.analysis.scale import Observation, ScaleStudy, UnitScale, observe
+from selkern.data.preprocess import Preprocess
+from selkern.data.split import Split
+from selkern.models.cost import Cost
+
+EXAMPLES = 12
+
+
+@dataclass(frozen=True)
+class Example:
+    """One image in the report: a data URI, what it is, what was predicted, and each unit's preference."""
+
+    image: str
+    truth: str
+    prediction: str
+    probability: float
+    where: str
+    note: str
+    units: tuple[tuple[str, float, str], ...]  # label, preference, colour
+
+
+@dataclass(frozen=True, kw_only=True)
+class Report:
+    """What goes into the page. Sections whose part is None or empty are left out.
+
+    Attributes:
+        title, model, data: what was trained on what.
+        split: name of the split that was evaluated.
+        evaluation: on that split.
+        cost: of the model; input_size in px.
+        rows: metrics per epoch.
+        study: the selection study; None for a network without selective kernels.
+        right, wrong: examples.
+        provenance: command, versions and so on, by name.
+        notes: remarks on the data.
+    """
+
+    title: str
+    model: str
+    data: str
+    split: str
+    evaluation: Evaluation
+    cost: Cost
+    input_size: int
+    rows: Sequence[Mapping[str, float]]
+    study: ScaleStudy | None
+    right: Sequence[Example]
+    wrong: Sequence[Example]
+    provenance: Mapping[str, str]
+    notes: Sequence[str] = field(default_factory=tuple)
+
+
+def draw(report: Report) -> dict[str, Figure]:
+    """The figures of a report by name; the names are those of the PNG files."""
+    drawn: dict[str, Figure] = {}
+    if report.study is not None:
+        if report.study.kind == "true scale":
+            drawn["selection_correlation"] = figures.correlations(report.study)
+            drawn["selection_by_size"] = figures.dose_response(report.study)
+        drawn["selection_bars"] = figures.bars(report.study)
+        drawn["selection_channels"] = figures.channel_curves(report.study)
+    if report.rows:
+        drawn["curves"] = figures.training_curves([dict(row) for row in report.rows])
+    drawn["confusion_matrix"] = figures.confusion(report.evaluation)
+    return drawn
+
+
+def render(report: Report, drawn: Mapping[str, Figure]) -> str:
+    """The page, with its figures inside it."""
+    folder = files("selkern.analysis")
+    # Autoescape is on: class names and file names are the user's, and may hold anything.
+    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    template = environment.from_string(folder.joinpath("report.html.j2").read_text(encoding="utf-8"))
+    evaluation = report.evaluation
+    low, high = wilson(int(evaluation.right.sum()), len(evaluation))
+    return template.render(
+        report=report,
+        style=Markup(folder.joinpath("report.css").read_text(encoding="utf-8")),
+        figures={name: Markup(figures.to_svg(figure)) for name, figure in drawn.items()},
+        findings=[] if report.study is None else findings(report.study),
+        interval=(low, high),
+        per_class=_class_rows(evaluation),
+    )
+
+
+def findings(study: ScaleStudy) -> list[str]:
+    """What the study found and did not find, in plain words; only what its intervals carry."""
+    units, total = study.units, len(study.units)
+    if study.kind == "zoom":
+        up = [u.unit.label for u in units if u.change.sign > 0]
+        down = [u.unit.label for u in units if u.change.sign < 0]
+        return [
+            f"Enlarging the centre from {study.group_names[0]} to {study.group_names[-1]} moved the selection "
+            f"to the larger kernel in {len(up)} of {total} units{_named(up)}, to the smaller in "
+            f"{len(down)}{_named(down)}; in the other {total - len(up) - len(down)} the 95 % interval of the paired "
+            "difference holds zero."
+        ]
+    plain = [u.unit.label for u in units if u.rho is not None and u.rho.sign > 0]
+    partial = [u.unit.label for u in units if u.partial is not None and u.partial.sign > 0]
+    against = [u.unit.label for u in units if u.rho is not None and u.rho.sign < 0]
+    lines = [
+        f"Larger objects draw more of the larger kernel in {len(plain)} of {total} units{_named(plain)}: "
+        "the 95 % interval of the rank correlation lies above zero."
+    ]
+    if against:
+        lines.append(f"The opposite, less of it for larger objects, is seen in {len(against)}{_named(against)}.")
+    lines.append(
+        "A larger object is also more ink. With the image's mean intensity removed, the correlation stays above "
+        f"zero in {len(partial)} of {total} units{_named(partial)}."
+    )
+    lines.append(_last_unit(units[-1]))
+    return lines
+
+
+def _last_unit(unit: UnitScale) -> str:
+    assert unit.rho is not None
+    agrees = abs(unit.rho.value) < 0.2
+    return (
+        f"The paper finds no pattern in its last unit. Here {unit.unit.label} has a rank correlation of {unit.rho}, "
+        f"{'so hardly one either' if agrees else 'so a pattern is there'}."
+    )
+
+
+def _named(labels: Sequence[str]) -> str:
+    return f" ({', '.join(labels)})" if labels else ""
+
+
+def _class_rows(evaluation: Evaluation) -> list[tuple[str, int, float]]:
+    """Per class, the worst first where there are too many to read."""
+    rows = [row for row in evaluation.per_class() if row[1]]
+    return rows if len(rows) <= 20 else sorted(rows, key=lambda row: row[2])[:20]
+
+
+def pick_examples(evaluation: Evaluation) -> tuple[list[int], list[int]]:
+    """Positions of examples in the evaluation: right ones spread over the split, wrong ones with the largest loss."""
+    right, wrong = np.flatnonzero(evaluation.right), np.flatnonzero(~evaluation.right)
+    spread = right[np.linspace(0, len(right) - 1, min(EXAMPLES, len(right))).astype(int)] if len(right) else right
+    worst = wrong[np.argsort(-evaluation.losses[wrong], kind="stable")[:EXAMPLES]]
+    return spread.tolist(), worst.tolist()
+
+
+def make_examples(
+    model: nn.Module,
+    split: Split,
+    preprocess: Preprocess,
+    evaluation: Evaluation,
+    positions: Sequence[int],
+    notes: Sequence[str] | None = None,
+) -> list[Example]:
+    """Examples at some positions of an evaluation, each with what every unit chose for it.
+
+    Args:
+        notes: one per image of the split, shown below it.
+    """
+    if not positions:
+        return []
+    indices = [int(evaluation.indices[p]) for p in positions]
+    seen = observe(model, split, preprocess, indices)
+    examples = []
+    for row, (position, index) in enumerate(zip(positions, indices, strict=True)):
+        pixels = preprocess(split.read(index)).transpose(1, 2, 0)
+        examples.append(
+            Example(
+                image=_data_uri(pixels),
+                truth=evaluation.classes[evaluation.labels[position]],
+                prediction=evaluation.classes[evaluation.top[position, 0]],
+                probability=float(evaluation.top_p[position, 0]),
+                where=split.where(index),
+                note=notes[index] if notes else "",
+                units=_unit_cells(seen, row),
+            )
+        )
+    return examples
+
+
+def _unit_cells(seen: Observation, row: int) -> tuple[tuple[str, float, str], ...]:
+    """Each unit's preference for one image, with a colour: orange smaller, blue larger kernel; full at 0.2."""
+    cells = []
+    for unit, value in zip(seen.units, seen.preference[row], strict=True):
+        spread = (max(unit.extents) - min(unit.extents)) / 2
+        lean = value if len(unit.extents) == 2 else (value - (min(unit.extents) + spread)) / spread
+        strength = min(abs(lean) / 0.2, 1.0)
+        base = (11, 110, 153) if lean > 0 else (217, 115, 13)
+        red, green, blue = (round(255 + (part - 255) * strength) for part in base)
+        cells.append((unit.label, float(value), f"rgb({red},{green},{blue})"))
+    return tuple(cells)
+
+
+def _data_uri(pixels: np.ndarray) -> str:
+    from PIL import Image
+
+    data = io.BytesIO()
+    Image.fromarray(pixels).save(data, format="PNG")
+    return "data:image/png;base64," + base64.b64encode(data.getvalue()).decode()

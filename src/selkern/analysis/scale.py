@@ -1,0 +1,238 @@
+"""Does the selection follow the size of the object? The paper's Figure 3, and its claim put to the test.
+
+Two studies. `true_scale`: where the size of every object is known, the rank correlation of size and selection,
+also with the image's mean intensity removed (a larger digit is also more ink). `zoom_sweep`: where it is not,
+the paper's way, the same images with their centre enlarged 1.0, 1.5 and 2.0 times.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from selkern.analysis.evaluation import batches_of, to_input
+from selkern.analysis.probe import UnitInfo, find_units, record
+from selkern.analysis.statistics import (
+    Array,
+    Estimate,
+    bootstrap,
+    mean_estimate,
+    partial_rank_correlation,
+    rank_correlation,
+)
+from selkern.data.preprocess import Preprocess
+from selkern.data.split import Split
+
+ZOOMS = (1.0, 1.5, 2.0)
+
+
+@dataclass(frozen=True)
+class Observation:
+    """What the U units chose on n images.
+
+    Attributes:
+        units: the units whose branches see windows of different sizes.
+        preference: (n, U) see `preference`; mean over channels.
+        intensity: (n,) mean of the network's input image, 0 to 1.
+        curves: per unit (G, C), the selection of the largest kernel per channel, mean over each group of images.
+    """
+
+    units: tuple[UnitInfo, ...]
+    preference: Array
+    intensity: Array
+    curves: tuple[Array, ...]
+
+
+def preference(a_NMC: Tensor, extents: Sequence[int]) -> Tensor:
+    """How much the selection leans to larger kernels, per image: (N, M, C) to (N,), mean over channels.
+
+    With two branches the paper's quantity, selection of the larger minus that of the smaller kernel, -1 to 1.
+    With more, the expected window, sum of a_m * extent_m, in the unit's input positions.
+    """
+    a_NM = a_NMC.float().mean(dim=2)
+    sizes = torch.tensor(extents, dtype=torch.float32, device=a_NM.device)
+    if len(extents) == 2:
+        return a_NM @ torch.sign(sizes - sizes.flip(0))
+    return a_NM @ sizes
+
+
+def studied_units(model: nn.Module) -> tuple[UnitInfo, ...]:
+    """The units of a model in which one branch sees more than another."""
+    return tuple(unit for unit, _ in find_units(model).values() if unit.ordered)
+
+
+@torch.inference_mode()
+def observe(
+    model: nn.Module,
+    split: Split,
+    preprocess: Preprocess,
+    indices: Sequence[int],
+    *,
+    groups: NDArray[np.int64] | None = None,
+    zoom: float = 1.0,
+) -> Observation:
+    """Run images through a model in eval mode and keep what its units chose; memory does not grow with pixels.
+
+    Args:
+        indices: the images of the split, n of them.
+        groups: (n,) the group of each image, 0 to G - 1, for the curves; None makes one group.
+        zoom: enlargement of the centre.
+
+    Raises:
+        DataError: an image cannot be read.
+    """
+    units = studied_units(model)
+    groups = np.zeros(len(indices), dtype=np.int64) if groups is None else groups
+    device = next(model.parameters()).device
+    was_training = model.training
+    model.eval()
+    preferences, intensities = [], []
+    sums: list[Array | None] = [None] * len(units)
+    batches = [[(0, int(index)) for index in indices[i : i + 100]] for i in range(0, len(indices), 100)]
+    done = 0
+    with record(model) as selection:
+        for batch in batches_of(split, preprocess, batches, zoom=zoom):
+            model(to_input(batch.images, preprocess, device))
+            columns = [preference(selection[unit.name], unit.extents).cpu() for unit in units]
+            preferences.append(torch.stack(columns, dim=1).numpy())
+            intensities.append(batch.images.float().mean(dim=(1, 2, 3)).numpy() / 255)
+            member = np.eye(groups.max() + 1)[groups[done : done + len(batch.labels)]]  # (N, G)
+            for number, unit in enumerate(units):
+                largest = selection[unit.name][:, int(np.argmax(unit.extents))].double().cpu().numpy()  # (N, C)
+                part = member.T @ largest
+                sums[number] = part if sums[number] is None else sums[number] + part
+            done += len(batch.labels)
+    model.train(was_training)
+    counts = np.bincount(groups)[:, None]
+    return Observation(
+        units,
+        np.concatenate(preferences).astype(np.float64),
+        np.concatenate(intensities).astype(np.float64),
+        tuple(total / np.maximum(counts, 1) for total in sums if total is not None),
+    )
+
+
+@dataclass(frozen=True)
+class UnitScale:
+    """What one unit does with the size of the object.
+
+    Attributes:
+        unit: which.
+        rho: rank correlation of size and preference for the larger kernel.
+        partial: the same with the image's mean intensity removed.
+        groups: mean preference in each group of images (small, middle and large objects, or zooms).
+        change: preference in the last group minus that in the first.
+        curve: (G, C) selection of the largest kernel per channel.
+    """
+
+    unit: UnitInfo
+    rho: Estimate | None
+    partial: Estimate | None
+    groups: tuple[Estimate, ...]
+    change: Estimate
+    curve: Array
+
+
+@dataclass(frozen=True)
+class ScaleStudy:
+    """One study on n images.
+
+    Attributes:
+        kind: "true scale" or "zoom".
+        n: images.
+        clusters: independent originals among them.
+        group_names: what the groups of images are.
+        units: per unit, in the order of the network.
+        scale, preference: (n,) and (n, U) the values behind a true-scale study; None for zooms.
+    """
+
+    kind: str
+    n: int
+    clusters: int
+    group_names: tuple[str, ...]
+    units: tuple[UnitScale, ...]
+    scale: Array | None = None
+    preference: Array | None = None
+
+    def to_rows(self) -> list[dict[str, object]]:
+        """One row per unit, plain values, for a CSV or JSON file."""
+        rows = []
+        for u in self.units:
+            row: dict[str, object] = {
+                "unit": u.unit.label,
+                "module": u.unit.name,
+                "study": self.kind,
+                "n": self.n,
+            }
+            figures = {"rho": u.rho, "partial_rho": u.partial, "change": u.change}
+            figures |= dict(zip(self.group_names, u.groups, strict=True))
+            for name, e in figures.items():
+                if e is not None:
+                    row |= {name: e.value, f"{name}_low": e.low, f"{name}_high": e.high}
+            rows.append(row)
+        return rows
+
+
+def true_scale(
+    model: nn.Module,
+    split: Split,
+    preprocess: Preprocess,
+    scale: Array,
+    clusters: NDArray[np.int64],
+) -> ScaleStudy:
+    """Selection against the known size of the object, over a whole split.
+
+    Args:
+        scale: (n,) size of the object in every image of the split.
+        clusters: (n,) which original it was made from; intervals resample originals.
+    """
+    edges = np.quantile(scale, [1 / 3, 2 / 3])
+    groups = np.searchsorted(edges, scale, side="right").astype(np.int64)
+    seen = observe(model, split, preprocess, range(len(split)), groups=groups)
+    rho = bootstrap(lambda i: rank_correlation(scale[i], seen.preference[i]), clusters)
+    partial = bootstrap(lambda i: partial_rank_correlation(scale[i], seen.preference[i], seen.intensity[i]), clusters)
+    group_means = [
+        bootstrap(lambda i, c=chosen: seen.preference[c][i].mean(axis=0), clusters[chosen], draws=300)  # type: ignore[misc]
+        for chosen in (groups == g for g in range(3))
+    ]
+    change = bootstrap(lambda i: _contrast(seen.preference[i], groups[i]), clusters, draws=300)
+    units = tuple(
+        UnitScale(unit, rho[u], partial[u], tuple(means[u] for means in group_means), change[u], seen.curves[u])
+        for u, unit in enumerate(seen.units)
+    )
+    low, high = edges
+    names = (f"below {low:.1f}x", f"{low:.1f}x to {high:.1f}x", f"above {high:.1f}x")
+    return ScaleStudy("true scale", len(scale), len(np.unique(clusters)), names, units, scale, seen.preference)
+
+
+def zoom_sweep(
+    model: nn.Module,
+    split: Split,
+    preprocess: Preprocess,
+    indices: Sequence[int],
+    *,
+    zooms: Sequence[float] = ZOOMS,
+) -> ScaleStudy:
+    """Selection against the enlargement of the image's centre, paired per image (paper Figure 3)."""
+    seen = [observe(model, split, preprocess, indices, zoom=zoom) for zoom in zooms]
+    units = tuple(
+        UnitScale(
+            unit,
+            None,
+            None,
+            tuple(mean_estimate(s.preference[:, u]) for s in seen),
+            mean_estimate(seen[-1].preference[:, u] - seen[0].preference[:, u]),
+            np.concatenate([s.curves[u] for s in seen]),
+        )
+        for u, unit in enumerate(seen[0].units)
+    )
+    return ScaleStudy("zoom", len(indices), len(indices), tuple(f"{zoom:.1f}x" for zoom in zooms), units)
+
+
+def _contrast(preference: Array, groups: NDArray[np.int64]) -> Array:
+    return preference[groups == 2].mean(axis=0) - preference[groups == 0].mean(axis=0)

@@ -1,0 +1,246 @@
+"""The `selkern` program: reads the command line, calls one function, prints what it returns.
+
+Nothing heavy is imported before a command needs it, so that help and usage errors are immediate.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+import os
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from selkern import __version__
+from selkern.errors import ResourceError, SelkernError, UsageError
+
+if TYPE_CHECKING:
+    from selkern.train.options import TrainOptions
+
+
+def _train(argv: list[str]) -> int:
+    if "--resume" in argv:
+        at = argv.index("--resume") + 1
+        if at == len(argv) or argv[at].startswith("-"):
+            argv = [*argv[:at], "latest", *argv[at:]]
+        from selkern.cli_options import ResumeOptions, parse
+
+        options = parse(ResumeOptions, argv, "train --resume")
+        from selkern.train.job import resume
+        from selkern.train.run_folder import RunFolder
+
+        run = resume(RunFolder.find(options.resume), options.device, options.workers)
+    else:
+        asked = _train_options(argv)
+        print(
+            f"selkern {__version__}: {asked.model} on {asked.data}, recipe {asked.recipe}",
+            file=sys.stderr,
+            flush=True,
+        )
+        from selkern.train.job import train
+
+        run = train(asked)
+    if run is not None:  # rank 0
+        print(_next_commands(run.path))
+    return 0
+
+
+def _train_options(argv: list[str]) -> TrainOptions:
+    """Options from the flags, on top of the recipe's, which follow from --recipe or else from the data."""
+    from selkern.cli_options import parse
+    from selkern.train.options import TrainOptions, recipe_named
+
+    def given(flag: str, default: str) -> str:
+        values = [argv[i + 1] for i, word in enumerate(argv[:-1]) if word == flag]
+        values += [word.partition("=")[2] for word in argv if word.startswith(f"{flag}=")]
+        return values[-1] if values else default
+
+    name = given("--recipe", "digits" if given("--data", "digits") == "digits" else "cifar")
+    default = replace(TrainOptions(), recipe=name, training=recipe_named(name))
+    return parse(TrainOptions, argv, "train", default)
+
+
+def _next_commands(run: Path) -> str:
+    report = run / "report.html"
+    lines = [f"report: {report}"] if report.is_file() else []
+    lines += ["next:"]
+    lines += [f"  selkern {words.format(run)}" for words in ("predict {} IMAGE...", "evaluate {}", "analyze {}")]
+    return "\n".join(lines)
+
+
+def _evaluate(argv: list[str]) -> int:
+    from selkern.cli_options import EvaluateOptions, parse
+
+    options = parse(EvaluateOptions, argv, "evaluate")
+    from selkern.analysis.evaluation import evaluate, wilson
+    from selkern.train.loaded import load, open_data, pick_split
+
+    loaded = load(options.run, options.device)
+    source = open_data(loaded, options.data)
+    result = evaluate(loaded.model, pick_split(source, options.split), source.classes, loaded.preprocess)
+    low, high = wilson(int(result.right.sum()), len(result))
+    if options.json:
+        figures = {
+            "top1": result.top1,
+            "top1_low": low,
+            "top1_high": high,
+            "top5": result.top5,
+            "loss": result.loss,
+        }
+        classes = [{"class": name, "images": n, "right": right if n else None} for name, n, right in result.per_class()]
+        print(
+            json.dumps(
+                {
+                    "model": loaded.card.model,
+                    "split": options.split,
+                    "images": len(result),
+                    **figures,
+                    "classes": classes,
+                }
+            )
+        )
+        return 0
+    print(f"{loaded.card.model} on {source.name}, {options.split} split, {len(result):,} images")
+    print(
+        f"top1 {result.top1:.2%} (95 % interval {low:.2%} to {high:.2%})  top5 {result.top5:.2%}  loss {result.loss:.4f} nats"
+    )
+    width = max(len(name) for name in result.classes)
+    for name, n, right in result.per_class():
+        print(f"  {name:{width}}  {n:6,} images  {right:7.2%}" if n else f"  {name:{width}}       0 images")
+    return 0
+
+
+def _analyze(argv: list[str]) -> int:
+    from selkern.cli_options import AnalyzeOptions, parse
+
+    options = parse(AnalyzeOptions, argv, "analyze")
+    from selkern.analysis.report import findings
+    from selkern.train.job import analyze
+    from selkern.train.loaded import load
+
+    analysis = analyze(load(options.run, options.device), options.data, options.split, options.output)
+    study = analysis.study
+    if options.json:
+        rows = study.to_rows() if study else []
+        print(json.dumps({"report": str(analysis.page), "top1": analysis.evaluation.top1, "selection": rows}))
+        return 0
+    print(f"top1 {analysis.evaluation.top1:.2%} on {len(analysis.evaluation):,} images")
+    print("\n".join(findings(study)) if study else "this network has no selective-kernel units to study")
+    print(f"report: {analysis.page}")
+    return 0
+
+
+def _predict(argv: list[str]) -> int:
+    from selkern.cli_options import PredictOptions, parse
+
+    options = parse(PredictOptions, argv, "predict")
+    if options.top_k < 1:
+        raise UsageError(f"top-k is {options.top_k}", "--top-k", "must be at least 1")
+    from selkern.train.loaded import load
+    from selkern.train.predict import list_images, predict
+
+    images = list_images(options.paths)
+    unreadable = 0
+    for answer in predict(load(options.run, options.device), images, top_k=options.top_k):
+        unreadable += bool(answer.error)
+        if options.json:
+            print(json.dumps(asdict(answer), ensure_ascii=False), flush=True)
+        elif answer.error:
+            print(f"error: {answer.error}", file=sys.stderr)
+        else:
+            pairs = zip(answer.classes, answer.probabilities, strict=True)
+            print(answer.path, *(f"{name} {p:.3f}" for name, p in pairs), sep="\t", flush=True)
+    return 3 if unreadable else 0
+
+
+def _models(argv: list[str]) -> int:
+    from selkern.cli_options import ModelsOptions, parse
+
+    options = parse(ModelsOptions, argv, "models")
+    import torch
+
+    from selkern.models.cost import count
+    from selkern.models.registry import create_model, list_models
+
+    names = list_models(options.pattern)
+    if not names:
+        raise UsageError(f"no model fits {options.pattern!r}", "pattern", "`selkern models` lists all")
+    costs = {}
+    for name in names:
+        with torch.device("meta"):
+            model = create_model(name)
+        costs[name] = (count(model, model.arch.input_size), model.arch.input_size)
+    if options.json:
+        rows = [{"name": name, **asdict(cost), "input_size": size} for name, (cost, size) in costs.items()]
+        print(json.dumps({"num_classes": 1000, "models": rows}))
+        return 0
+    print(f"{'name':24}{'parameters':>12}{'GMACs':>9}{'input':>8}   (1,000 classes)")
+    for name, (cost, size) in costs.items():
+        print(f"{name:24}{cost.parameters / 1e6:>10.3f} M{cost.macs / 1e9:>9.3f}{size:>5} px")
+    return 0
+
+
+COMMANDS: dict[str, tuple[Callable[[list[str]], int], str]] = {
+    "train": (
+        _train,
+        "train a network, evaluate it, and report what its neurons chose (`--resume` continues)",
+    ),
+    "evaluate": (_evaluate, "accuracy of a run or a weights file on its data or yours"),
+    "predict": (_predict, "the likeliest classes of image files and folders"),
+    "analyze": (_analyze, "what the selective kernels chose, and the report"),
+    "models": (_models, "the networks, their parameters and multiply-adds"),
+}
+
+HELP = f"""usage: selkern COMMAND [OPTIONS]
+
+Selective-kernel networks (SK attention, SKNet) for PyTorch, version {__version__}.
+
+commands:
+{chr(10).join(f"  {name:10}{text}" for name, (_, text) in COMMANDS.items())}
+
+`selkern train` with no options trains on the digits in the box, in minutes, and ends in a report.
+`selkern COMMAND --help` shows a command's options; `--debug` anywhere shows the traceback of an error."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a command; its exit code: 0, 2 usage, 3 data, 4 checkpoint, 5 resources, 6 numerics, 130 or 143 stopped."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    debug = "--debug" in words
+    words = [word for word in words if word != "--debug"]
+    try:
+        return _dispatch(words)
+    except SelkernError as error:
+        if debug:
+            raise
+        print(f"error: {error}", file=sys.stderr)
+        return error.exit_code
+    except BrokenPipeError:  # the reader of our output left, as `head` does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except KeyboardInterrupt:
+        print("stopped", file=sys.stderr)
+        return 130
+
+
+def _dispatch(words: list[str]) -> int:
+    if not words or words[0] in ("-h", "--help", "help"):
+        print(HELP)
+        return 0
+    if words[0] in ("-V", "--version"):
+        print(f"selkern {__version__}")
+        return 0
+    if words[0] not in COMMANDS:
+        near = difflib.get_close_matches(words[0], COMMANDS, n=1)
+        fix = f"did you mean {near[0]}?" if near else f"one of {', '.join(COMMANDS)}"
+        raise UsageError(f"unknown command {words[0]!r}", "selkern", fix)
+    try:
+        return COMMANDS[words[0]][0](words[1:])
+    except SystemExit as stop:  # help was asked for and printed
+        return int(stop.code or 0)
+    except (MemoryError, RuntimeError) as error:
+        if isinstance(error, MemoryError) or "out of memory" in str(error):
+            raise ResourceError("out of memory", words[0], "use a smaller --batch-size, or --accumulate 2") from error
+        raise

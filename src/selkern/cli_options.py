@@ -1,0 +1,122 @@
+"""The options of each command, as dataclasses that tyro turns into flags, and the parsing of a command line."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+import tyro
+from tyro.conf import Positional
+
+from selkern.errors import UsageError
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ResumeOptions:
+    """Continue a run in its own folder, with the options it was started with."""
+
+    resume: str
+    """The run's folder or name, or latest."""
+    device: str = "auto"
+    """auto, cpu or cuda."""
+    workers: int | None = None
+    """Processes that read images ahead; cannot change a result."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluateOptions:
+    """Measure trained weights: top-1, top-5, loss, and every class."""
+
+    run: Positional[str]
+    """A run's folder or name, latest, or a weights file."""
+    data: str | None = None
+    """Other data than the run's own: digits, a folder, .csv or .parquet."""
+    split: str = "test"
+    """train, val or test."""
+    device: str = "auto"
+    """auto, cpu or cuda."""
+    json: bool = False
+    """Print one JSON object instead of text."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class AnalyzeOptions:
+    """Evaluate trained weights, study what their selective kernels chose, and write report.html."""
+
+    run: Positional[str]
+    """A run's folder or name, latest, or a weights file."""
+    data: str | None = None
+    """Other data than the run's own: digits, a folder, .csv or .parquet."""
+    split: str = "test"
+    """train, val or test."""
+    output: Path | None = None
+    """Folder for report.html, plots/ and tables; by default the run's own."""
+    device: str = "auto"
+    """auto, cpu or cuda."""
+    json: bool = False
+    """Print one JSON object instead of text."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PredictOptions:
+    """Name the likeliest classes of images."""
+
+    run: Positional[str]
+    """A run's folder or name, latest, or a weights file."""
+    paths: Positional[tuple[str, ...]]
+    """Image files and folders."""
+    top_k: int = 5
+    """Classes told per image."""
+    device: str = "auto"
+    """auto, cpu or cuda."""
+    json: bool = False
+    """Print one JSON object per line instead of text."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelsOptions:
+    """List the networks, with parameters and multiply-adds at the image size they were designed for."""
+
+    pattern: Positional[str] = "*"
+    """Only names that fit, such as "sk*"."""
+    json: bool = False
+    """Print one JSON object instead of text."""
+
+
+def parse(cls: type[T], argv: list[str], command: str, default: T | None = None) -> T:
+    """A command line as a dataclass.
+
+    Raises:
+        UsageError: a mistake, as one line instead of tyro's box.
+        SystemExit: with code 0, after help was asked for and printed.
+    """
+    printed = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(printed):
+            if default is None:
+                return tyro.cli(cls, args=argv, prog=f"selkern {command}")
+            return tyro.cli(cls, args=argv, prog=f"selkern {command}", default=default)
+    except SystemExit as stop:
+        if not stop.code:
+            raise
+        raise UsageError(*_one_line(printed.getvalue(), command)) from None
+
+
+def _one_line(box: str, command: str) -> tuple[str, str, str]:
+    """What, where and what to do, out of the box that tyro prints."""
+    lines = [re.sub(r"^[│╭╰]|[│╮╯]$", "", line).strip(" ─") for line in box.splitlines()]
+    text = [line for line in lines if line]
+    what = text[1] if len(text) > 1 else "cannot read the command line"
+    near = [line for line in text if line.startswith("--")]
+    fix = (
+        f"did you mean {near[0].split()[0]}?"
+        if "Perhaps you meant:" in text and near
+        else f"see `selkern {command} --help`"
+    )
+    return what, f"selkern {command}", fix

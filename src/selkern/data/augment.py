@@ -1,0 +1,184 @@
+"""The random changes of training images. Each draws from the sample's own random numbers, in a fixed order.
+
+Shapes: images are (3, S, S) uint8, S = ``preprocess.size`` in px.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from selkern.data.preprocess import Preprocess
+from selkern.errors import UsageError
+
+Pixels = NDArray[np.uint8]
+
+_ERASE_AREA = (0.02, 0.33)  # share of the image, and height / width, of the random-erasing paper
+_ERASE_RATIO = (0.3, 1 / 0.3)
+_TRIES = 10  # as torchvision's RandomResizedCrop, before it gives up and takes the centre
+_GREY = np.array([0.299, 0.587, 0.114], dtype=np.float32)[:, None, None]  # ITU-R 601 luma, as Pillow's "L"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Augment:
+    """Which random changes training images get. The default changes nothing."""
+
+    crop: Literal["none", "pad", "resized"] = "none"
+    """none: as in evaluation; pad: shift by up to `pad` px; resized: a random part of the image, enlarged."""
+    pad: int = 4
+    """Largest shift of crop=pad, px of the network's input."""
+    crop_scale: tuple[float, float] = (0.08, 1.0)
+    """Smallest and largest share of the image's area that crop=resized takes."""
+    crop_ratio: tuple[float, float] = (3 / 4, 4 / 3)
+    """Smallest and largest width / height of the part that crop=resized takes."""
+    flip: float = 0.0
+    """Probability of a left-right mirror image."""
+    colour: float = 0.0
+    """Strength of brightness, contrast and saturation jitter: factors in 1 - colour .. 1 + colour."""
+    erase: float = 0.0
+    """Probability of a random rectangle in the mean colour."""
+    mixup: float = 0.0
+    """Alpha of mixup (two images blended); 0 switches it off."""
+    cutmix: float = 0.0
+    """Alpha of cutmix (a rectangle of another image pasted in); 0 switches it off."""
+
+    def __post_init__(self) -> None:
+        if self.crop not in ("none", "pad", "resized"):
+            raise UsageError(f"crop {self.crop!r}", "Augment.crop", "choose none, pad or resized")
+        if self.pad < 0:
+            raise UsageError(f"pad {self.pad} px", "Augment.pad", "give a whole number from 0")
+        for field, top in (("crop_scale", 1.0), ("crop_ratio", math.inf)):
+            low, high = getattr(self, field)
+            if not 0 < low <= high <= top:
+                raise UsageError(f"{field} ({low}, {high})", f"Augment.{field}", f"0 < low <= high <= {top}")
+        for field in ("flip", "colour", "erase"):
+            if not 0 <= getattr(self, field) <= 1:
+                raise UsageError(f"{field} {getattr(self, field)}", f"Augment.{field}", "give a number in 0..1")
+        for field in ("mixup", "cutmix"):
+            if not 0 <= getattr(self, field) < math.inf:
+                raise UsageError(f"{field} {getattr(self, field)}", f"Augment.{field}", "give an alpha from 0")
+
+
+def augment(image: Image.Image, spec: Augment, preprocess: Preprocess, rng: np.random.Generator) -> Pixels:
+    """One training image -> (3, S, S) uint8: crop, flip, colour, erase, drawn from ``rng`` in this order."""
+    if spec.crop == "resized":
+        pixels = _resized_crop(image, spec, preprocess.size, rng)
+    else:
+        pixels = preprocess(image)
+        if spec.crop == "pad" and spec.pad:
+            pixels = _shift(pixels, spec.pad, preprocess, rng)
+    if spec.flip and rng.random() < spec.flip:
+        pixels = pixels[:, :, ::-1]
+    if spec.colour:
+        pixels = _jitter(pixels, spec.colour, rng)
+    if spec.erase and rng.random() < spec.erase:
+        pixels = _erase(pixels, preprocess, rng)
+    return np.ascontiguousarray(pixels)
+
+
+def mix(
+    pixels: Pixels,
+    label: int,
+    spec: Augment,
+    rng: np.random.Generator,
+    partner: Callable[[], tuple[Pixels, int]],
+) -> tuple[Pixels, int, int, float]:
+    """Mixup or cutmix of one sample with another -> (pixels, label, partner's label, weight of ``label``).
+
+    Where both are on, ``rng`` picks one for this sample. Pixels stay uint8: the rounding is at most half a
+    grey level.
+
+    Args:
+        pixels: (3, S, S) uint8, the sample.
+        label: its class.
+        spec: mixup and cutmix alphas; both 0 returns the sample as it is.
+        rng: the sample's own random numbers for mixing.
+        partner: loads the other sample, (pixels, label), choosing it by the same ``rng``.
+    """
+    if not (spec.mixup or spec.cutmix):
+        return pixels, label, label, 1.0
+    blend = bool(spec.mixup) and (not spec.cutmix or rng.random() < 0.5)
+    alpha = spec.mixup if blend else spec.cutmix
+    weight = float(rng.beta(alpha, alpha))
+    corner = rng.random(2)
+    other, other_label = partner()
+    if blend:
+        mixed = np.rint(weight * pixels.astype(np.float32) + (1 - weight) * other.astype(np.float32))
+        return mixed.astype(np.uint8), label, other_label, weight
+    top, bottom, left, right = _cut_box(pixels.shape[1], weight, corner)
+    pasted = pixels.copy()
+    pasted[:, top:bottom, left:right] = other[:, top:bottom, left:right]
+    shown = 1 - (bottom - top) * (right - left) / pixels.shape[1] ** 2
+    return pasted, label, other_label, shown
+
+
+def _cut_box(size: int, weight: float, centre: NDArray[np.float64]) -> tuple[int, int, int, int]:
+    """A square of area (1 - weight) around ``centre``, clipped at the rim: (top, bottom, left, right) px."""
+    half = size * math.sqrt(1 - weight) / 2
+    y, x = centre * size
+    low = [max(0, round(v - half)) for v in (y, x)]
+    high = [min(size, round(v + half)) for v in (y, x)]
+    return low[0], high[0], low[1], high[1]
+
+
+def _mean_colour(preprocess: Preprocess) -> Pixels:
+    """(3, 1, 1): what normalises to 0, so that a filled area tells the network nothing."""
+    return np.rint(np.array(preprocess.mean) * 255).astype(np.uint8)[:, None, None]
+
+
+def _shift(pixels: Pixels, pad: int, preprocess: Preprocess, rng: np.random.Generator) -> Pixels:
+    size = pixels.shape[1]
+    canvas = np.empty((3, size + 2 * pad, size + 2 * pad), dtype=np.uint8)
+    canvas[:] = _mean_colour(preprocess)
+    canvas[:, pad : pad + size, pad : pad + size] = pixels
+    top, left = rng.integers(0, 2 * pad + 1, 2)
+    return canvas[:, top : top + size, left : left + size]
+
+
+def _resized_crop(image: Image.Image, spec: Augment, size: int, rng: np.random.Generator) -> Pixels:
+    box = _crop_box(image.width, image.height, spec, rng)
+    part = image.resize((size, size), Image.Resampling.BICUBIC, box=box)
+    return np.asarray(part).transpose(2, 0, 1)
+
+
+def _crop_box(width: int, height: int, spec: Augment, rng: np.random.Generator) -> tuple[float, float, float, float]:
+    """A random part of a (width, height) image: (left, top, right, bottom) px."""
+    low, high = spec.crop_ratio
+    for _ in range(_TRIES):
+        area = width * height * rng.uniform(*spec.crop_scale)
+        ratio = math.exp(rng.uniform(math.log(low), math.log(high)))
+        wide, tall = round(math.sqrt(area * ratio)), round(math.sqrt(area / ratio))
+        if 0 < wide <= width and 0 < tall <= height:
+            left, top = int(rng.integers(0, width - wide + 1)), int(rng.integers(0, height - tall + 1))
+            return left, top, left + wide, top + tall
+    # No such part in a long, thin image: its centre, as near to the wanted shape as it goes.
+    wide, tall = min(width, max(1, round(height * high))), min(height, max(1, round(width / low)))
+    left, top = (width - wide) // 2, (height - tall) // 2
+    return left, top, left + wide, top + tall
+
+
+def _jitter(pixels: Pixels, strength: float, rng: np.random.Generator) -> Pixels:
+    brightness, contrast, saturation = rng.uniform(1 - strength, 1 + strength, 3).astype(np.float32)
+    x = pixels.astype(np.float32) * brightness
+    grey = (x * _GREY).sum(axis=0, keepdims=True)
+    x = grey + saturation * (x - grey)
+    middle = grey.mean()
+    return np.clip(np.rint(middle + contrast * (x - middle)), 0, 255).astype(np.uint8)
+
+
+def _erase(pixels: Pixels, preprocess: Preprocess, rng: np.random.Generator) -> Pixels:
+    size = pixels.shape[1]
+    area = size * size * rng.uniform(*_ERASE_AREA)
+    ratio = math.exp(rng.uniform(math.log(_ERASE_RATIO[0]), math.log(_ERASE_RATIO[1])))
+    tall = min(size, max(1, round(math.sqrt(area * ratio))))
+    wide = min(size, max(1, round(math.sqrt(area / ratio))))
+    top, left = int(rng.integers(0, size - tall + 1)), int(rng.integers(0, size - wide + 1))
+    erased = pixels.copy()
+    erased[:, top : top + tall, left : left + wide] = _mean_colour(preprocess)
+    return erased

@@ -1,0 +1,160 @@
+"""Samples and batches for torch's ``DataLoader``.
+
+Shapes: N batch, H and W both ``preprocess.size`` in px.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch.utils.data import DataLoader, Dataset
+
+from selkern.data.augment import Augment, augment, mix
+from selkern.data.order import AUGMENT, MIX, Key, sample_rng
+from selkern.data.preprocess import Preprocess
+from selkern.data.split import Split
+from selkern.errors import DataError
+
+
+@dataclass(frozen=True)
+class Batch:
+    """One batch, as the loop gets it. Samples that could not be read are absent and named in ``bad``."""
+
+    images: torch.Tensor
+    """(N, 3, H, W) uint8."""
+    labels: torch.Tensor
+    """(N,) int64, the class of each sample."""
+    partners: torch.Tensor
+    """(N,) int64, the class of the sample mixed in; equal to ``labels`` where nothing was."""
+    lam: torch.Tensor
+    """(N,) float32, weight of ``labels``; 1 where nothing was mixed in."""
+    indices: torch.Tensor
+    """(N,) int64, number of each sample in its split."""
+    bad: tuple[str, ...]
+    """One line per sample that could not be read."""
+
+    def pin_memory(self) -> Batch:
+        """A copy in page-locked memory; the ``DataLoader`` calls it where there is CUDA."""
+        tensors = (self.images, self.labels, self.partners, self.lam, self.indices)
+        images, labels, partners, lam, indices = (tensor.pin_memory() for tensor in tensors)
+        return Batch(images, labels, partners, lam, indices, self.bad)
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One sample on its way into a batch."""
+
+    pixels: NDArray[np.uint8]  # (3, H, W)
+    label: int
+    partner: int
+    lam: float
+    index: int
+
+
+class Samples(Dataset["Sample | str"]):
+    """A split as the network is to see it. Items are named by (epoch, index) and are pure in it and the seed.
+
+    An image that cannot be read becomes its one-line reason instead of an exception: it must not end the
+    worker, and only the loop knows whether to skip or to stop.
+
+    Args:
+        split: where images and labels come from.
+        preprocess: resize and crop to the network's input.
+        augment: random changes for training; None for evaluation.
+        seed: the run's seed.
+        zoom: enlargement of the centre (``Preprocess``), for evaluation only.
+    """
+
+    def __init__(
+        self, split: Split, preprocess: Preprocess, augment: Augment | None, seed: int, zoom: float = 1.0
+    ) -> None:
+        self.split, self.preprocess, self.augment, self.seed, self.zoom = (
+            split,
+            preprocess,
+            augment,
+            seed,
+            zoom,
+        )
+
+    def __len__(self) -> int:
+        return len(self.split)
+
+    def __getitem__(self, key: Key) -> Sample | str:
+        epoch, index = key
+        label = int(self.split.labels[index])
+        try:
+            if self.augment is None:
+                pixels = self.preprocess(self.split.read(index, epoch), self.zoom)
+            else:
+                pixels = self._augmented(index, epoch, sample_rng(self.seed, epoch, index, AUGMENT))
+        except DataError as error:
+            return str(error)
+        if self.augment is None:
+            return Sample(pixels, label, label, 1.0, index)
+        return self._mixed(pixels, label, index, epoch)
+
+    def _augmented(self, index: int, epoch: int, rng: np.random.Generator) -> NDArray[np.uint8]:
+        assert self.augment is not None
+        return augment(self.split.read(index, epoch), self.augment, self.preprocess, rng)
+
+    def _mixed(self, pixels: NDArray[np.uint8], label: int, index: int, epoch: int) -> Sample:
+        assert self.augment is not None
+        rng = sample_rng(self.seed, epoch, index, MIX)
+
+        def partner() -> tuple[NDArray[np.uint8], int]:
+            other = int(rng.integers(len(self.split)))
+            return self._augmented(other, epoch, rng), int(self.split.labels[other])
+
+        try:
+            return Sample(*mix(pixels, label, self.augment, rng, partner), index)
+        except DataError:
+            # The partner is broken and is reported when its own turn comes; this sample goes unmixed.
+            return Sample(pixels, label, label, 1.0, index)
+
+
+class Collate:
+    """List of samples -> ``Batch``; ``size`` in px shapes a batch in which no sample could be read."""
+
+    def __init__(self, size: int) -> None:
+        self.size = size
+
+    def __call__(self, samples: Sequence[Sample | str]) -> Batch:
+        """Stack what could be read."""
+        good = [sample for sample in samples if not isinstance(sample, str)]
+        pixels = np.empty((len(good), 3, self.size, self.size), dtype=np.uint8)
+        for row, sample in enumerate(good):
+            pixels[row] = sample.pixels
+        return Batch(
+            images=torch.from_numpy(pixels),
+            labels=torch.tensor([sample.label for sample in good], dtype=torch.int64),
+            partners=torch.tensor([sample.partner for sample in good], dtype=torch.int64),
+            lam=torch.tensor([sample.lam for sample in good], dtype=torch.float32),
+            indices=torch.tensor([sample.index for sample in good], dtype=torch.int64),
+            bad=tuple(sample for sample in samples if isinstance(sample, str)),
+        )
+
+
+def make_loader(samples: Samples, batches: Iterable[list[Key]], workers: int) -> DataLoader[Batch]:
+    """A loader that reads ``samples`` in the order of ``batches`` (a ``TrainOrder``, or ``eval_shards``).
+
+    Args:
+        samples: what to read.
+        batches: lists of (epoch, index), iterated anew by every ``iter`` of the loader.
+        workers: processes that read ahead (torch gives each one thread); 0 reads in this one.
+    """
+    if workers > 0 and len(samples):
+        samples[(0, 0)]  # what the split keeps in memory is loaded here once, and shared by forked workers
+    return DataLoader(
+        samples,  # type: ignore[arg-type]  # torch types a loader by its samples, we by its batches
+        batch_sampler=batches,
+        num_workers=workers,
+        collate_fn=Collate(samples.preprocess.size),
+        persistent_workers=workers > 0,
+        pin_memory=torch.cuda.is_available(),
+        # Its own: the loader draws a seed per iterator, which must not advance the model's random numbers.
+        generator=torch.Generator(),
+    )

@@ -1,0 +1,62 @@
+"""``open_source``: what the user gave as data -> a ``Source``."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from selkern.data.split import Options, Source, Split
+from selkern.errors import DataError
+
+__all__ = ["Source", "Split", "open_source"]
+
+_ACCEPTED = "give digits, a folder with train/ and val/, a folder of class folders, a .csv or a .parquet file"
+
+
+def open_source(
+    data: str,
+    *,
+    seed: int = 0,
+    val_fraction: float = 0.1,
+    classes: Sequence[str] | None = None,
+    split_csv: Path | None = None,
+) -> Source:
+    """Open images with labels. Reads names and labels, no pixels, and writes nothing.
+
+    Args:
+        data: "digits" (drawn here), a folder with train/ [val/] [test/], a folder of class folders, a CSV
+            (path,label[,split]), a Parquet file, or a folder of Parquet files.
+        seed: cuts off the splits the source lacks; draws the training scenes of "digits".
+        val_fraction: share of the training images that a missing val (and test) split takes.
+        classes: the class list of a checkpoint: its ids are kept, a label outside it is a DataError.
+        split_csv: the saved split of an earlier run, restored where a cut is needed.
+    """
+    options = Options(
+        seed=seed,
+        val_fraction=val_fraction,
+        classes=None if classes is None else tuple(classes),
+        split_csv=None if split_csv is None else Path(split_csv),
+    )
+    if data == "digits":
+        from selkern.data.scenes import open_digits
+
+        return open_digits(options)
+    path = Path(data).expanduser()
+    if path.is_dir():
+        if any(path.glob("*.parquet")):
+            from selkern.data.parquet import open_parquet
+
+            return open_parquet(path, options)
+        from selkern.data.files import open_folder
+
+        return open_folder(path, options)
+    if path.is_file() and path.suffix.lower() == ".parquet":
+        from selkern.data.parquet import open_parquet
+
+        return open_parquet(path, options)
+    if path.is_file() and path.suffix.lower() == ".csv":
+        from selkern.data.files import open_csv
+
+        return open_csv(path, options)
+    what = "unknown kind of data" if path.exists() else "no such data"
+    raise DataError(what, data or "(empty name)", _ACCEPTED)

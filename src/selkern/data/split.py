@@ -1,0 +1,112 @@
+"""What a data source is: three splits of labelled images and a class list."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from selkern.errors import UsageError
+
+SPLITS = ("train", "val", "test")
+
+
+class Split(Protocol):
+    """One part of a data source. Picklable, so that worker processes can have it."""
+
+    @property
+    def name(self) -> str:
+        """train, val or test."""
+
+    @property
+    def labels(self) -> NDArray[np.int64]:
+        """(n,) the class of every image."""
+
+    def __len__(self) -> int: ...
+
+    def read(self, index: int, epoch: int = 0) -> Image.Image:
+        """The image as RGB; DataError naming the file if broken. ``epoch`` matters to drawn images only."""
+
+    def where(self, index: int) -> str:
+        """Where the image is: a file path, ``file.parquet row 12`` or ``digit scene 12``."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Source:
+    """Images with labels, in three splits."""
+
+    name: str
+    """What the user called it."""
+    kind: str
+    """digits | folder | csv | parquet."""
+    classes: tuple[str, ...]
+    """Class names; a label is a position in it."""
+    train: Split
+    """To learn from."""
+    val: Split
+    """To choose by."""
+    test: Split
+    """To report; the same object as ``val`` where the source has no test images of its own."""
+    notes: tuple[str, ...] = ()
+    """One-line remarks for the user."""
+    root: str = ""
+    """The folder whose name ``split_rows`` leaves out, so that a moved data set keeps its saved split."""
+
+    def split_rows(self) -> Iterator[tuple[str, str, str]]:
+        """(where, class name, split name) of every image, to be saved as split.csv; nothing for digits."""
+        if self.kind == "digits":
+            return
+        parts = (self.train, self.val) if self.test is self.val else (self.train, self.val, self.test)
+        for part in parts:
+            for index, label in enumerate(part.labels):
+                yield relative(part.where(index), self.root), self.classes[label], part.name
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """How ``open_source`` was asked to open."""
+
+    seed: int = 0
+    """Cuts off the splits that the source lacks."""
+    val_fraction: float = 0.1
+    """Share of the training images that a missing val (and test) split takes, in (0, 0.5)."""
+    classes: tuple[str, ...] | None = None
+    """The class list of a checkpoint; None takes the source's own."""
+    split_csv: Path | None = None
+    """The saved split of an earlier run, restored where a cut is needed."""
+
+    def __post_init__(self) -> None:
+        if not 0 < self.val_fraction < 0.5:
+            fix = "give a share between 0 and 0.5"
+            raise UsageError(f"val_fraction {self.val_fraction}", "val_fraction", fix)
+        if self.classes is not None and len(set(self.classes)) != len(self.classes):
+            raise UsageError("the class list names a class twice", "classes", "give every class one name")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Listing:
+    """Every image of a source before it is cut: entry i of each sequence is image i."""
+
+    wheres: Sequence[str]
+    """Where the image is, for messages and split.csv."""
+    names: Sequence[str]
+    """Its class name."""
+    splits: Sequence[str]
+    """train, val or test as the source says; "" for all where it says nothing."""
+    classes: tuple[str, ...] | None = None
+    """The source's own class order; None is lexical."""
+    root: str = ""
+    """See ``Source.root``."""
+    notes: tuple[str, ...] = ()
+    """Remarks made while listing."""
+
+
+def relative(where: str, root: str) -> str:
+    """``where`` without the folder ``root`` in front, with forward slashes on every system."""
+    return where.removeprefix(root + os.sep).replace(os.sep, "/")

@@ -1,0 +1,40 @@
+"""Writing files so that a kill at any moment leaves the old one or the new one, never half of one."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from selkern.errors import ResourceError
+
+
+def write_atomic(path: Path, data: bytes | str) -> None:
+    """Write `data` beside `path`, sync it, and rename it into place.
+
+    Staged in the same folder, because a rename is atomic only within one file system.
+
+    Raises:
+        ResourceError: the disk is full or the folder cannot be written to; the old file is untouched.
+    """
+    staged = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with staged.open("wb") as file:
+            file.write(data.encode() if isinstance(data, str) else data)
+            file.flush()
+            os.fsync(file.fileno())
+        staged.replace(path)
+        sync_folder(path.parent)
+    except OSError as error:
+        staged.unlink(missing_ok=True)
+        raise ResourceError(
+            f"cannot write ({error.strerror})", str(path), "free space or choose another folder"
+        ) from error
+
+
+def sync_folder(folder: Path) -> None:
+    """Make a rename inside `folder` durable."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

@@ -1,0 +1,120 @@
+"""Norms and activations by name, and the checks that every layer shares."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+Norm = str | Callable[[int], nn.Module]
+Activation = str | Callable[[], nn.Module]
+
+CONVS: dict[int, type[nn.Conv1d] | type[nn.Conv2d] | type[nn.Conv3d]] = {
+    1: nn.Conv1d,
+    2: nn.Conv2d,
+    3: nn.Conv3d,
+}
+_BATCH_NORMS = {1: nn.BatchNorm1d, 2: nn.BatchNorm2d, 3: nn.BatchNorm3d}
+_ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
+    "relu": lambda: nn.ReLU(inplace=True),
+    "leaky_relu": lambda: nn.LeakyReLU(0.01, inplace=True),
+    "silu": lambda: nn.SiLU(inplace=True),
+    "hardswish": lambda: nn.Hardswish(inplace=True),
+    "gelu": nn.GELU,
+    "none": nn.Identity,
+}
+NORMS = ("batch", "group", "layer", "none")
+ACTIVATIONS = tuple(_ACTIVATIONS)
+
+
+def make_norm(norm: Norm, channels: int, dims: int, device: Any = None, dtype: Any = None) -> nn.Module:
+    """A normalisation over (N, channels, ...) with `dims` spatial axes (a descriptor (N, D) counts as 1).
+
+    Args:
+        norm: "batch" (momentum 0.05, eps 1e-5: the authors' prototxt), "group" (at most 32 groups of at least
+            8 channels, so that a group still has a spread where there is no space to average over), "layer"
+            (one group), "none", or a function from a channel count to a module.
+
+    Raises:
+        ValueError: for an unknown name.
+    """
+    if callable(norm):
+        return norm(channels).to(device=device, dtype=dtype)
+    if norm == "batch":
+        return _BATCH_NORMS[dims](channels, eps=1e-5, momentum=0.05, device=device, dtype=dtype)
+    if norm == "group":
+        groups = max(g for g in range(1, 33) if channels % g == 0 and (g == 1 or channels // g >= 8))
+        return nn.GroupNorm(groups, channels, device=device, dtype=dtype)
+    if norm == "layer":
+        return nn.GroupNorm(1, channels, device=device, dtype=dtype)
+    if norm == "none":
+        return nn.Identity()
+    raise ValueError(f"norm must be one of {', '.join(NORMS)} or a function of the channel count, got {norm!r}")
+
+
+def make_activation(activation: Activation) -> nn.Module:
+    """An activation by name, or from a function without arguments. Raises ValueError for an unknown name."""
+    if callable(activation):
+        return activation()
+    if activation not in _ACTIVATIONS:
+        names = ", ".join(ACTIVATIONS)
+        raise ValueError(f"activation must be one of {names} or a function that makes one, got {activation!r}")
+    return _ACTIVATIONS[activation]()
+
+
+def apply_norm(norm: nn.Module, x: Tensor, owner: str) -> Tensor:
+    """`norm(x)`, with one clear message where BatchNorm has a single value per channel to learn from.
+
+    Raises:
+        ValueError: BatchNorm in training on one sample of one position (its variance does not exist).
+    """
+    if isinstance(norm, _BatchNorm) and norm.training and x.numel() == x.shape[1]:
+        raise ValueError(
+            f"{owner}: BatchNorm cannot train on a batch of 1 here, it has one value per channel; "
+            "use a larger batch, norm='group' or 'layer' (gate_norm=... for the gate alone), or .eval()"
+        )
+    return norm(x)
+
+
+def positive(name: str, value: int) -> int:
+    """`value` if it is a whole number of at least 1; else ValueError naming the argument."""
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise ValueError(f"{name} must be a whole number of at least 1, got {value!r}")
+    return value
+
+
+def divides(name: str, groups: int, **channels: int) -> None:
+    """Raise ValueError unless `groups` divides each of the named channel counts."""
+    for what, count in channels.items():
+        if count % groups:
+            raise ValueError(f"{name}={groups} must divide {what}={count}")
+
+
+def odd_kernels(kernels: Sequence[Any]) -> None:
+    """Raise ValueError for an empty kernel list or one that holds anything but odd whole numbers."""
+    if not isinstance(kernels, Sequence) or not kernels:
+        raise ValueError(f"kernels must be a list with one entry per branch, such as (3, 5), got {kernels!r}")
+    for k in kernels:
+        if isinstance(k, bool) or not isinstance(k, int) or k < 1 or k % 2 == 0:
+            raise ValueError(f"kernels must be odd whole numbers (an even one shifts the map), got {k!r}")
+
+
+def check_input(owner: str, x: Tensor, channels: int, dims: int) -> None:
+    """Raise ValueError unless x is (N, channels, *) with `dims` spatial axes."""
+    if x.ndim != dims + 2:
+        axes = ", ".join(["N", "C", *("D", "H", "W")[3 - dims :]])
+        raise ValueError(f"{owner} takes ({axes}), got a tensor of shape {tuple(x.shape)}")
+    if x.shape[1] != channels:
+        raise ValueError(f"{owner} was built for {channels} channels, got {x.shape[1]} in {tuple(x.shape)}")
+
+
+@torch.no_grad()
+def he_normal(conv: nn.Module) -> None:
+    """He initialisation as the authors' Caffe `msra` filler does it: gaussian, std sqrt(2 / fan_in); bias 0."""
+    if isinstance(conv, (nn.Conv1d, nn.Conv2d, nn.Conv3d)):
+        nn.init.kaiming_normal_(conv.weight, mode="fan_in", nonlinearity="relu")
+        if conv.bias is not None:
+            conv.bias.zero_()

@@ -1,0 +1,80 @@
+"""`SKAttention`, the module of the article on SK attention, whose checkpoints people have.
+
+Its arguments, state-dict keys and numbers are a contract, so it keeps what differs from the paper: dense
+kernels without dilation, biases in front of BatchNorm, and neither norm nor activation between the gate's two
+linear maps. For the paper's unit take `SelectiveKernel`.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from selkern.layers.gate import Selection
+from selkern.layers.parts import apply_norm, check_input, divides, odd_kernels, positive
+from selkern.ops import select as ops
+
+
+class SKAttention(nn.Module):
+    """The article's SK attention: (N, C, H, W) to (N, C, H, W).
+
+    Args:
+        channel: C (512 as in the article).
+        kernels: one true, undilated k x k convolution per entry; odd.
+        reduction: r; the descriptor has d = max(L, C // r) numbers.
+        group: groups of every convolution. With the article's default of 1 the four kernels hold
+            84 C^2 weights: 22 M at C = 512.
+        L: the least d.
+
+    State-dict keys: `convs.{i}.conv.{weight,bias}`, `convs.{i}.bn.*`, `fc.*`, `fcs.{i}.*`.
+
+    Copies of this module from before July 2021 took the softmax over the batch instead of the branches. Their
+    weights load here, but were trained for another function: nothing in a file can tell.
+
+    Raises:
+        ValueError: an argument outside its range, or an input of another rank or channel count.
+
+    Example:
+        >>> import torch, selkern
+        >>> selkern.SKAttention(channel=64, reduction=8)(torch.randn(2, 64, 7, 7)).shape
+        torch.Size([2, 64, 7, 7])
+    """
+
+    def __init__(
+        self,
+        channel: int = 512,
+        kernels: Sequence[int] = (1, 3, 5, 7),
+        reduction: int = 16,
+        group: int = 1,
+        L: int = 32,
+    ) -> None:
+        super().__init__()
+        odd_kernels(kernels)
+        self.channel = positive("channel", channel)
+        divides("group", positive("group", group), channel=channel)
+        self.d = max(positive("L", L), channel // positive("reduction", reduction))
+        self.extents = tuple(kernels)
+        self.convs = nn.ModuleList(
+            nn.Sequential(
+                OrderedDict(
+                    conv=nn.Conv2d(channel, channel, k, padding=k // 2, groups=group),
+                    bn=nn.BatchNorm2d(channel),
+                    relu=nn.ReLU(),
+                )
+            )
+            for k in kernels
+        )
+        self.fc = nn.Linear(channel, self.d)
+        self.fcs = nn.ModuleList(nn.Linear(self.d, channel) for _ in kernels)
+        self.selection = Selection()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, C, H, W) to (N, C, H, W)."""
+        check_input("SKAttention", x, self.channel, 2)
+        u = [branch.relu(apply_norm(branch.bn, branch.conv(x), "SKAttention")) for branch in self.convs]
+        z_ND = self.fc(ops.fuse(u))
+        a_NMC = self.selection(torch.stack([fc(z_ND) for fc in self.fcs], dim=1))
+        return ops.select(u, a_NMC)

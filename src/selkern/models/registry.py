@@ -1,0 +1,87 @@
+"""Names to networks: `create_model` and `list_models`."""
+
+from __future__ import annotations
+
+import difflib
+import logging
+from fnmatch import fnmatchcase
+from pathlib import Path
+
+from selkern.errors import CheckpointError, UsageError
+from selkern.models import cifar, sknet
+from selkern.models.trunk import Architecture, Trunk
+from selkern.models.weights import load_into, read_card
+
+ARCHITECTURES: dict[str, Architecture] = {**sknet.ARCHITECTURES, **cifar.ARCHITECTURES}
+log = logging.getLogger("selkern")
+
+
+def list_models(pattern: str = "*") -> list[str]:
+    """Names that fit a glob pattern such as "sk*", sorted."""
+    return sorted(name for name in ARCHITECTURES if fnmatchcase(name, pattern))
+
+
+def architecture(name: str) -> Architecture:
+    """The table row of a model name.
+
+    Raises:
+        UsageError: an unknown name; the message tells the nearest ones.
+    """
+    if name not in ARCHITECTURES:
+        near = difflib.get_close_matches(name, ARCHITECTURES, n=3, cutoff=0.4) or list_models()
+        raise UsageError(f"unknown model {name!r}", "model", f"did you mean {', '.join(near)}? (`selkern models`)")
+    return ARCHITECTURES[name]
+
+
+def create_model(
+    name: str | None = None,
+    *,
+    num_classes: int | None = None,
+    weights: str | Path | None = None,
+    features_only: bool = False,
+    in_chans: int | None = None,
+) -> Trunk:
+    """A network by name, by weights file, or both.
+
+    Args:
+        name: one of `list_models()`; None takes the architecture that the weights file tells.
+        num_classes: outputs; None takes the weights' own, else 1000. Where it differs from the weights', the
+            classifier is made anew and one line says so.
+        weights: a self-describing `.safetensors` file.
+        features_only: forward returns the maps after the stem and after each stage, told in
+            `model.feature_info` (module, channels, stride).
+        in_chans: channels of the images; None takes the weights' own, else 3.
+
+    Raises:
+        UsageError: neither name nor weights, or an unknown name.
+        CheckpointError: a file that is missing, broken, or of another architecture.
+
+    Example:
+        >>> import selkern
+        >>> model = selkern.create_model("sknet50", features_only=True)
+        >>> [(f.channels, f.stride) for f in model.feature_info]
+        [(64, 2), (256, 4), (512, 8), (1024, 16), (2048, 32)]
+    """
+    if weights is None:
+        if name is None:
+            raise UsageError(
+                "neither a model name nor weights", "create_model", "give one; `selkern models` lists names"
+            )
+        return Trunk(architecture(name), 1000 if num_classes is None else num_classes, in_chans or 3, features_only)
+    path = Path(weights)
+    card = read_card(path)
+    if name is not None and architecture(name) and name != card.model:
+        raise CheckpointError(f"weights are of {card.model}, not {name}", str(path), f"use model {card.model}")
+    if in_chans not in (None, card.in_chans):
+        raise CheckpointError(
+            f"weights take {card.in_chans} channels, not {in_chans}",
+            str(path),
+            f"use in_chans={card.in_chans}",
+        )
+    classes = len(card.classes) if num_classes is None else num_classes
+    model = Trunk(architecture(card.model), classes, card.in_chans, features_only)
+    keep_head = classes == len(card.classes)
+    if not keep_head and not features_only and classes:
+        log.warning("head made anew for %d classes (%s has %d)", classes, path.name, len(card.classes))
+    load_into(model, path, keep_head=keep_head)
+    return model

@@ -1,0 +1,191 @@
+"""The one residual trunk: bottleneck stages whose spatial mixer is plain, SE, summed branches or SK.
+
+Twins made by changing `mixer` differ in nothing else, so that a comparison of them compares the mixer.
+Paper: SKNet section 3.2 and Table 1; details from the authors' sknet50.prototxt.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor, nn
+
+from selkern.errors import UsageError
+from selkern.layers.parts import he_normal, make_norm
+from selkern.layers.selective_kernel import Branch, SelectiveKernel
+
+Mixer = Literal["plain", "se", "sum", "sk"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Architecture:
+    """One row of an architecture table.
+
+    Attributes:
+        depths: units per stage.
+        mids: channels of the spatial mixer, per stage.
+        outs: channels after a unit, per stage.
+        strides: of the first unit of each stage.
+        stem: channels of the first convolution.
+        stem_kernel, stem_stride: of that convolution (7 and 2 for ImageNet, 3 and 1 for small images).
+        stem_pool: whether a 3x3/2 max-pool follows, without padding and in ceil mode (prototxt: 112 -> 56).
+        mixer: "plain" one kernel, "se" the same with squeeze-excitation on the unit's output,
+            "sum" the branches added up, "sk" the branches selected.
+        kernels: branches of "sum" and "sk"; see `SelectiveKernel`.
+        plain_kernel: the kernel of "plain" and "se".
+        groups: cardinality of the mixer's convolutions.
+        reduction, min_width: of the gate, r and L.
+        input_size: side in pixels of the images it was designed for.
+    """
+
+    depths: tuple[int, ...]
+    mids: tuple[int, ...]
+    outs: tuple[int, ...]
+    strides: tuple[int, ...] = (1, 2, 2, 2)
+    stem: int = 64
+    stem_kernel: int = 7
+    stem_stride: int = 2
+    stem_pool: bool = True
+    mixer: Mixer = "sk"
+    kernels: tuple[int | Branch, ...] = (3, 5)
+    plain_kernel: int | Branch = 3
+    groups: int = 32
+    reduction: int = 16
+    min_width: int = 32
+    input_size: int = 224
+
+    def __post_init__(self) -> None:
+        if not len(self.depths) == len(self.mids) == len(self.outs) == len(self.strides):
+            raise UsageError("an architecture needs one depth, mid, out and stride per stage", f"{self}")
+        if self.mixer not in get_args(Mixer):
+            raise UsageError(f"unknown mixer {self.mixer!r}", "mixer", f"one of {', '.join(get_args(Mixer))}")
+
+    def twin(self, mixer: Mixer) -> Architecture:
+        """The same network with another spatial mixer."""
+        return replace(self, mixer=mixer)
+
+
+@dataclass(frozen=True)
+class Feature:
+    """One feature map of `features_only`: its module, channels, and stride against the input."""
+
+    module: str
+    channels: int
+    stride: int
+
+
+class SqueezeExcite(nn.Module):
+    """SE (Hu et al., CVPR 2018): channels scaled by sigmoid(W2 ReLU(W1 mean)); (N, C, H, W) to the same."""
+
+    def __init__(self, channels: int, reduction: int = 16) -> None:
+        super().__init__()
+        self.fc1 = nn.Linear(channels, max(channels // reduction, 1))
+        self.fc2 = nn.Linear(max(channels // reduction, 1), channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, C, H, W) to (N, C, H, W)."""
+        scale_NC = self.fc2(self.fc1(x.mean(dim=(2, 3))).relu()).sigmoid()
+        return x * scale_NC[:, :, None, None]
+
+
+def make_mixer(arch: Architecture, width: int, stride: int) -> SelectiveKernel:
+    """The spatial mixer of a unit: one `SelectiveKernel` in each of its forms."""
+    plain = arch.mixer in ("plain", "se")
+    return SelectiveKernel(
+        width,
+        kernels=(arch.plain_kernel,) if plain else arch.kernels,
+        groups=arch.groups,
+        reduction=arch.reduction,
+        min_width=arch.min_width,
+        stride=stride,
+        fuse="select" if arch.mixer == "sk" else "sum",
+    )
+
+
+class Unit(nn.Module):
+    """Bottleneck: 1x1 -> mixer -> 1x1, plus the shortcut. BN + ReLU after the first 1x1, BN alone after the last."""
+
+    def __init__(self, arch: Architecture, in_channels: int, mid: int, out: int, stride: int) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(in_channels, mid, 1, bias=False)
+        self.norm1 = make_norm("batch", mid, 2)
+        self.mixer = make_mixer(arch, mid, stride)
+        self.conv3 = nn.Conv2d(mid, out, 1, bias=False)
+        self.norm3 = make_norm("batch", out, 2)
+        self.se = SqueezeExcite(out) if arch.mixer == "se" else None
+        self.shortcut: nn.Module = nn.Identity()
+        if stride != 1 or in_channels != out:
+            projection = nn.Conv2d(in_channels, out, 1, stride=stride, bias=False)
+            self.shortcut = nn.Sequential(projection, make_norm("batch", out, 2))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, C_in, H, W) to (N, out, H / stride, W / stride)."""
+        y = self.norm1(self.conv1(x)).relu_()
+        y = self.norm3(self.conv3(self.mixer(y)))
+        if self.se is not None:
+            y = self.se(y)
+        return (y + self.shortcut(x)).relu_()
+
+
+class Trunk(nn.Module):
+    """Stem, stages of units, mean over space, classifier.
+
+    Args:
+        arch: a row of an architecture table.
+        num_classes: outputs of the classifier; 0 leaves it out and returns the pooled features.
+        in_chans: channels of the images.
+        features_only: return the list of maps after the stem and after each stage instead;
+            `feature_info` tells their channels and strides.
+
+    Any input size goes in that leaves at least one position after all strides.
+    """
+
+    def __init__(
+        self, arch: Architecture, num_classes: int = 1000, in_chans: int = 3, features_only: bool = False
+    ) -> None:
+        super().__init__()
+        self.arch, self.num_classes, self.features_only = arch, num_classes, features_only
+        pad = arch.stem_kernel // 2
+        stem = nn.Conv2d(in_chans, arch.stem, arch.stem_kernel, arch.stem_stride, pad, bias=False)
+        self.stem = nn.Sequential(stem, make_norm("batch", arch.stem, 2), nn.ReLU(inplace=True))
+        # No padding: in ceil mode the last window may hang over the edge (prototxt).
+        self.pool = nn.MaxPool2d(3, 2, ceil_mode=True) if arch.stem_pool else nn.Identity()
+        self.feature_info = [Feature("stem", arch.stem, arch.stem_stride)]
+        self.stages = nn.ModuleList()
+        channels, reach = arch.stem, arch.stem_stride * (2 if arch.stem_pool else 1)
+        for depth, mid, out, stride in zip(arch.depths, arch.mids, arch.outs, arch.strides, strict=True):
+            reach *= stride
+            units = [Unit(arch, channels if i == 0 else out, mid, out, stride if i == 0 else 1) for i in range(depth)]
+            self.stages.append(nn.Sequential(*units))
+            self.feature_info.append(Feature(f"stages.{len(self.stages) - 1}", out, reach))
+            channels = out
+        self.num_features = channels
+        self.fc: nn.Module = nn.Identity()
+        if num_classes and not features_only:
+            self.fc = nn.Linear(channels, num_classes)
+        self.reset_parameters()
+
+    @torch.no_grad()
+    def reset_parameters(self) -> None:
+        """Initialise as the prototxt does: convolutions He, classifier gaussian 0.01 (the gates did their own)."""
+        for module in self.modules():
+            he_normal(module)
+        if isinstance(self.fc, nn.Linear):
+            nn.init.normal_(self.fc.weight, std=0.01)
+            nn.init.zeros_(self.fc.bias)
+
+    def forward_features(self, x: Tensor) -> list[Tensor]:
+        """(N, in_chans, H, W) to the maps after the stem and after each stage, as in `feature_info`."""
+        maps = [self.stem(x)]
+        y = self.pool(maps[0])
+        for stage in self.stages:
+            y = stage(y)
+            maps.append(y)
+        return maps
+
+    def forward(self, x: Tensor) -> Tensor | list[Tensor]:
+        """(N, in_chans, H, W) to logits (N, num_classes); with `features_only` the list of maps."""
+        maps = self.forward_features(x)
+        return maps if self.features_only else self.fc(maps[-1].mean(dim=(2, 3)))

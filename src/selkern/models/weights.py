@@ -1,0 +1,94 @@
+"""Weights files that describe themselves: safetensors whose metadata tell how to use them.
+
+Nothing here unpickles: a `.safetensors` file holds tensors and strings only.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor, nn
+
+from selkern.errors import CheckpointError
+from selkern.files import write_atomic
+
+FORMAT = "selkern-weights-1"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Card:
+    """What a weights file tells about itself.
+
+    Attributes:
+        model: architecture name, one of `list_models()`.
+        classes: class names in the order of the outputs.
+        in_chans: channels of the images.
+        preprocess: how an image becomes the input (`Preprocess.to_dict`).
+        metrics: figures measured with these weights, by name.
+        source: where they come from: command, data, epoch, versions.
+    """
+
+    model: str
+    classes: tuple[str, ...]
+    in_chans: int = 3
+    preprocess: dict[str, Any] = field(default_factory=dict)
+    metrics: dict[str, float] = field(default_factory=dict)
+    source: dict[str, Any] = field(default_factory=dict)
+
+
+def save_weights(path: Path, state: dict[str, Tensor], card: Card) -> None:
+    """Write a weights file, whole or not at all. `state` is a model's state dict."""
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
+    write_atomic(path, save(tensors, metadata={"format": FORMAT, "card": json.dumps(asdict(card))}))
+
+
+def read_card(path: Path) -> Card:
+    """The card of a weights file.
+
+    Raises:
+        CheckpointError: no such file, not a safetensors file, or one without our metadata.
+    """
+    if not path.is_file():
+        raise CheckpointError("no such weights file", str(path), "check the path")
+    try:
+        with safe_open(str(path), framework="pt") as file:
+            metadata = file.metadata() or {}
+        if metadata.get("format") != FORMAT:
+            raise CheckpointError("not a selkern weights file", str(path), "give a weights/*.safetensors of a run")
+        values = json.loads(metadata["card"])
+        return Card(**{**values, "classes": tuple(values["classes"])})
+    except (SafetensorError, OSError, ValueError, KeyError, TypeError) as error:
+        raise CheckpointError(f"cannot be read ({error})", str(path), "the file is damaged; take another") from error
+
+
+def load_into(model: nn.Module, path: Path, *, keep_head: bool = True) -> None:
+    """Load the tensors of a weights file into a model of the same architecture.
+
+    Args:
+        keep_head: False leaves the classifier (`fc.*`) as it was made; a model without one never needs it.
+
+    Raises:
+        CheckpointError: names or shapes that do not fit.
+    """
+    try:
+        with safe_open(str(path), framework="pt") as file:
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(f"cannot be read ({error})", str(path), "the file is damaged; take another") from error
+    own = model.state_dict()
+    if not keep_head or "fc.weight" not in own:
+        tensors = {name: tensor for name, tensor in tensors.items() if not name.startswith("fc.")}
+    expected = {name for name in own if keep_head or not name.startswith("fc.")}
+    for name in sorted(expected ^ tensors.keys()):
+        what = "is missing" if name in expected else "belongs to no layer"
+        raise CheckpointError(f"tensor {name} {what}", str(path), "the file is of another architecture")
+    for name, tensor in tensors.items():
+        if tensor.shape != own[name].shape:
+            shapes = f"{tuple(tensor.shape)}, the model {tuple(own[name].shape)}"
+            raise CheckpointError(f"tensor {name} has shape {shapes}", str(path), "the file is of another architecture")
+    model.load_state_dict(tensors, strict=False)

@@ -1,0 +1,1 @@
+"""The selective-kernel operator: `reference` is the paper in plain PyTorch, `select` the fast path."""

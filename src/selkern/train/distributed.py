@@ -1,0 +1,81 @@
+"""One process or many, the same code: what a rank needs to know and to exchange.
+
+`torchrun` starts the ranks and sets the environment; without it there is one rank and nothing is exchanged.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TypeVar
+
+import torch
+from torch import distributed as dist
+
+from selkern.errors import UsageError
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """This process among `world` processes, and the device it computes on."""
+
+    rank: int
+    world: int
+    device: torch.device
+
+    @property
+    def main(self) -> bool:
+        """Whether this rank is the one that writes and speaks."""
+        return self.rank == 0
+
+    def gather(self, value: T) -> list[T]:
+        """Every rank's value, in the order of ranks, on every rank."""
+        if self.world == 1:
+            return [value]
+        values: list[T] = [value] * self.world
+        dist.all_gather_object(values, value)
+        return values
+
+    def from_main(self, value: T) -> T:
+        """Rank 0's value, on every rank."""
+        return self.gather(value)[0]
+
+
+def pick_device(name: str, local_rank: int = 0) -> torch.device:
+    """The device of a name: "auto" takes this rank's GPU if there is one, else the CPU.
+
+    Raises:
+        UsageError: a device that is not there.
+    """
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    if name == "cuda":
+        name = f"cuda:{local_rank}"
+    try:
+        device = torch.device(name)
+        torch.zeros(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise UsageError(f"no device {name!r} ({reason})", "--device", "give auto, cpu or cuda") from error
+    return device
+
+
+@contextmanager
+def join(device: str) -> Iterator[Ranks]:
+    """Join the ranks that torchrun started (nccl on GPUs, gloo on CPUs) and leave them at the end."""
+    world = int(os.environ.get("WORLD_SIZE", "1"))
+    picked = pick_device(device, int(os.environ.get("LOCAL_RANK", "0")))
+    if picked.type == "cuda":
+        torch.cuda.set_device(picked)
+    if world == 1:
+        yield Ranks(0, 1, picked)
+        return
+    dist.init_process_group("nccl" if picked.type == "cuda" else "gloo")
+    try:
+        yield Ranks(dist.get_rank(), world, picked)
+    finally:
+        dist.destroy_process_group()

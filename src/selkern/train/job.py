@@ -1,0 +1,192 @@
+"""The jobs that commands run: train or resume, evaluate, analyze, and write the report of a run."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from selkern.analysis.evaluation import Evaluation, evaluate
+from selkern.analysis.report import Example, Report, draw, make_examples, pick_examples, render
+from selkern.analysis.scale import ScaleStudy, studied_units, true_scale, zoom_sweep
+from selkern.data.scenes import SceneSplit
+from selkern.data.sources import Source, Split, open_source
+from selkern.errors import CheckpointError, UsageError
+from selkern.files import write_atomic
+from selkern.models.cost import count
+from selkern.models.registry import create_model
+from selkern.models.trunk import Trunk
+from selkern.train.distributed import Ranks, join
+from selkern.train.loaded import Loaded, find_weights, load, open_data, pick_split
+from selkern.train.loop import Training
+from selkern.train.options import TrainOptions, read_options
+from selkern.train.progress import Progress
+from selkern.train.run_folder import RunFolder, command, versions, write_csv
+
+SWEEP_IMAGES = 1000  # of the centre-crop sweep, each seen at every enlargement
+
+
+@dataclass(frozen=True)
+class Analysis:
+    """What `analyze` found: the evaluation, the study of the selection if there is one, and the page of both."""
+
+    evaluation: Evaluation
+    study: ScaleStudy | None
+    page: Path
+
+
+def train(options: TrainOptions) -> RunFolder | None:
+    """Train a new run, with its report; the run's folder on rank 0, None on the others.
+
+    Raises:
+        SelkernError: as `Training.fit`, `open_source` and `create_model` say.
+        Interrupted: the run was asked to stop and has saved its state.
+    """
+    with join(options.device) as ranks:
+        source = open_source(options.data, seed=options.seed, val_fraction=options.val_fraction)
+        model = _new_model(options, source)
+        run = RunFolder(ranks.from_main(RunFolder.create(options).path if ranks.main else Path()))
+        progress = Progress(run.log if ranks.main else None)
+        training = Training(options, source, model, run, ranks, progress)
+        if ranks.main:
+            run.start(options, source)
+        _announce(training, progress)
+        training.fit()
+    return _finish(run, options, ranks, progress)
+
+
+def resume(run: RunFolder, device: str = "auto", workers: int | None = None) -> RunFolder | None:
+    """Continue a run in its own folder, from its newest state; only device and workers may differ.
+
+    Raises:
+        CheckpointError: no state, a damaged one, or a run that is finished.
+    """
+    options = read_options(run.path)
+    with join(device) as ranks:
+        split_csv = run.split_csv if run.split_csv.is_file() else None
+        source = open_source(options.data, seed=options.seed, val_fraction=options.val_fraction, split_csv=split_csv)
+        progress = Progress(run.log if ranks.main else None)
+        options = options if workers is None else TrainOptions(**{**vars(options), "workers": workers})
+        training = Training(options, source, _new_model(options, source), run, ranks, progress)
+        training.restore()
+        if training.finished:
+            raise CheckpointError(
+                "this run is finished", str(run.path), "train a new one with --weights to go on from it"
+            )
+        progress.say(f"resuming {run.path} at epoch {training.epoch + 1}, step {training.step + 1}")
+        training.fit()
+    return _finish(run, options, ranks, progress)
+
+
+def _new_model(options: TrainOptions, source: Source) -> Trunk:
+    torch.manual_seed(options.seed)
+    weights = None if options.weights is None else find_weights(options.weights)
+    return create_model(options.model, num_classes=len(source.classes), weights=weights)
+
+
+def _announce(training: Training, progress: Progress) -> None:
+    options, source = training.options, training.source
+    parameters = sum(p.numel() for p in training.model.parameters())
+    progress.say(
+        f"{options.model} ({parameters / 1e6:.2f} M parameters) on {source.name}: {len(source.train):,} training, "
+        f"{len(source.val):,} validation, {len(source.test):,} test images, {len(source.classes)} classes"
+    )
+    for note in source.notes:
+        progress.say(f"note: {note}")
+    progress.say(f"run folder {training.run.path}; {training.ranks.world} process(es) on {training.ranks.device.type}")
+
+
+def _finish(run: RunFolder, options: TrainOptions, ranks: Ranks, progress: Progress) -> RunFolder | None:
+    if not ranks.main:
+        return None
+    if options.report:
+        progress.say("evaluating and analyzing the best weights")
+        analysis = analyze(load(str(run.path), str(ranks.device)))
+        progress.say(f"test top1 {analysis.evaluation.top1:.2%} on {len(analysis.evaluation):,} images")
+    return run
+
+
+def analyze(loaded: Loaded, data: str | None = None, split_name: str = "test", output: Path | None = None) -> Analysis:
+    """Evaluate weights, study their selection, and write report.html with its figures and tables.
+
+    Args:
+        data: None takes what the weights' run was trained on.
+        output: folder to write into; None takes the run's own.
+
+    Raises:
+        UsageError: the weights lie in no run and no output is given.
+    """
+    folder = output or (loaded.run.path if loaded.run else None)
+    if folder is None:
+        raise UsageError("nowhere to write the report", "--output", "give a folder")
+    folder.mkdir(parents=True, exist_ok=True)
+    source = open_data(loaded, data)
+    split = pick_split(source, split_name)
+    started = time.monotonic()
+    evaluation = evaluate(loaded.model, split, source.classes, loaded.preprocess)
+    study = study_selection(loaded, split)
+    right, wrong = pick_examples(evaluation)
+    report = Report(
+        title=f"{loaded.card.model} on {Path(source.name).name or source.name}",
+        model=loaded.card.model,
+        data="digit scenes" if source.kind == "digits" else source.name,
+        split=split.name,
+        evaluation=evaluation,
+        cost=count(loaded.model, loaded.preprocess.size, loaded.card.in_chans),
+        input_size=loaded.preprocess.size,
+        rows=loaded.run.read_metrics() if loaded.run else [],
+        study=study,
+        right=_examples(loaded, split, evaluation, right),
+        wrong=_examples(loaded, split, evaluation, wrong),
+        provenance=_provenance(loaded, time.monotonic() - started),
+        notes=source.notes,
+    )
+    return Analysis(evaluation, study, write_report(report, folder))
+
+
+def study_selection(loaded: Loaded, split: Split) -> ScaleStudy | None:
+    """The study that the data allows: true scale where it is known, else the sweep of centre crops."""
+    if not studied_units(loaded.model):
+        return None
+    if isinstance(split, SceneSplit):
+        truths = [split.truth(index) for index in range(len(split))]
+        scale = np.array([truth.scale for truth in truths])
+        return true_scale(loaded.model, split, loaded.preprocess, scale, np.array([truth.digit for truth in truths]))
+    chosen = np.unique(np.linspace(0, len(split) - 1, min(SWEEP_IMAGES, len(split))).astype(int))
+    return zoom_sweep(loaded.model, split, loaded.preprocess, chosen.tolist())
+
+
+def _examples(loaded: Loaded, split: Split, evaluation: Evaluation, positions: Sequence[int]) -> list[Example]:
+    notes = [f"{split.truth(i).scale:.1f}x" for i in range(len(split))] if isinstance(split, SceneSplit) else None
+    return make_examples(loaded.model, split, loaded.preprocess, evaluation, positions, notes)
+
+
+def _provenance(loaded: Loaded, seconds: float) -> dict[str, str]:
+    source = {f"trained with {name}": str(value) for name, value in loaded.card.source.items()}
+    return {
+        "report made by": command(),
+        "weights": str(loaded.path),
+        **source,
+        "analyzed with": ", ".join(f"{name} {value}" for name, value in versions().items()),
+        "evaluation and analysis": f"{seconds:.0f} s",
+    }
+
+
+def write_report(report: Report, folder: Path) -> Path:
+    """Write the page, the figures as PNG, the per-class and selection tables; the page's path."""
+    drawn = draw(report)
+    plots = folder / "plots"
+    plots.mkdir(exist_ok=True)
+    for name, figure in drawn.items():
+        figure.savefig(plots / f"{name}.png")
+    write_csv(folder / "per_class.csv", ("class", "images", "right"), report.evaluation.per_class())
+    if report.study is not None:
+        write_atomic(folder / "selection.json", json.dumps(report.study.to_rows(), indent=1))
+    page = folder / "report.html"
+    write_atomic(page, render(report, drawn))
+    return page

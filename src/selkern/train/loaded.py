@@ -1,0 +1,92 @@
+"""Trained weights ready to be used, by run or by file, and the data to look at them with."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from selkern.data.preprocess import Preprocess
+from selkern.data.sources import Source, Split, open_source
+from selkern.errors import CheckpointError, UsageError
+from selkern.models.registry import create_model
+from selkern.models.trunk import Trunk
+from selkern.models.weights import Card, read_card
+from selkern.train.distributed import pick_device
+from selkern.train.options import read_options
+from selkern.train.run_folder import RunFolder
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """Weights ready to be used: the model in eval mode, its card, and the run they lie in, if any."""
+
+    model: Trunk
+    card: Card
+    path: Path
+    run: RunFolder | None
+
+    @property
+    def preprocess(self) -> Preprocess:
+        """How images become the inputs these weights expect."""
+        return Preprocess.from_dict(self.card.preprocess)
+
+
+def find_weights(given: str) -> Path:
+    """The weights file of a run (its best), or a weights file as it is.
+
+    Raises:
+        CheckpointError: neither.
+    """
+    if Path(given).suffix == ".safetensors":
+        return Path(given)
+    best = RunFolder.find(given).best
+    if not best.is_file():
+        raise CheckpointError("the run has no weights yet", str(best.parent), "resume it until an epoch ends")
+    return best
+
+
+def load(given: str, device: str = "auto") -> Loaded:
+    """Weights by run or file, on a device, in eval mode.
+
+    Raises:
+        CheckpointError: not found, damaged, or without a word on preprocessing.
+    """
+    path = find_weights(given)
+    card = read_card(path)
+    model = create_model(weights=path).eval().to(pick_device(device), memory_format=torch.channels_last)  # type: ignore[call-overload]
+    if not card.preprocess:
+        raise CheckpointError("the file does not tell how to prepare images", str(path), "use weights of a run")
+    inside = path.parent.parent
+    return Loaded(model, card, path, RunFolder(inside) if (inside / "config.yaml").is_file() else None)
+
+
+def open_data(loaded: Loaded, data: str | None) -> Source:
+    """The data to look at weights with: what they were trained on, split as it was, unless other data is given.
+
+    Raises:
+        UsageError: no data given, and the weights are not of a run.
+        DataError: as `open_source` says; a label that is not among the weights' classes is one.
+    """
+    options = read_options(loaded.run.path) if loaded.run else None
+    if data is None and options is None:
+        raise UsageError("no data to evaluate on", "--data", "give a folder, .csv, .parquet, or digits")
+    if options is not None and data in (None, options.data):
+        split_csv = loaded.run.split_csv if loaded.run and loaded.run.split_csv.is_file() else None
+        return open_source(
+            options.data,
+            seed=options.seed,
+            val_fraction=options.val_fraction,
+            classes=loaded.card.classes,
+            split_csv=split_csv,
+        )
+    return open_source(str(data), classes=loaded.card.classes)
+
+
+def pick_split(source: Source, name: str) -> Split:
+    """A split by name. Raises UsageError for another name."""
+    if name not in ("train", "val", "test"):
+        raise UsageError(f"unknown split {name!r}", "--split", "give train, val or test")
+    split: Split = getattr(source, name)
+    return split

@@ -1,0 +1,72 @@
+"""Predictions for images that have no labels: files and folders, as a user points at them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from selkern.analysis.evaluation import to_input
+from selkern.data.decode import decode, find_images
+from selkern.errors import DataError
+from selkern.train.loaded import Loaded
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """The likeliest classes of one image, best first, or the reason why it could not be read."""
+
+    path: str
+    classes: tuple[str, ...] = ()
+    probabilities: tuple[float, ...] = ()
+    error: str = ""
+
+
+def list_images(paths: Sequence[str]) -> list[Path]:
+    """The image files that some files and folders name, in their order.
+
+    Raises:
+        DataError: nothing there, or a folder without images.
+    """
+    found: list[Path] = []
+    for given in map(Path, paths):
+        if given.is_dir():
+            inside = find_images(given)
+            if not inside:
+                raise DataError("no images in this folder", str(given), "give a folder that holds images")
+            found += inside
+        elif given.is_file():
+            found.append(given)
+        else:
+            raise DataError("no such file or folder", str(given), "check the path")
+    return found
+
+
+@torch.inference_mode()
+def predict(loaded: Loaded, images: Sequence[Path], *, top_k: int = 5, batch_size: int = 64) -> Iterator[Prediction]:
+    """One `Prediction` per image, in order; an unreadable image gives one that tells why."""
+    device = next(loaded.model.parameters()).device
+    for start in range(0, len(images), batch_size):
+        paths = images[start : start + batch_size]
+        pixels: dict[Path, np.ndarray] = {}
+        errors: dict[Path, str] = {}
+        for path in paths:
+            try:
+                pixels[path] = loaded.preprocess(decode(path))
+            except DataError as error:
+                errors[path] = str(error)
+        if pixels:
+            batch = torch.from_numpy(np.stack(list(pixels.values())))
+            logits = loaded.model(to_input(batch, loaded.preprocess, device))
+            assert isinstance(logits, torch.Tensor)
+            top_p, top = logits.float().softmax(dim=1).topk(min(top_k, logits.shape[1]), dim=1)
+            answers = dict(zip(pixels, zip(top.tolist(), top_p.tolist(), strict=True), strict=True))
+        for path in paths:
+            if path in errors:
+                yield Prediction(str(path), error=errors[path])
+            else:
+                classes, probabilities = answers[path]
+                yield Prediction(str(path), tuple(loaded.card.classes[c] for c in classes), tuple(probabilities))

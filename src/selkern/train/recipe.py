@@ -1,0 +1,150 @@
+"""Recipes: how to train, as frozen values. The command line shows these fields; a run saves them as YAML.
+
+Sources: SKNet paper section 4 (ImageNet), the ResNeXt paper's CIFAR schedule that SKNet follows, and for
+`digits` and `cifar` our own measurements on two CPU cores (docs/log.md).
+"""
+
+from __future__ import annotations
+
+import math
+from bisect import bisect_right
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from selkern.data.augment import Augment
+from selkern.errors import UsageError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """Everything that decides what is learned, besides the data, the model and the seed."""
+
+    epochs: int = 5
+    """Passes over the training images."""
+    batch_size: int = 64
+    """Images per optimizer step, over all ranks together."""
+    accumulate: int = 1
+    """Parts a batch is worked through in, to save memory; the step is the same but for BatchNorm's statistics."""
+    image_size: int = 48
+    """Side of the network's input, px."""
+    crop: float = 1.0
+    """Share of the resized image that evaluation's centre crop keeps (ImageNet: 0.875)."""
+    mean: tuple[float, float, float] = (0.5, 0.5, 0.5)
+    """Mean subtracted from each colour, of 1."""
+    std: tuple[float, float, float] = (0.25, 0.25, 0.25)
+    """Divisor of each colour, of 1."""
+    optimizer: Literal["sgd", "adamw"] = "adamw"
+    """SGD has Nesterov momentum off, as in the paper."""
+    lr: float = 2e-3
+    """Peak learning rate."""
+    momentum: float = 0.9
+    """Of SGD."""
+    weight_decay: float = 0.05
+    """On weights of convolutions and linear maps only; norms and biases have none."""
+    bias_lr: float = 1.0
+    """Factor on the learning rate of the classifier's bias (2 in the authors' prototxt)."""
+    schedule: Literal["cosine", "steps"] = "cosine"
+    """How the learning rate falls after the warm-up."""
+    milestones: tuple[float, ...] = ()
+    """Epochs at which `steps` divides the learning rate by 10."""
+    warmup: float = 0.0
+    """Epochs over which the learning rate rises linearly from 0."""
+    label_smoothing: float = 0.0
+    """Share of the target spread over all classes."""
+    clip: float = 0.0
+    """Largest norm of the gradient; 0 leaves it alone."""
+    ema: float = 0.0
+    """Decay of the moving average of the weights, which is then what is evaluated and saved; 0 for none."""
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    """bf16 is autocast; auto takes it on a GPU that has it, and fp32 on a CPU."""
+    augment: Augment = Augment()  # noqa: RUF009 - frozen
+
+    def __post_init__(self) -> None:
+        checks: dict[str, tuple[bool, str]] = {
+            "epochs": (self.epochs >= 1, "at least 1"),
+            "batch_size": (self.batch_size >= 2, "at least 2 (BatchNorm cannot learn from one image)"),
+            "accumulate": (1 <= self.accumulate <= self.batch_size // 2, "from 1 to batch_size / 2"),
+            "image_size": (self.image_size >= 8, "at least 8"),
+            "crop": (0 < self.crop <= 1, "in (0, 1]"),
+            "lr": (self.lr > 0 and math.isfinite(self.lr), "above 0"),
+            "momentum": (0 <= self.momentum < 1, "in [0, 1)"),
+            "weight_decay": (self.weight_decay >= 0, "at least 0"),
+            "bias_lr": (self.bias_lr > 0, "above 0"),
+            "warmup": (0 <= self.warmup <= self.epochs, "from 0 to epochs"),
+            "label_smoothing": (0 <= self.label_smoothing < 1, "in [0, 1)"),
+            "clip": (self.clip >= 0, "at least 0"),
+            "ema": (0 <= self.ema < 1, "in [0, 1)"),
+            "milestones": (list(self.milestones) == sorted(self.milestones), "rising"),
+            "std": (min(self.std) > 0, "above 0"),
+        }
+        for name, (fine, allowed) in checks.items():
+            if not fine:
+                flag = "--" + name.replace("_", "-")
+                raise UsageError(f"{name} is {getattr(self, name)}", flag, f"must be {allowed}")
+
+    def lr_at(self, step: int, steps_per_epoch: int) -> float:
+        """Learning rate of optimizer step `step` (from 0): a pure function, so a resumed run needs no history."""
+        epoch = step / steps_per_epoch
+        if epoch < self.warmup:
+            return self.lr * (step + 1) / (self.warmup * steps_per_epoch + 1)
+        if self.schedule == "steps":
+            return self.lr * 0.1 ** bisect_right(self.milestones, epoch)
+        done = (epoch - self.warmup) / max(self.epochs - self.warmup, 1e-9)
+        return self.lr * 0.5 * (1 + math.cos(math.pi * min(done, 1.0)))
+
+
+_IMAGENET = Recipe(
+    epochs=100,
+    batch_size=256,
+    image_size=224,
+    crop=0.875,
+    mean=(0.485, 0.456, 0.406),
+    std=(0.229, 0.224, 0.225),
+    optimizer="sgd",
+    lr=0.1,
+    weight_decay=1e-4,
+    bias_lr=2.0,
+    schedule="steps",
+    milestones=(30, 60, 90),
+    label_smoothing=0.1,
+    augment=Augment(crop="resized", flip=0.5),
+)
+_CIFAR = Recipe(
+    epochs=300,
+    batch_size=128,
+    image_size=32,
+    mean=(0.491, 0.482, 0.447),
+    std=(0.247, 0.243, 0.262),
+    optimizer="sgd",
+    lr=0.1,
+    weight_decay=5e-4,
+    schedule="steps",
+    milestones=(150, 225),
+    augment=Augment(crop="pad", pad=4, flip=0.5),
+)
+
+RECIPES: dict[str, Recipe] = {
+    "digits": Recipe(warmup=0.3, lr=4e-3),
+    "cifar": replace(
+        _CIFAR,
+        epochs=10,
+        optimizer="adamw",
+        lr=4e-3,
+        weight_decay=0.05,
+        schedule="cosine",
+        milestones=(),
+        warmup=0.5,
+    ),
+    "cifar-paper": _CIFAR,
+    "imagenet-paper": _IMAGENET,
+    "imagenet-light": replace(
+        _IMAGENET, weight_decay=4e-5, augment=Augment(crop="resized", crop_scale=(0.2, 1.0), flip=0.5)
+    ),
+}
+RECIPE_NOTES: dict[str, str] = {
+    "digits": "digit scenes on a CPU, minutes",
+    "cifar": "CIFAR-10 on a CPU, short form",
+    "cifar-paper": "the paper's CIFAR schedule",
+    "imagenet-paper": "the paper's large models",
+    "imagenet-light": "the paper's light models",
+}

@@ -1,0 +1,136 @@
+"""The folder of a run: what is in it, how it gets its name, and how it is found again."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import platform
+import shlex
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from selkern import __version__
+from selkern.data.sources import Source
+from selkern.errors import CheckpointError, ResourceError
+from selkern.files import write_atomic
+from selkern.train.options import TrainOptions
+
+COLUMNS = (
+    "epoch",
+    "step",
+    "lr",
+    "train_loss",
+    "train_top1",
+    "val_loss",
+    "val_top1",
+    "val_top5",
+    "images_per_s",
+    "seconds",
+)
+
+
+class RunFolder:
+    """A run's files by name. The folder itself is made by `create` and found by `find`."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.state = path / "state"
+        self.weights = path / "weights"
+        self.best = self.weights / "best.safetensors"
+        self.last = self.weights / "last.safetensors"
+        self.log = path / "log.txt"
+        self.split_csv = path / "split.csv"
+        self.metrics = path / "metrics.csv"
+
+    @classmethod
+    def create(cls, options: TrainOptions) -> RunFolder:
+        """Make `output/train/NAME`, or `NAME-2` and so on where that exists: nothing is ever overwritten.
+
+        Raises:
+            ResourceError: the folder cannot be made.
+        """
+        name = options.name or f"{options.model}-{Path(options.data).stem or 'data'}"
+        base = Path(options.output) / "train"
+        try:
+            base.mkdir(parents=True, exist_ok=True)
+            for number in range(1, 100_000):
+                path = base / (name if number == 1 else f"{name}-{number}")
+                try:
+                    path.mkdir()
+                except FileExistsError:
+                    continue
+                (path / "weights").mkdir()
+                break
+        except OSError as error:
+            raise ResourceError(
+                f"cannot make a run folder ({error.strerror})", str(base), "give another --output"
+            ) from error
+        write_atomic(Path(options.output) / "latest.txt", str(path.resolve()) + "\n")
+        return cls(path)
+
+    @classmethod
+    def find(cls, given: str, output: str = "runs") -> RunFolder:
+        """A run by its folder, by its name under `output/train`, or "latest".
+
+        Raises:
+            CheckpointError: there is no such run.
+        """
+        pointer = Path(output) / "latest.txt"
+        if given == "latest" and pointer.is_file():
+            given = pointer.read_text().strip()
+        for path in (Path(given), Path(output) / "train" / given):
+            if (path / "config.yaml").is_file():
+                return cls(path)
+        raise CheckpointError("no such run", given, "give a run's folder; they lie in runs/train/")
+
+    def start(self, options: TrainOptions, source: Source) -> None:
+        """Write what is known before the first step: command, options, machine, classes, split."""
+        write_atomic(self.path / "config.yaml", options.to_yaml())
+        write_atomic(self.path / "command.txt", command() + "\n")
+        write_atomic(self.path / "env.json", json.dumps(versions(), indent=1))
+        write_atomic(self.path / "classes.json", json.dumps(source.classes, ensure_ascii=False))
+        write_csv(self.metrics, COLUMNS, [])
+        if rows := list(source.split_rows()):
+            write_csv(self.split_csv, ("path", "label", "split"), rows)
+
+    def read_metrics(self) -> list[dict[str, float]]:
+        """One row per epoch so far."""
+        with self.metrics.open(newline="") as file:
+            return [{key: float(value) for key, value in row.items()} for row in csv.DictReader(file)]
+
+    def write_metrics(self, rows: Sequence[dict[str, float]]) -> None:
+        """Replace the rows: the table is small, and a kill leaves the old one or the new one."""
+        write_csv(self.metrics, COLUMNS, [[row[column] for column in COLUMNS] for row in rows])
+
+
+def write_csv(path: Path, header: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
+    """A CSV file, written whole or not at all."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(header)
+    writer.writerows(rows)
+    write_atomic(path, text.getvalue())
+
+
+def command() -> str:
+    """The command this process was started with, as one would type it again."""
+    return shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
+
+
+def versions() -> dict[str, str]:
+    """What the figures of a run depend on beside its options."""
+    return {
+        "selkern": __version__,
+        "torch": torch.__version__,
+        "numpy": np.__version__,
+        "python": platform.python_version(),
+        "system": f"{platform.system()} {platform.machine()}",
+        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
+        "threads": str(torch.get_num_threads()),
+    }

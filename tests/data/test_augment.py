@@ -1,0 +1,167 @@
+"""Random changes: each does what it says, within its limits, from the sample's own random numbers."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from selkern.data.augment import Augment, augment, mix
+from selkern.data.order import sample_rng
+from selkern.data.preprocess import Preprocess
+from selkern.errors import UsageError
+
+S = 32
+PREPROCESS = Preprocess(size=S, mean=(0.2, 0.4, 0.6))
+FILL = np.array([51, 102, 153])
+PIXELS = np.random.default_rng(0).integers(0, 256, (S, S, 3), dtype=np.uint8)
+IMAGE = Image.fromarray(PIXELS)
+PLAIN = PREPROCESS(IMAGE)
+EVERYTHING = Augment(crop="resized", flip=0.5, colour=0.4, erase=0.5)
+
+
+def run(spec: Augment, index: int = 0, image: Image.Image = IMAGE) -> np.ndarray:
+    return augment(image, spec, PREPROCESS, sample_rng(0, 0, index))
+
+
+def test_the_default_changes_nothing() -> None:
+    assert np.array_equal(run(Augment()), PLAIN)
+
+
+def test_pure_and_varied() -> None:
+    assert np.array_equal(run(EVERYTHING, 4), run(EVERYTHING, 4))
+    assert len({run(EVERYTHING, index).tobytes() for index in range(30)}) == 30
+
+
+def test_pad_shifts_and_fills_with_the_mean_colour() -> None:
+    wide = np.empty((3, S + 8, S + 8), np.uint8)
+    wide[:] = FILL[:, None, None]
+    wide[:, 4:-4, 4:-4] = PLAIN
+    windows = {wide[:, y : y + S, x : x + S].tobytes(): (y, x) for y in range(9) for x in range(9)}
+    seen = {windows[run(Augment(crop="pad", pad=4), index).tobytes()] for index in range(600)}
+    assert len(seen) > 75  # of 81 places
+
+
+def test_flip_mirrors_with_its_probability() -> None:
+    results = [run(Augment(flip=0.25), index) for index in range(400)]
+    flipped = sum(np.array_equal(result, PLAIN[:, :, ::-1]) for result in results)
+    kept = sum(np.array_equal(result, PLAIN) for result in results)
+    assert flipped + kept == 400
+    assert 60 < flipped < 140
+    assert np.array_equal(run(Augment(flip=1.0)), PLAIN[:, :, ::-1])
+
+
+def test_resized_crop_shows_a_part_of_the_asked_area() -> None:
+    """On a picture whose colours are its coordinates, the corners say which part was taken."""
+    y, x = np.mgrid[0:200, 0:200]
+    map_ = Image.fromarray(np.stack([x, y, 0 * x], axis=2).astype(np.uint8))
+    spec = Augment(crop="resized", crop_scale=(0.25, 0.5), crop_ratio=(0.5, 2.0))
+    areas, ratios = [], []
+    for index in range(200):
+        part = run(spec, index, map_).astype(float)
+        width, height = (np.ptp(part[colour]) * S / (S - 1) for colour in (0, 1))
+        areas.append(width * height / 200**2)
+        ratios.append(width / height)
+    assert min(areas) > 0.22
+    assert max(areas) < 0.54
+    assert np.mean(areas) == pytest.approx(0.375, abs=0.02)
+    assert min(ratios) < 0.7 < 1.5 < max(ratios) < 2.1
+
+
+def test_resized_crop_of_a_line_falls_back_to_its_centre() -> None:
+    line = Image.fromarray(np.repeat(np.arange(200, dtype=np.uint8)[None, :, None], 3, axis=2))
+    part = run(Augment(crop="resized", crop_scale=(1.0, 1.0)), 0, line)
+    assert abs(int(part.min()) - 99) <= 2
+    assert abs(int(part.max()) - 100) <= 2
+
+
+def test_colour_jitter_of_a_grey_card_is_brightness_within_its_limits() -> None:
+    card = Image.new("RGB", (S, S), (100, 100, 100))
+    values = [run(Augment(colour=0.4), index, card) for index in range(200)]
+    assert all(np.ptp(value) == 0 for value in values)
+    levels = [int(value[0, 0, 0]) for value in values]
+    assert 60 <= min(levels) < 65
+    assert 135 < max(levels) <= 140
+
+
+def test_colour_jitter_moves_saturation_and_contrast() -> None:
+    def spread(pixels: np.ndarray) -> float:
+        return float(np.ptp(pixels.astype(float), axis=0).mean() / pixels.mean())
+
+    ratios = [spread(run(Augment(colour=0.4), index)) / spread(PLAIN) for index in range(100)]
+    assert min(ratios) < 0.7
+    assert max(ratios) > 1.15
+
+
+def test_erase_fills_one_rectangle_with_the_mean_colour() -> None:
+    white = Image.new("RGB", (S, S), "white")
+    shares = []
+    for index in range(200):
+        result = run(Augment(erase=1.0), index, white)
+        rows, columns = np.nonzero((result == FILL[:, None, None]).all(axis=0))
+        area = (np.ptp(rows) + 1) * (np.ptp(columns) + 1)
+        assert area == len(rows)
+        assert (result == 255).all(axis=0).sum() == S * S - area
+        shares.append(area / S**2)
+    assert min(shares) < 0.06
+    assert 0.28 < max(shares) < 0.37
+
+
+@pytest.mark.parametrize("kind", ["mixup", "cutmix"])
+def test_mix_shows_both_images_by_their_weight(kind: str) -> None:
+    black, white = np.zeros((3, S, S), np.uint8), np.full((3, S, S), 255, np.uint8)
+    weights = []
+    for index in range(200):
+        rng = sample_rng(0, 0, index)
+        mixed, label, partner, lam = mix(
+            black,
+            1,
+            Augment(mixup=float(kind == "mixup"), cutmix=float(kind == "cutmix")),
+            rng,
+            lambda: (white, 2),
+        )
+        assert (label, partner) == (1, 2)
+        assert mixed.mean() / 255 == pytest.approx(1 - lam, abs=0.002)
+        assert (np.ptp(mixed) == 0) == (kind == "mixup" or lam in (0.0, 1.0))
+        weights.append(lam)
+    # cutmix: 1 - E[(s - s^2 / 4)^2], s^2 uniform, is what clipping at the rim leaves of the sample.
+    assert np.mean(weights) == pytest.approx(0.5 if kind == "mixup" else 0.679, abs=0.06)
+    assert not black.any()
+
+
+def test_mix_picks_one_of_the_two_per_sample() -> None:
+    black, white = np.zeros((3, S, S), np.uint8), np.full((3, S, S), 255, np.uint8)
+    spec = Augment(mixup=1.0, cutmix=1.0)
+    mixed = [mix(black, 0, spec, sample_rng(0, 0, index), lambda: (white, 1))[0] for index in range(200)]
+    blended = sum(np.ptp(image) == 0 for image in mixed)
+    assert 70 < blended < 140
+
+
+def test_no_mix_loads_no_partner() -> None:
+    def fail() -> tuple[np.ndarray, int]:
+        raise AssertionError
+
+    result = mix(PLAIN, 3, Augment(), sample_rng(0, 0, 0), fail)
+    assert result[0] is PLAIN
+    assert result[1:] == (3, 3, 1.0)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"crop": "centre"},
+        {"pad": -1},
+        {"crop_scale": (0.0, 1.0)},
+        {"crop_scale": (0.5, 1.5)},
+        {"crop_ratio": (2.0, 1.0)},
+        {"flip": 1.5},
+        {"colour": -0.1},
+        {"erase": float("nan")},
+        {"mixup": -1.0},
+        {"cutmix": float("inf")},
+    ],
+)
+def test_validation_names_the_field(wrong: dict[str, object]) -> None:
+    (field,) = wrong
+    with pytest.raises(UsageError, match=f"Augment.{field}"):
+        Augment(**wrong)  # type: ignore[arg-type]

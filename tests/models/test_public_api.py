@@ -1,0 +1,52 @@
+"""The package from outside: a light import, names that resolve, docstring examples that run."""
+
+from __future__ import annotations
+
+import doctest
+import subprocess
+import sys
+from importlib import import_module
+
+import pytest
+
+import selkern
+
+
+def test_importing_the_package_imports_no_torch() -> None:
+    code = "import selkern, sys; print([m for m in ('torch', 'numpy', 'safetensors') if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "[]\n"
+
+
+@pytest.mark.parametrize("name", selkern.__all__)
+def test_every_public_name_resolves(name: str) -> None:
+    assert getattr(selkern, name).__name__ == name
+    assert name in dir(selkern)
+
+
+def test_the_public_names_are_these() -> None:
+    expected = ["Attention", "Branch", "MLPAttention", "SKAttention", "SKFusion", "SelectiveKernel"]
+    assert selkern.__all__ == [*expected, "create_model", "list_models", "record"]
+
+
+def test_another_name_is_an_attribute_error() -> None:
+    with pytest.raises(AttributeError, match="module 'selkern' has no attribute 'SKNet'"):
+        _ = selkern.SKNet
+
+
+# module, number of statements its examples hold at least
+EXAMPLES = [
+    ("layers.fusion", 3),
+    ("layers.mlp_attention", 2),
+    ("layers.selective_kernel", 3),
+    ("layers.sk_attention", 2),
+    ("models.registry", 3),
+    ("analysis.probe", 4),
+]
+
+
+@pytest.mark.parametrize(("module", "least"), EXAMPLES)
+def test_docstring_examples(module: str, least: int, capsys: pytest.CaptureFixture[str]) -> None:
+    result = doctest.testmod(import_module(f"selkern.{module}"))
+    assert result.failed == 0, capsys.readouterr().out
+    assert result.attempted >= least

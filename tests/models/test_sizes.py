@@ -1,0 +1,120 @@
+"""Parameters and multiply-adds of the architectures against the paper's tables, on the meta device."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from selkern.layers.selective_kernel import SelectiveKernel
+from selkern.models.registry import ARCHITECTURES, create_model, list_models
+from selkern.models.trunk import Trunk
+
+
+def on_meta(name: str, num_classes: int | None = None) -> Trunk:
+    with torch.device("meta"):
+        return create_model(name, num_classes=num_classes).eval()
+
+
+def parameters(model: nn.Module) -> int:
+    return sum(p.numel() for p in model.parameters())
+
+
+def macs(model: nn.Module, side: int) -> float:
+    """Multiply-adds of convolutions and linear maps for one image: what the paper calls FLOPs."""
+    with FlopCounterMode(display=False) as counter:
+        model(torch.empty(1, 3, side, side, device="meta"))
+    return counter.get_total_flops() / 2
+
+
+    """Multiply-adds of convolutions and linear maps for one image: the FLOPs of the paper."""
+@pytest.mark.parametrize(
+    ("name", "classes", "expected"),
+    [
+        ("sknet26", 1000, 16_746_408),
+        ("sknet50", 1000, 27_479_784),
+        ("sknet101", 1000, 48_736_040),
+        ("sknet50_sum", 1000, 26_458_664),
+        ("resnext50_32x4d", 1000, 25_028_904),
+        ("sknet29", 10, 27_813_450),
+    ],
+)
+def test_parameters(name: str, classes: int, expected: int) -> None:
+    assert parameters(on_meta(name, classes)) == expected
+
+
+def test_sknet101_is_the_paper_s_48_9_m_with_running_statistics() -> None:
+    model = on_meta("sknet101")
+    statistics = sum(b.numel() for n, b in model.named_buffers() if "running" in n)
+    assert round((parameters(model) + statistics) / 1e6, 1) == 48.9
+
+
+# Paper Tables 2 and 5.
+@pytest.mark.parametrize(
+    ("name", "side", "published"),
+    [
+        ("sknet50", 224, 4.47e9),
+        ("sknet101", 224, 8.46e9),
+        ("sknet26", 224, 2.61e9),
+        ("resnext50_32x4d", 224, 4.24e9),
+        ("sknet29", 32, 4.20e9),
+    ],
+)
+def test_multiply_adds_are_within_1_percent_of_the_paper(name: str, side: int, published: float) -> None:
+    assert macs(on_meta(name), side) == pytest.approx(published, rel=0.01)
+
+
+def test_sknet_mini_is_small() -> None:
+    model = on_meta("sknet_mini", 10)
+    assert parameters(model) <= 0.6e6
+    assert macs(model, 48) <= 60e6
+
+
+def test_what_the_27_877_578_parameters_told_elsewhere_for_sknet29_are() -> None:
+    """A re-implementation that circulates has biases and one BatchNorm that the paper's unit has not."""
+    model = on_meta("sknet29", 10)
+    more = 0
+    units = [m for m in model.modules() if isinstance(m, SelectiveKernel)]
+    for unit in units:
+        assert unit.gate is not None
+        c, d = unit.out_channels, unit.gate.fc1.out_features
+        more += 2 * c  # a bias in each of the two convolutions
+        more += d + 2 * c  # biases of both linear maps of the gate
+        more += 2 * c  # a BatchNorm after the unit
+        more -= 2 * d  # none inside the gate
+    shapes = [(u.out_channels, u.gate.fc1.out_features) for u in units if u.gate is not None]
+    assert shapes == [(512, 32)] * 3 + [(1024, 32)] * 3 + [(2048, 64)] * 3
+    assert parameters(model) + more == 27_877_578
+
+
+@pytest.mark.parametrize("name", list_models("sknet*"))
+def test_twins_differ_in_the_mixer_alone(name: str) -> None:
+    own = ARCHITECTURES[name]
+    twins = [n for n, arch in ARCHITECTURES.items() if arch.twin(own.mixer) == own]
+    assert {ARCHITECTURES[n].mixer for n in twins} == {"plain", "se", "sum", "sk"}
+
+
+@pytest.mark.parametrize("name", list_models())
+def test_every_model_builds_and_gives_its_logits(name: str) -> None:
+    model = on_meta(name)
+    side = model.arch.input_size
+    logits = model(torch.empty(2, 3, side, side, device="meta"))
+    assert isinstance(logits, torch.Tensor)
+    assert logits.shape == (2, 1000)
+
+
+def test_the_list_of_models() -> None:
+    families = ("resnext{}_32x4d", "seresnext{}_32x4d", "sknet{}", "sknet{}_sum")
+    names = [family.format(depth) for family in families for depth in (26, 50, 101)]
+    names += ["resnext29_16x32d", "seresnext29_16x32d", "sknet29", "sknet29_sum"]
+    names += ["resnet_mini", "seresnet_mini", "sknet_mini", "sknet_mini_sum"]
+    assert list_models() == sorted(names)
+    assert list_models("sknet*_sum") == [
+        "sknet101_sum",
+        "sknet26_sum",
+        "sknet29_sum",
+        "sknet50_sum",
+        "sknet_mini_sum",
+    ]
+    assert list_models("vgg*") == []

@@ -1,0 +1,249 @@
+"""`create_model` by name and by weights file: the round trip, and every file that must be refused."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from selkern.errors import CheckpointError, SelkernError, UsageError
+from selkern.models.registry import create_model
+from selkern.models.trunk import Trunk
+from selkern.models.weights import Card, read_card, save_weights
+
+CARD = Card(
+    model="sknet_mini",
+    classes=("cat", "dog", "eel"),
+    in_chans=1,
+    preprocess={"size": 48, "mean": [0.5]},
+    metrics={"top1": 0.75},
+    source={"command": "selkern train", "epoch": 3},
+)
+
+
+@pytest.fixture
+def model() -> Trunk:
+    made = create_model("sknet_mini", num_classes=3, in_chans=1)
+    with torch.no_grad():
+        for buffer in made.buffers():
+            if buffer.is_floating_point():
+                buffer.uniform_(0.5, 1.5)
+    return made.eval()
+
+
+@pytest.fixture
+def file(tmp_path: Path, model: Trunk) -> Path:
+    path = tmp_path / "best.safetensors"
+    save_weights(path, model.state_dict(), CARD)
+    return path
+
+
+def refused(kind: type[SelkernError], code: int, call: Callable[[], object]) -> str:
+    with pytest.raises(kind) as error:
+        call()
+    assert error.value.exit_code == code
+    assert "\n" not in str(error.value)
+    return str(error.value)
+
+
+def test_round_trip_gives_the_same_card_and_bit_identical_outputs(file: Path, model: Trunk) -> None:
+    assert read_card(file) == CARD
+    x = torch.randn(2, 1, 48, 48)
+    for made in (
+        create_model(weights=file),
+        create_model("sknet_mini", weights=str(file), num_classes=3, in_chans=1),
+    ):
+        assert torch.equal(made.eval()(x), model(x))
+        assert made.state_dict().keys() == model.state_dict().keys()
+
+
+def test_saving_leaves_one_file_and_takes_any_memory_layout(file: Path, model: Trunk) -> None:
+    strided = {n: v.mT.contiguous().mT if v.ndim > 1 else v for n, v in model.state_dict().items()}
+    assert not strided["fc.weight"].is_contiguous()
+    save_weights(file, strided, CARD)
+    assert [p.name for p in file.parent.iterdir()] == [file.name]
+    x = torch.randn(1, 1, 48, 48)
+    assert torch.equal(create_model(weights=file).eval()(x), model(x))
+
+
+def test_another_number_of_classes_makes_the_head_anew_and_says_so_once(
+    file: Path, model: Trunk, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.INFO, "selkern"):
+        other = create_model(weights=file, num_classes=5).eval()
+    assert [record.getMessage() for record in caplog.records] == [
+        "head made anew for 5 classes (best.safetensors has 3)"
+    ]
+    assert isinstance(other.fc, nn.Linear)
+    assert other.fc.weight.shape == (5, 192)
+    assert other.fc.weight.std().item() == pytest.approx(0.01, rel=0.2)
+    x = torch.randn(1, 1, 48, 48)
+    for a, b in zip(other.forward_features(x), model.forward_features(x), strict=True):
+        assert torch.equal(a, b)
+
+
+@pytest.mark.parametrize("classes", [None, 3, 9])
+def test_features_only_takes_the_weights_and_no_head(
+    file: Path, model: Trunk, classes: int | None, caplog: pytest.LogCaptureFixture
+) -> None:
+    backbone = create_model(weights=file, features_only=True, num_classes=classes).eval()
+    x = torch.randn(1, 1, 48, 48)
+    maps = backbone(x)
+    assert isinstance(maps, list)
+    assert all(torch.equal(a, b) for a, b in zip(maps, model.forward_features(x), strict=True))
+    assert caplog.records == []
+
+
+def test_no_classes_takes_the_weights_and_no_head(file: Path, model: Trunk) -> None:
+    x = torch.randn(1, 1, 48, 48)
+    pooled = create_model(weights=file, num_classes=0).eval()(x)
+    assert isinstance(pooled, Tensor)
+    assert torch.equal(pooled, model.forward_features(x)[-1].mean((2, 3)))
+
+
+def test_a_name_mistyped_tells_the_nearest() -> None:
+    message = refused(UsageError, 2, lambda: create_model("sknet_50"))
+    assert message.startswith("unknown model 'sknet_50' | model | did you mean sknet50")
+
+
+def test_a_name_like_no_other_lists_them_all() -> None:
+    assert "sknet101_sum" in refused(UsageError, 2, lambda: create_model("zzzzzz"))
+
+
+def test_neither_name_nor_weights() -> None:
+    assert "neither a model name nor weights" in refused(UsageError, 2, create_model)
+
+
+def test_weights_of_another_architecture(file: Path) -> None:
+    message = refused(CheckpointError, 4, lambda: create_model("sknet_mini_sum", weights=file))
+    assert message == f"weights are of sknet_mini, not sknet_mini_sum | {file} | use model sknet_mini"
+
+
+def test_a_mistyped_name_beside_weights_is_a_mistyped_name(file: Path) -> None:
+    assert "unknown model" in refused(UsageError, 2, lambda: create_model("sknet_mimi", weights=file))
+
+
+def test_weights_for_other_channels(file: Path) -> None:
+    message = refused(CheckpointError, 4, lambda: create_model(weights=file, in_chans=3))
+    assert "weights take 1 channels, not 3" in message
+
+
+def _missing(path: Path) -> None:
+    path.unlink()
+
+
+def _folder(path: Path) -> None:
+    path.unlink()
+    path.mkdir()
+
+
+def _text(path: Path) -> None:
+    path.write_text("not a weights file at all")
+
+
+def _empty(path: Path) -> None:
+    path.write_bytes(b"")
+
+
+def _truncated(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-100])
+
+
+def _truncated_in_its_header(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:200])
+
+
+def _pickled(path: Path) -> None:
+    torch.save({"fc.weight": torch.zeros(3)}, path)
+
+
+def _of_others(path: Path) -> None:
+    save_file({"fc.weight": torch.zeros(3)}, path)
+
+
+def _of_another_format(path: Path) -> None:
+    save_file({"fc.weight": torch.zeros(3)}, path, metadata={"format": "selkern-weights-2", "card": "{}"})
+
+
+def _without_a_card(path: Path) -> None:
+    save_file({"fc.weight": torch.zeros(3)}, path, metadata={"format": "selkern-weights-1"})
+
+
+def _card_is_no_json(path: Path) -> None:
+    save_file({"fc.weight": torch.zeros(3)}, path, metadata={"format": "selkern-weights-1", "card": "{model"})
+
+
+def _card_is_a_list(path: Path) -> None:
+    save_file({"fc.weight": torch.zeros(3)}, path, metadata={"format": "selkern-weights-1", "card": "[1]"})
+
+
+def _card_has_an_unknown_field(path: Path) -> None:
+    card = json.dumps({"model": "sknet_mini", "classes": ["a"], "licence": "?"})
+    save_file({"fc.weight": torch.zeros(3)}, path, metadata={"format": "selkern-weights-1", "card": card})
+
+
+BROKEN: list[tuple[Callable[[Path], None], str]] = [
+    (_missing, "no such weights file"),
+    (_folder, "no such weights file"),
+    (_text, "cannot be read"),
+    (_empty, "cannot be read"),
+    (_truncated, "cannot be read"),
+    (_truncated_in_its_header, "cannot be read"),
+    (_pickled, "cannot be read"),
+    (_of_others, "not a selkern weights file"),
+    (_of_another_format, "not a selkern weights file"),
+    (_without_a_card, "cannot be read"),
+    (_card_is_no_json, "cannot be read"),
+    (_card_is_a_list, "cannot be read"),
+    (_card_has_an_unknown_field, "cannot be read"),
+]
+
+
+@pytest.mark.parametrize(("damage", "message"), BROKEN)
+def test_a_file_that_is_no_weights_file_is_refused(
+    file: Path, damage: Callable[[Path], None], message: str
+) -> None:
+    damage(file)
+    told = refused(CheckpointError, 4, lambda: create_model(weights=file))
+    assert told.startswith(message)
+    assert str(file) in told
+
+
+def _lacks_a_tensor(state: dict[str, Tensor]) -> None:
+    del state["stages.1.0.mixer.gate.fc2.weight"]
+
+
+def _lacks_its_head(state: dict[str, Tensor]) -> None:
+    del state["fc.bias"]
+
+
+def _has_one_too_many(state: dict[str, Tensor]) -> None:
+    state["stages.9.weight"] = torch.zeros(1)
+
+
+def _has_another_shape(state: dict[str, Tensor]) -> None:
+    state["stem.0.weight"] = torch.zeros(16, 1, 5, 5)
+
+
+UNFIT: list[tuple[Callable[[dict[str, Tensor]], None], str]] = [
+    (_lacks_a_tensor, "tensor stages.1.0.mixer.gate.fc2.weight is missing"),
+    (_lacks_its_head, "tensor fc.bias is missing"),
+    (_has_one_too_many, "tensor stages.9.weight belongs to no layer"),
+    (_has_another_shape, "tensor stem.0.weight has shape (16, 1, 5, 5), the model (16, 1, 3, 3)"),
+]
+
+
+@pytest.mark.parametrize(("change", "message"), UNFIT)
+def test_tensors_that_do_not_fit_are_refused(
+    file: Path, model: Trunk, change: Callable[[dict[str, Tensor]], None], message: str
+) -> None:
+    state = dict(model.state_dict())
+    change(state)
+    save_weights(file, state, CARD)
+    assert refused(CheckpointError, 4, lambda: create_model(weights=file)).startswith(message)
