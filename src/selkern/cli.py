@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from selkern import __version__
-from selkern.errors import ResourceError, SelkernError, UsageError
+from selkern.errors import Interrupted, ResourceError, SelkernError, UsageError
 
 if TYPE_CHECKING:
     from selkern.train.options import TrainOptions
@@ -75,38 +75,19 @@ def _evaluate(argv: list[str]) -> int:
     from selkern.cli_options import EvaluateOptions, parse
 
     options = parse(EvaluateOptions, argv, "evaluate")
-    from selkern.analysis.evaluation import evaluate, wilson
+    from selkern.analysis.evaluation import evaluate
     from selkern.train.loaded import load, open_data, pick_split
 
     loaded = load(options.run, options.device)
     source = open_data(loaded, options.data)
     result = evaluate(loaded.model, pick_split(source, options.split), source.classes, loaded.preprocess)
-    low, high = wilson(int(result.right.sum()), len(result))
     if options.json:
-        figures = {
-            "top1": result.top1,
-            "top1_low": low,
-            "top1_high": high,
-            "top5": result.top5,
-            "loss": result.loss,
-        }
-        classes = [{"class": name, "images": n, "right": right if n else None} for name, n, right in result.per_class()]
-        print(
-            json.dumps(
-                {
-                    "model": loaded.card.model,
-                    "split": options.split,
-                    "images": len(result),
-                    **figures,
-                    "classes": classes,
-                }
-            )
-        )
+        print(json.dumps({"model": loaded.card.model, "split": options.split, **result.to_dict()}))
         return 0
+    low, high = result.top1_interval
     print(f"{loaded.card.model} on {source.name}, {options.split} split, {len(result):,} images")
-    print(
-        f"top1 {result.top1:.2%} (95 % interval {low:.2%} to {high:.2%})  top5 {result.top5:.2%}  loss {result.loss:.4f} nats"
-    )
+    print(f"top1 {result.top1:.2%} (95 % interval {low:.2%} to {high:.2%})  top5 {result.top5:.2%}  ", end="")
+    print(f"loss {result.loss:.4f} nats")
     width = max(len(name) for name in result.classes)
     for name, n, right in result.per_class():
         print(f"  {name:{width}}  {n:6,} images  {right:7.2%}" if n else f"  {name:{width}}       0 images")
@@ -217,6 +198,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code
+    except Interrupted as stop:
+        print(stop, file=sys.stderr)
+        return stop.exit_code
     except BrokenPipeError:  # the reader of our output left, as `head` does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
@@ -244,3 +228,7 @@ def _dispatch(words: list[str]) -> int:
         if isinstance(error, MemoryError) or "out of memory" in str(error):
             raise ResourceError("out of memory", words[0], "use a smaller --batch-size, or --accumulate 2") from error
         raise
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -7,7 +7,7 @@ import io
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import Annotated, TypeVar
 
 import tyro
 from tyro.conf import Positional
@@ -15,6 +15,7 @@ from tyro.conf import Positional
 from selkern.errors import UsageError
 
 T = TypeVar("T")
+Run = Annotated[Positional[str], tyro.conf.arg(metavar="RUN")]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,7 +34,7 @@ class ResumeOptions:
 class EvaluateOptions:
     """Measure trained weights: top-1, top-5, loss, and every class."""
 
-    run: Positional[str]
+    run: Run
     """A run's folder or name, latest, or a weights file."""
     data: str | None = None
     """Other data than the run's own: digits, a folder, .csv or .parquet."""
@@ -49,7 +50,7 @@ class EvaluateOptions:
 class AnalyzeOptions:
     """Evaluate trained weights, study what their selective kernels chose, and write report.html."""
 
-    run: Positional[str]
+    run: Run
     """A run's folder or name, latest, or a weights file."""
     data: str | None = None
     """Other data than the run's own: digits, a folder, .csv or .parquet."""
@@ -67,9 +68,9 @@ class AnalyzeOptions:
 class PredictOptions:
     """Name the likeliest classes of images."""
 
-    run: Positional[str]
+    run: Run
     """A run's folder or name, latest, or a weights file."""
-    paths: Positional[tuple[str, ...]]
+    paths: Annotated[Positional[tuple[str, ...]], tyro.conf.arg(metavar="PATH...")]
     """Image files and folders."""
     top_k: int = 5
     """Classes told per image."""
@@ -83,7 +84,7 @@ class PredictOptions:
 class ModelsOptions:
     """List the networks, with parameters and multiply-adds at the image size they were designed for."""
 
-    pattern: Positional[str] = "*"
+    pattern: Annotated[Positional[str], tyro.conf.arg(metavar="PATTERN")] = "*"
     """Only names that fit, such as "sk*"."""
     json: bool = False
     """Print one JSON object instead of text."""
@@ -108,15 +109,12 @@ def parse(cls: type[T], argv: list[str], command: str, default: T | None = None)
         raise UsageError(*_one_line(printed.getvalue(), command)) from None
 
 
-def _one_line(box: str, command: str) -> tuple[str, str, str]:
-    """What, where and what to do, out of the box that tyro prints."""
-    lines = [re.sub(r"^[│╭╰]|[│╮╯]$", "", line).strip(" ─") for line in box.splitlines()]
-    text = [line for line in lines if line]
-    what = text[1] if len(text) > 1 else "cannot read the command line"
-    near = [line for line in text if line.startswith("--")]
-    fix = (
-        f"did you mean {near[0].split()[0]}?"
-        if "Perhaps you meant:" in text and near
-        else f"see `selkern {command} --help`"
-    )
-    return what, f"selkern {command}", fix
+def _one_line(box: str, command: str) -> tuple[str, ...]:
+    """What, where and what to do, out of the box that tyro prints: a title, what is wrong, a rule, advice."""
+    lines = [re.sub(r"^[│╭╰]|[│╮╯]$", "", line).strip() for line in box.splitlines()[1:]]
+    rule = next((i for i, line in enumerate(lines) if re.fullmatch("─+", line)), len(lines))
+    what = " ".join(" ".join(lines[:rule]).split())
+    if " | " in what:  # a message of ours, from the validation of the options
+        return tuple(what.partition(": ")[2].split(" | "))
+    near = re.search(r"Perhaps you meant:.*?(--[\w.-]+)", box, flags=re.DOTALL)
+    return what, f"selkern {command}", f"did you mean {near[1]}?" if near else f"see `selkern {command} --help`"

@@ -50,3 +50,11 @@ class NumericsError(SelkernError):
     """A loss or weight that is not finite (exit code 6)."""
 
     exit_code = 6
+
+
+class Interrupted(Exception):
+    """A run was asked to stop (Ctrl+C, SIGTERM) and has saved its state. Exit code: the shell's 128 + signal."""
+
+    def __init__(self, signum: int, message: str) -> None:
+        super().__init__(message)
+        self.exit_code = 128 + signum

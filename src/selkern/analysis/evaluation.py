@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -79,6 +80,18 @@ class Evaluation:
             (name, int(n), float(table[i, i] / n) if n else math.nan)
             for i, (name, n) in enumerate(zip(self.classes, counts, strict=True))
         ]
+
+    @property
+    def top1_interval(self) -> tuple[float, float]:
+        """95 % interval of top-1."""
+        return wilson(int(self.right.sum()), len(self))
+
+    def to_dict(self) -> dict[str, Any]:
+        """The figures as plain values, for JSON."""
+        low, high = self.top1_interval
+        classes = [{"class": name, "images": n, "right": right if n else None} for name, n, right in self.per_class()]
+        figures = {"top1": self.top1, "top1_low": low, "top1_high": high, "top5": self.top5, "loss": self.loss}
+        return {"images": len(self), **figures, "classes": classes}
 
     @classmethod
     def merge(cls, parts: Sequence[Evaluation]) -> Evaluation:
@@ -169,4 +182,4 @@ def evaluate(
             np.zeros((0, k), np.int64),
             np.zeros((0, k), np.float32),
         )
-    return Evaluation(classes, *(np.concatenate(column) for column in zip(*kept, strict=True)))  # type: ignore[arg-type]
+    return Evaluation(classes, *(np.concatenate(column) for column in zip(*kept, strict=True)))

@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 from torch import nn
 
 from selkern.analysis import figures
-from selkern.analysis.evaluation import Evaluation, wilson
+from selkern.analysis.evaluation import Evaluation
 from selkern.analysis.scale import Observation, ScaleStudy, UnitScale, observe
 from selkern.data.preprocess import Preprocess
 from selkern.data.split import Split
@@ -90,13 +90,12 @@ def render(report: Report, drawn: Mapping[str, Figure]) -> str:
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     template = environment.from_string(folder.joinpath("report.html.j2").read_text(encoding="utf-8"))
     evaluation = report.evaluation
-    low, high = wilson(int(evaluation.right.sum()), len(evaluation))
     return template.render(
         report=report,
         style=Markup(folder.joinpath("report.css").read_text(encoding="utf-8")),
         figures={name: Markup(figures.to_svg(figure)) for name, figure in drawn.items()},
         findings=[] if report.study is None else findings(report.study),
-        interval=(low, high),
+        interval=evaluation.top1_interval,
         per_class=_class_rows(evaluation),
     )
 

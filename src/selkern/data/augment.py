@@ -50,19 +50,25 @@ class Augment:
 
     def __post_init__(self) -> None:
         if self.crop not in ("none", "pad", "resized"):
-            raise UsageError(f"crop {self.crop!r}", "Augment.crop", "choose none, pad or resized")
+            raise UsageError(f"crop {self.crop!r}", "--crop", "choose none, pad or resized")
         if self.pad < 0:
-            raise UsageError(f"pad {self.pad} px", "Augment.pad", "give a whole number from 0")
+            raise UsageError(f"pad {self.pad} px", "--pad", "give a whole number from 0")
         for field, top in (("crop_scale", 1.0), ("crop_ratio", math.inf)):
             low, high = getattr(self, field)
             if not 0 < low <= high <= top:
-                raise UsageError(f"{field} ({low}, {high})", f"Augment.{field}", f"0 < low <= high <= {top}")
+                raise UsageError(
+                    f"{field} ({low}, {high})", "--" + field.replace("_", "-"), f"0 < low <= high <= {top}"
+                )
         for field in ("flip", "colour", "erase"):
             if not 0 <= getattr(self, field) <= 1:
-                raise UsageError(f"{field} {getattr(self, field)}", f"Augment.{field}", "give a number in 0..1")
+                raise UsageError(
+                    f"{field} {getattr(self, field)}", "--" + field.replace("_", "-"), "give a number in 0..1"
+                )
         for field in ("mixup", "cutmix"):
             if not 0 <= getattr(self, field) < math.inf:
-                raise UsageError(f"{field} {getattr(self, field)}", f"Augment.{field}", "give an alpha from 0")
+                raise UsageError(
+                    f"{field} {getattr(self, field)}", "--" + field.replace("_", "-"), "give an alpha from 0"
+                )
 
 
 def augment(image: Image.Image, spec: Augment, preprocess: Preprocess, rng: np.random.Generator) -> Pixels:

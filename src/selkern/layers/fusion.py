@@ -67,8 +67,8 @@ class SKFusion(nn.Module):
 
     def forward(self, maps: Sequence[Tensor]) -> Tensor:
         """M maps (N, C, *) to (N, C, *)."""
-        if isinstance(maps, Tensor) or len(maps) != self.gate.branches:
-            got = f"one tensor {tuple(maps.shape)}" if isinstance(maps, Tensor) else f"{len(maps)}"
+        if not isinstance(maps, (list, tuple)) or len(maps) != self.gate.branches:  # a stacked tensor is neither
+            got = len(maps) if isinstance(maps, (list, tuple)) else type(maps).__name__
             raise ValueError(f"SKFusion takes a list of {self.gate.branches} maps, got {got}")
         shapes = [tuple(u.shape) for u in maps]
         if len(set(shapes)) != 1:

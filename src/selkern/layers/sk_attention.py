@@ -74,7 +74,10 @@ class SKAttention(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(N, C, H, W) to (N, C, H, W)."""
         check_input("SKAttention", x, self.channel, 2)
-        u = [branch.relu(apply_norm(branch.bn, branch.conv(x), "SKAttention")) for branch in self.convs]
+        u = []
+        for branch in self.convs:
+            conv, bn, relu = branch.children()
+            u.append(relu(apply_norm(bn, conv(x), "SKAttention")))
         z_ND = self.fc(ops.fuse(u))
         a_NMC = self.selection(torch.stack([fc(z_ND) for fc in self.fcs], dim=1))
         return ops.select(u, a_NMC)

@@ -26,7 +26,7 @@ from selkern.train.loaded import Loaded, find_weights, load, open_data, pick_spl
 from selkern.train.loop import Training
 from selkern.train.options import TrainOptions, read_options
 from selkern.train.progress import Progress
-from selkern.train.run_folder import RunFolder, command, versions, write_csv
+from selkern.train.run_folder import RunFolder, command, versions
 
 SWEEP_IMAGES = 1000  # of the centre-crop sweep, each seen at every enlargement
 
@@ -184,7 +184,7 @@ def write_report(report: Report, folder: Path) -> Path:
     plots.mkdir(exist_ok=True)
     for name, figure in drawn.items():
         figure.savefig(plots / f"{name}.png")
-    write_csv(folder / "per_class.csv", ("class", "images", "right"), report.evaluation.per_class())
+    write_atomic(folder / "evaluation.json", json.dumps(report.evaluation.to_dict(), indent=1))
     if report.study is not None:
         write_atomic(folder / "selection.json", json.dumps(report.study.to_rows(), indent=1))
     page = folder / "report.html"

@@ -22,7 +22,7 @@ from selkern.data.loader import Batch, Samples, make_loader
 from selkern.data.order import TrainOrder
 from selkern.data.preprocess import Preprocess
 from selkern.data.sources import Source
-from selkern.errors import DataError, NumericsError
+from selkern.errors import DataError, Interrupted, NumericsError
 from selkern.models.trunk import Trunk
 from selkern.models.weights import Card, save_weights
 from selkern.train.distributed import Ranks
@@ -31,7 +31,7 @@ from selkern.train.options import TrainOptions
 from selkern.train.progress import Progress
 from selkern.train.run_folder import RunFolder, command, versions
 from selkern.train.state import State, load_optimizer, load_state, optimizer_tensors, save_state
-from selkern.train.stop import Interrupted, StopRequest
+from selkern.train.stop import StopRequest
 
 
 @dataclass
@@ -47,7 +47,7 @@ class Tally:
 def preprocess_of(options: TrainOptions) -> Preprocess:
     """How images become inputs, in training and ever after."""
     recipe = options.training
-    return Preprocess(size=recipe.image_size, crop=recipe.crop, mean=recipe.mean, std=recipe.std)
+    return Preprocess(size=recipe.image_size, crop=recipe.eval_crop, mean=recipe.mean, std=recipe.std)
 
 
 class Training:

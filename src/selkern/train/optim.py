@@ -41,4 +41,5 @@ def make_ema(model: nn.Module, recipe: Recipe) -> AveragedModel | None:
     """The moving average of weights and BatchNorm statistics, if the recipe wants one."""
     if not recipe.ema:
         return None
-    return AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(recipe.ema), use_buffers=True)
+    average = get_ema_multi_avg_fn(recipe.ema)  # type: ignore[no-untyped-call]
+    return AveragedModel(model, multi_avg_fn=average, use_buffers=True)

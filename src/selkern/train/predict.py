@@ -11,7 +11,7 @@ import torch
 
 from selkern.analysis.evaluation import to_input
 from selkern.data.decode import decode, find_images
-from selkern.errors import DataError
+from selkern.errors import DataError, UsageError
 from selkern.train.loaded import Loaded
 
 
@@ -29,8 +29,11 @@ def list_images(paths: Sequence[str]) -> list[Path]:
     """The image files that some files and folders name, in their order.
 
     Raises:
+        UsageError: no path at all.
         DataError: nothing there, or a folder without images.
     """
+    if not paths:
+        raise UsageError("no images given", "selkern predict", "name image files or folders after the run")
     found: list[Path] = []
     for given in map(Path, paths):
         if given.is_dir():

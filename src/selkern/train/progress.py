@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 from tqdm import tqdm
 
@@ -18,7 +19,7 @@ class Progress:
 
     def __init__(self, log: Path | None) -> None:
         self.log = log
-        self._bar: tqdm[None] | None = None
+        self._bar: tqdm[Any] | None = None
 
     def begin(self, images: int, done: int) -> None:
         """Open the live line: `images` of the whole run, of which `done` are behind us."""

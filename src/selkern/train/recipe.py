@@ -27,7 +27,7 @@ class Recipe:
     """Parts a batch is worked through in, to save memory; the step is the same but for BatchNorm's statistics."""
     image_size: int = 48
     """Side of the network's input, px."""
-    crop: float = 1.0
+    eval_crop: float = 1.0
     """Share of the resized image that evaluation's centre crop keeps (ImageNet: 0.875)."""
     mean: tuple[float, float, float] = (0.5, 0.5, 0.5)
     """Mean subtracted from each colour, of 1."""
@@ -65,7 +65,7 @@ class Recipe:
             "batch_size": (self.batch_size >= 2, "at least 2 (BatchNorm cannot learn from one image)"),
             "accumulate": (1 <= self.accumulate <= self.batch_size // 2, "from 1 to batch_size / 2"),
             "image_size": (self.image_size >= 8, "at least 8"),
-            "crop": (0 < self.crop <= 1, "in (0, 1]"),
+            "eval_crop": (0 < self.eval_crop <= 1, "in (0, 1]"),
             "lr": (self.lr > 0 and math.isfinite(self.lr), "above 0"),
             "momentum": (0 <= self.momentum < 1, "in [0, 1)"),
             "weight_decay": (self.weight_decay >= 0, "at least 0"),
@@ -97,7 +97,7 @@ _IMAGENET = Recipe(
     epochs=100,
     batch_size=256,
     image_size=224,
-    crop=0.875,
+    eval_crop=0.875,
     mean=(0.485, 0.456, 0.406),
     std=(0.229, 0.224, 0.225),
     optimizer="sgd",

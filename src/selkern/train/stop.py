@@ -6,14 +6,6 @@ import signal
 from types import FrameType, TracebackType
 
 
-class Interrupted(Exception):
-    """The run was asked to stop, and has saved its state. `exit_code` is the shell's: 128 + signal."""
-
-    def __init__(self, signum: int, message: str) -> None:
-        super().__init__(message)
-        self.exit_code = 128 + signum
-
-
 class StopRequest:
     """Within the block, the first SIGINT or SIGTERM only sets `signum`; a second one acts as it always does."""
 
