@@ -36,9 +36,7 @@ class ArticleSK(nn.Module):
         self.convs = nn.ModuleList()
         for k in kernels:
             conv = nn.Conv2d(channel, channel, kernel_size=k, padding=k // 2, groups=group)
-            parts: OrderedDict[str, nn.Module] = OrderedDict(
-                conv=conv, bn=nn.BatchNorm2d(channel), relu=nn.ReLU()
-            )
+            parts: OrderedDict[str, nn.Module] = OrderedDict(conv=conv, bn=nn.BatchNorm2d(channel), relu=nn.ReLU())
             self.convs.append(nn.Sequential(parts))
         self.fc = nn.Linear(channel, width)
         self.fcs = nn.ModuleList([nn.Linear(width, channel) for _ in kernels])
@@ -99,9 +97,7 @@ class SKCase:
         batch, height, width = r.randint(1, 5), r.randint(1, 9), r.randint(1, 9)
         # BatchNorm on few values is all but a sign function: no two implementations agree on its gradient.
         training = r.random() < 0.7 and batch * height * width > 5
-        return cls(
-            channel, kernels, r.randint(1, 16), group, r.choice([1, 4, 9, 32]), batch, height, width, training
-        )
+        return cls(channel, kernels, r.randint(1, 16), group, r.choice([1, 4, 9, 32]), batch, height, width, training)
 
     def x(self) -> Tensor:
         return torch.randn(self.batch, self.channel, self.height, self.width)
@@ -213,9 +209,7 @@ def test_default_sk_attention_has_the_article_s_size_and_keys() -> None:
 # The names by hand: checkpoints of other people have them.
 def test_anchor_keys() -> None:
     bn = ["weight", "bias", "running_mean", "running_var", "num_batches_tracked"]
-    expected = [
-        f"convs.{i}.{n}" for i in (0, 1) for n in ["conv.weight", "conv.bias", *(f"bn.{k}" for k in bn)]
-    ]
+    expected = [f"convs.{i}.{n}" for i in (0, 1) for n in ["conv.weight", "conv.bias", *(f"bn.{k}" for k in bn)]]
     expected += ["fc.weight", "fc.bias", "fcs.0.weight", "fcs.0.bias", "fcs.1.weight", "fcs.1.bias"]
     assert list(SKAttention(8, [1, 3]).state_dict()) == expected
     expected = [f"{n}.{k}" for n in ("linear1", "linear2", "attention.attn") for k in ("weight", "bias")]

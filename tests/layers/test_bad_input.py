@@ -120,7 +120,7 @@ def test_an_input_of_another_width_is_refused(make: Callable[[], nn.Module], goo
 
 
 BAD_MAPS: dict[str, tuple[Any, str]] = {
-    "one tensor": (torch.zeros(2, 32, 4, 4), "a list of 2 maps, got one tensor"),
+    "one tensor": (torch.zeros(2, 32, 4, 4), "a list of 2 maps, got Tensor"),
     "too few": ([torch.zeros(2, 32, 4, 4)], "a list of 2 maps, got 1"),
     "too many": ([torch.zeros(2, 32, 4, 4)] * 3, "a list of 2 maps, got 3"),
     "two sizes": ([torch.zeros(2, 32, 4, 4), torch.zeros(2, 32, 4, 2)], "maps of one shape"),

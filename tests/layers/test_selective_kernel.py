@@ -89,15 +89,11 @@ CASES = {
     "gelu": Case(activation="gelu"),
     "no activation": Case(activation="none"),
     "bias": Case(bias=True),
-    "bias, no norm, three": Case(
-        bias=True, norm="none", kernels=(3, 5, 7), taps=((3, 1, 4), (3, 2, 4), (3, 3, 4))
-    ),
+    "bias, no norm, three": Case(bias=True, norm="none", kernels=(3, 5, 7), taps=((3, 1, 4), (3, 2, 4), (3, 3, 4))),
 }
 
 
-def normalise(
-    t: Tensors, path: str, x: Tensor, norm: str, statistics: dict[str, Tensor], training: bool
-) -> Tensor:
+def normalise(t: Tensors, path: str, x: Tensor, norm: str, statistics: dict[str, Tensor], training: bool) -> Tensor:
     """The named norm, from its definition; `statistics` are updated in training as BatchNorm's are."""
     if norm == "none":
         return x
@@ -120,9 +116,7 @@ def normalise(
     return y * t[f"{path}.weight"].view(shape) + t[f"{path}.bias"].view(shape)
 
 
-def gate(
-    t: Tensors, u: list[Tensor], norm: str, activation: str, stats: dict[str, Tensor], training: bool
-) -> Tensor:
+def gate(t: Tensors, u: list[Tensor], norm: str, activation: str, stats: dict[str, Tensor], training: bool) -> Tensor:
     """Fuse and the softmax of Select, Eq. 1 to 5: branch maps to a, one (N, C) per branch, stacked first."""
     total = sum(u[1:], start=u[0])
     s = total.flatten(2).mean(2)
@@ -167,9 +161,7 @@ def test_layer_is_the_paper(case: Case, training: bool) -> None:
     torch.testing.assert_close(statistics_of(layer), stats)
 
 
-@pytest.mark.parametrize(
-    "name", ["paper", "four branches with 1x1", "stride 2", "sum of two", "group norm", "bias"]
-)
+@pytest.mark.parametrize("name", ["paper", "four branches with 1x1", "stride 2", "sum of two", "group norm", "bias"])
 def test_finite_differences(name: str) -> None:
     case = CASES[name]
     layer = case.build()
@@ -184,9 +176,7 @@ def test_finite_differences(name: str) -> None:
 
 
 @pytest.mark.parametrize("training", [True, False], ids=["train", "eval"])
-@pytest.mark.parametrize(
-    ("branches", "shape"), [(2, (3, 8, 5, 4)), (3, (2, 8, 6)), (4, (3, 8, 2, 3, 4))], ids=str
-)
+@pytest.mark.parametrize(("branches", "shape"), [(2, (3, 8, 5, 4)), (3, (2, 8, 6)), (4, (3, 8, 2, 3, 4))], ids=str)
 def test_fusion_is_the_paper_without_split(branches: int, shape: tuple[int, ...], training: bool) -> None:
     layer = SKFusion(8, branches, reduction=2, min_width=3, dtype=torch.float64).train(training)
     perturb(layer)

@@ -147,9 +147,7 @@ def test_bn_and_relu_follow_the_first_1x1_and_bn_alone_the_last(net: Trunk) -> N
 
 
 @pytest.mark.parametrize("chosen", [0, 1])
-def test_slice_0_of_the_gate_weighs_the_plain_branch_and_slice_1_the_dilated_one(
-    net: Trunk, chosen: int
-) -> None:
+def test_slice_0_of_the_gate_weighs_the_plain_branch_and_slice_1_the_dilated_one(net: Trunk, chosen: int) -> None:
     mixer = units(net, 0)[0].mixer
     assert mixer.gate is not None
 

@@ -28,7 +28,6 @@ def macs(model: nn.Module, side: int) -> float:
     return counter.get_total_flops() / 2
 
 
-    """Multiply-adds of convolutions and linear maps for one image: the FLOPs of the paper."""
 @pytest.mark.parametrize(
     ("name", "classes", "expected"),
     [

@@ -206,9 +206,7 @@ BROKEN: list[tuple[Callable[[Path], None], str]] = [
 
 
 @pytest.mark.parametrize(("damage", "message"), BROKEN)
-def test_a_file_that_is_no_weights_file_is_refused(
-    file: Path, damage: Callable[[Path], None], message: str
-) -> None:
+def test_a_file_that_is_no_weights_file_is_refused(file: Path, damage: Callable[[Path], None], message: str) -> None:
     damage(file)
     told = refused(CheckpointError, 4, lambda: create_model(weights=file))
     assert told.startswith(message)

@@ -55,20 +55,15 @@ class Augment:
             raise UsageError(f"pad {self.pad} px", "--pad", "give a whole number from 0")
         for field, top in (("crop_scale", 1.0), ("crop_ratio", math.inf)):
             low, high = getattr(self, field)
-            if not 0 < low <= high <= top:
-                raise UsageError(
-                    f"{field} ({low}, {high})", "--" + field.replace("_", "-"), f"0 < low <= high <= {top}"
-                )
+            self._require(field, 0 < low <= high <= top, f"0 < low <= high <= {top}")
         for field in ("flip", "colour", "erase"):
-            if not 0 <= getattr(self, field) <= 1:
-                raise UsageError(
-                    f"{field} {getattr(self, field)}", "--" + field.replace("_", "-"), "give a number in 0..1"
-                )
+            self._require(field, 0 <= getattr(self, field) <= 1, "give a number in 0..1")
         for field in ("mixup", "cutmix"):
-            if not 0 <= getattr(self, field) < math.inf:
-                raise UsageError(
-                    f"{field} {getattr(self, field)}", "--" + field.replace("_", "-"), "give an alpha from 0"
-                )
+            self._require(field, 0 <= getattr(self, field) < math.inf, "give an alpha from 0")
+
+    def _require(self, field: str, fine: bool, fix: str) -> None:
+        if not fine:
+            raise UsageError(f"{field} {getattr(self, field)}", "--" + field.replace("_", "-"), fix)
 
 
 def augment(image: Image.Image, spec: Augment, preprocess: Preprocess, rng: np.random.Generator) -> Pixels:

@@ -20,18 +20,19 @@ _SKNET29 = Architecture(
     input_size=32,
 )
 
-# For 32 to 64 px images on a CPU. Dense branches (one group) because grouped convolutions are slow there:
-# at about equal MACs, groups of 8 halved the images per second of a training step (docs/log.md, 2026-11-22).
+# For 32 to 64 px images on a CPU: few groups, because each group of a convolution costs time there, and the stem
+# halves the image, because the units' many small passes over full-size maps cost more than their convolutions
+# (benchmarks/mini.py, docs/log.md).
 _MINI = Architecture(
     depths=(2, 2, 2),
-    mids=(16, 32, 64),
-    outs=(48, 96, 192),
-    strides=(2, 2, 2),
-    stem=16,
+    mids=(32, 48, 64),
+    outs=(64, 96, 192),
+    strides=(1, 2, 2),
+    stem=24,
     stem_kernel=3,
-    stem_stride=1,
+    stem_stride=2,
     stem_pool=False,
-    groups=1,
+    groups=4,
     reduction=4,
     min_width=16,
     input_size=48,
