@@ -13,6 +13,7 @@ import json
 import statistics
 import time
 from collections.abc import Callable
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -82,7 +83,7 @@ def main() -> None:
     for mode, job in (("eval forward", forward), ("train step", step)):
         for model in variants.values():
             model.to(memory_format=torch.channels_last).train(mode == "train step")
-        jobs = {name: (lambda m=model: job(m)) for name, model in variants.items()}  # type: ignore[misc]
+        jobs = {name: partial(job, model) for name, model in variants.items()}
         result[mode] = time_in_turn(jobs, args.rounds)
         base = result[mode]["bare convolutions"]
         for name, ms in result[mode].items():

@@ -8,6 +8,7 @@ from __future__ import annotations
 import difflib
 import json
 import os
+import shlex
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 
 
 def _train(argv: list[str]) -> int:
+    argv = [part for word in argv for part in (word.split("=", 1) if word.startswith("--resume=") else [word])]
     if "--resume" in argv:
         at = argv.index("--resume") + 1
         if at == len(argv) or argv[at].startswith("-"):
@@ -67,7 +69,10 @@ def _next_commands(run: Path) -> str:
     report = run / "report.html"
     lines = [f"report: {report}"] if report.is_file() else []
     lines += ["next:"]
-    lines += [f"  selkern {words.format(run)}" for words in ("predict {} IMAGE...", "evaluate {}", "analyze {}")]
+    lines += [
+        f"  selkern {words.format(shlex.quote(str(run)))}"
+        for words in ("predict {} IMAGE...", "evaluate {}", "analyze {}")
+    ]
     return "\n".join(lines)
 
 
@@ -192,7 +197,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     debug = "--debug" in words
     words = [word for word in words if word != "--debug"]
     try:
-        return _dispatch(words)
+        code = _dispatch(words)
+        if sys.stdout is not None:
+            sys.stdout.flush()  # here, where a reader that has left is noticed, and not when Python ends
+        return code
     except SelkernError as error:
         if debug:
             raise

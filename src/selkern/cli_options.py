@@ -111,8 +111,12 @@ def parse(cls: type[T], argv: list[str], command: str, default: T | None = None)
 
 def _one_line(box: str, command: str) -> tuple[str, ...]:
     """What, where and what to do, out of the box that tyro prints: a title, what is wrong, a rule, advice."""
-    lines = [re.sub(r"^[│╭╰]|[│╮╯]$", "", line).strip() for line in box.splitlines()[1:]]
-    rule = next((i for i, line in enumerate(lines) if re.fullmatch("─+", line)), len(lines))
+    # Where the terminal knows no box characters, the box has no sides, and a rule beneath its title too.
+    lines = [re.sub(r"^[│╭╰]|[│╮╯]$", "", line).strip() for line in box.strip().splitlines()[1:]]
+    rules = [i for i, line in enumerate(lines) if re.fullmatch("─+|-{9,}", line)]
+    if rules and rules[0] == 0:
+        lines, rules = lines[1:], [i - 1 for i in rules[1:]]
+    rule = rules[0] if rules else len(lines)
     what = " ".join(" ".join(lines[:rule]).split())
     if " | " in what:  # a message of ours, from the validation of the options
         return tuple(what.partition(": ")[2].split(" | "))

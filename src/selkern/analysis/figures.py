@@ -206,8 +206,10 @@ def confusion(evaluation: Evaluation) -> Figure:
         axes.set_ylabel("true")
         if small:
             rotation = 0 if max(map(len, evaluation.classes)) <= 3 else 45
-            axes.set_xticks(range(n), evaluation.classes, rotation=rotation, ha="center" if not rotation else "right")
-            axes.set_yticks(range(n), evaluation.classes)
+            ha = "center" if not rotation else "right"
+            # Class names are the user's: a $ in them is a $ and not the start of a formula.
+            axes.set_xticks(range(n), evaluation.classes, rotation=rotation, ha=ha, parse_math=False)
+            axes.set_yticks(range(n), evaluation.classes, parse_math=False)
             for (i, j), count in np.ndenumerate(counts):
                 if count:
                     colour = "white" if shares[i, j] > 0.3 else INK

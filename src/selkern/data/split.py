@@ -84,7 +84,7 @@ class Options:
     def __post_init__(self) -> None:
         if not 0 < self.val_fraction < 0.5:
             fix = "give a share between 0 and 0.5"
-            raise UsageError(f"val_fraction {self.val_fraction}", "val_fraction", fix)
+            raise UsageError(f"val_fraction {self.val_fraction}", "--val-fraction", fix)
         if self.classes is not None and len(set(self.classes)) != len(self.classes):
             raise UsageError("the class list names a class twice", "classes", "give every class one name")
 

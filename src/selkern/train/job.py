@@ -14,6 +14,7 @@ import torch
 from selkern.analysis.evaluation import Evaluation, evaluate
 from selkern.analysis.report import Example, Report, draw, make_examples, pick_examples, render
 from selkern.analysis.scale import ScaleStudy, studied_units, true_scale, zoom_sweep
+from selkern.data.order import TrainOrder
 from selkern.data.scenes import SceneSplit
 from selkern.data.sources import Source, Split, open_source
 from selkern.errors import CheckpointError, UsageError
@@ -50,6 +51,8 @@ def train(options: TrainOptions) -> RunFolder | None:
     with join(options.device) as ranks:
         source = open_source(options.data, seed=options.seed, val_fraction=options.val_fraction)
         model = _new_model(options, source)
+        # Built again in `Training`; here it refuses a batch size that cannot be before a folder is made.
+        TrainOrder(len(source.train), options.training.batch_size, options.seed, ranks.rank, ranks.world)
         run = RunFolder(ranks.from_main(RunFolder.create(options).path if ranks.main else Path()))
         progress = Progress(run.log if ranks.main else None)
         training = Training(options, source, model, run, ranks, progress)

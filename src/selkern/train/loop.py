@@ -7,7 +7,9 @@ learning rate from the step, and everything else is in the state that `_save` wr
 from __future__ import annotations
 
 import math
+import shlex
 import time
+from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -20,7 +22,6 @@ from torch.nn.parallel import DistributedDataParallel
 from selkern.analysis.evaluation import Evaluation, evaluate, to_input
 from selkern.data.loader import Batch, Samples, make_loader
 from selkern.data.order import TrainOrder
-from selkern.data.preprocess import Preprocess
 from selkern.data.sources import Source
 from selkern.errors import DataError, Interrupted, NumericsError
 from selkern.models.trunk import Trunk
@@ -43,11 +44,11 @@ class Tally:
     images: int = 0
     seconds: float = 0.0
 
-
-def preprocess_of(options: TrainOptions) -> Preprocess:
-    """How images become inputs, in training and ever after."""
-    recipe = options.training
-    return Preprocess(size=recipe.image_size, crop=recipe.eval_crop, mean=recipe.mean, std=recipe.std)
+    @classmethod
+    def merge(cls, ranks: Sequence[Tally]) -> Tally:
+        """All ranks as one; they worked at the same time, so the longest counts."""
+        loss, right, images = (sum(getattr(t, name) for t in ranks) for name in ("loss", "right", "images"))
+        return cls(loss, right, images, max(t.seconds for t in ranks))
 
 
 class Training:
@@ -64,7 +65,7 @@ class Training:
     ) -> None:
         self.options, self.recipe, self.source = options, options.training, source
         self.run, self.ranks, self.progress = run, ranks, progress
-        self.preprocess = preprocess_of(options)
+        self.preprocess = self.recipe.preprocess
         self.model = model.to(ranks.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.optimizer = make_optimizer(self.model, self.recipe)
         self.ema = make_ema(self.model, self.recipe)
@@ -124,7 +125,7 @@ class Training:
             self.ema.load_state_dict(dict(state.tensors["ema"]))
         place = state.progress
         self.epoch, self.step, self.rows = place["epoch"], place["step"], list(place["rows"])
-        self.tally = Tally(**place["tallies"][self.ranks.rank]) if self.ranks.rank < len(place["tallies"]) else Tally()
+        self.tally = Tally(**place["tally"]) if self.ranks.main else Tally()
         if self.ranks.main:
             self.run.write_metrics(self.rows)
 
@@ -141,7 +142,8 @@ class Training:
             self.progress.advance(self.recipe.batch_size, self._line())
             if signum := max(self.ranks.gather(stop.signum)):
                 self._save()
-                raise Interrupted(signum, f"state saved; continue with: selkern train --resume {self.run.path}")
+                run = shlex.quote(str(self.run.path))
+                raise Interrupted(signum, f"state saved; continue with: selkern train --resume {run}")
             if now - saved > self.options.save_minutes * 60:
                 self._save()
                 saved = time.monotonic()
@@ -197,20 +199,18 @@ class Training:
             autocast=self.autocast(),
         )
         val = Evaluation.merge(self.ranks.gather(mine))
-        tallies = self.ranks.gather(self.tally)
-        images = sum(t.images for t in tallies)
-        seconds = max(t.seconds for t in tallies)
+        tally = Tally.merge(self.ranks.gather(self.tally))
         row = {
             "epoch": self.epoch + 1,
             "step": (self.epoch + 1) * self.order.steps_per_epoch,
             "lr": self._lr(self.step - 1),
-            "train_loss": sum(t.loss for t in tallies) / images,
-            "train_top1": sum(t.right for t in tallies) / images,
+            "train_loss": tally.loss / tally.images,
+            "train_top1": tally.right / tally.images,
             "val_loss": val.loss,
             "val_top1": val.top1,
             "val_top5": val.top5,
-            "images_per_s": images / seconds,
-            "seconds": seconds,
+            "images_per_s": tally.images / tally.seconds,
+            "seconds": tally.seconds,
         }
         best = all(row["val_top1"] > old["val_top1"] for old in self.rows)
         self.rows.append(row)
@@ -242,7 +242,7 @@ class Training:
 
     def _save(self) -> None:
         """Write the state of the run. Every rank takes part, since each has its own tally; rank 0 writes."""
-        tallies = self.ranks.gather(asdict(self.tally))
+        tally = Tally.merge(self.ranks.gather(self.tally))
         if not self.ranks.main:
             return
         tensors: dict[str, dict[str, Tensor]] = {
@@ -255,7 +255,7 @@ class Training:
             "epoch": self.epoch,
             "step": self.step,
             "finished": self.finished,
-            "tallies": tallies,
+            "tally": asdict(tally),
             "rows": self.rows,
         }
         save_state(self.run.state, self.epoch * self.order.steps_per_epoch + self.step, State(tensors, progress))

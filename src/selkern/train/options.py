@@ -54,8 +54,6 @@ class TrainOptions:
             raise UsageError(f"workers is {self.workers}", "--workers", "must be at least 0")
         if not 0 <= self.seed < 2**63:
             raise UsageError(f"seed is {self.seed}", "--seed", "must be from 0 to 2^63 - 1")
-        if not 0 < self.val_fraction < 0.5:
-            raise UsageError(f"val_fraction is {self.val_fraction}", "--val-fraction", "must be in (0, 0.5)")
         if self.save_minutes <= 0:
             raise UsageError(f"save_minutes is {self.save_minutes}", "--save-minutes", "must be above 0")
 

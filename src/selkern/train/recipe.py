@@ -12,7 +12,10 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from selkern.data.augment import Augment
+from selkern.data.preprocess import Preprocess
 from selkern.errors import UsageError
+
+_CHOICES = {"optimizer": ("sgd", "adamw"), "schedule": ("cosine", "steps"), "precision": ("auto", "fp32", "bf16")}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,11 +79,17 @@ class Recipe:
             "ema": (0 <= self.ema < 1, "in [0, 1)"),
             "milestones": (list(self.milestones) == sorted(self.milestones), "rising"),
             "std": (min(self.std) > 0, "above 0"),
+            **{name: (getattr(self, name) in names, f"one of {', '.join(names)}") for name, names in _CHOICES.items()},
         }
         for name, (fine, allowed) in checks.items():
             if not fine:
                 flag = "--" + name.replace("_", "-")
                 raise UsageError(f"{name} is {getattr(self, name)}", flag, f"must be {allowed}")
+
+    @property
+    def preprocess(self) -> Preprocess:
+        """How images become inputs, in training's validation and ever after."""
+        return Preprocess(size=self.image_size, crop=self.eval_crop, mean=self.mean, std=self.std)
 
     def lr_at(self, step: int, steps_per_epoch: int) -> float:
         """Learning rate of optimizer step `step` (from 0): a pure function, so a resumed run needs no history."""

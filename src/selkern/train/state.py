@@ -24,10 +24,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
 
-from selkern.errors import CheckpointError
+from selkern.errors import CheckpointError, ResourceError
 from selkern.files import sync_folder, write_atomic
-
-KEEP = 2
 
 
 @dataclass(frozen=True)
@@ -39,30 +37,41 @@ class State:
 
 
 def save_state(root: Path, step: int, state: State) -> Path:
-    """Write a state as `root/step-...`, point LAST to it, and drop all but the newest two.
+    """Write a state as `root/step-...`, point LAST to it, and drop all but it and the one before.
 
     Raises:
         ResourceError: the disk is full or not writable; the states before are untouched.
     """
-    root.mkdir(exist_ok=True)
-    for leftover in root.glob(".*.tmp"):
-        shutil.rmtree(leftover, ignore_errors=True)
-    name = f"step-{step:06d}"
-    staged = root / f".{name}.tmp"
-    staged.mkdir()
     files = {f"{group}.safetensors": _encode(tensors) for group, tensors in state.tensors.items()}
     files["progress.json"] = json.dumps(state.progress, indent=1).encode()
     manifest = {file: hashlib.sha256(data).hexdigest() for file, data in files.items()}
-    for file, data in {**files, "manifest.json": json.dumps(manifest, indent=1).encode()}.items():
+    files["manifest.json"] = json.dumps(manifest, indent=1).encode()
+    try:
+        return _write(root, f"step-{step:06d}", files)
+    except OSError as error:
+        fix = "free space or choose another folder"
+        raise ResourceError(f"cannot write ({error.strerror})", str(root), fix) from error
+
+
+def _write(root: Path, name: str, files: Mapping[str, bytes]) -> Path:
+    pointer = root / "LAST"
+    before = pointer.read_text().strip() if pointer.is_file() else ""
+    root.mkdir(exist_ok=True)
+    for leftover in root.glob(".*.tmp"):
+        shutil.rmtree(leftover, ignore_errors=True)
+    while (root / name).exists():  # the same step again, as at an epoch's end: LAST may point there, so it stays
+        name += "b"
+    staged = root / f".{name}.tmp"
+    staged.mkdir()
+    for file, data in files.items():
         write_atomic(staged / file, data)
     target = root / name
-    if target.exists():  # the same step saved again: a pure repeat, as after an interrupted resume
-        shutil.rmtree(target)
     os.rename(staged, target)  # noqa: PTH104 - the atomic step, named as such
     sync_folder(root)
-    write_atomic(root / "LAST", name)
-    for old in sorted(root.glob("step-*"))[:-KEEP]:
-        shutil.rmtree(old, ignore_errors=True)
+    write_atomic(pointer, name)
+    for old in root.glob("step-*"):
+        if old.name not in (before, name):
+            shutil.rmtree(old, ignore_errors=True)
     return target
 
 
