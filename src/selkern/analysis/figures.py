@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -18,6 +19,7 @@ from selkern.analysis.scale import ScaleStudy, UnitScale
 from selkern.analysis.statistics import mean_estimate
 
 INK, MUTED, ACCENT, SECOND = "#1c2733", "#7b8794", "#0b6e99", "#d9730d"
+LONGEST = 20  # characters of a class name in a figure
 SHADES = ("#9ccbe0", "#3f97be", "#0b4f6c")  # small to large objects
 STYLE: Any = {
     "font.family": "sans-serif",
@@ -41,10 +43,25 @@ STYLE: Any = {
 }
 
 
+@contextmanager
+def _saving() -> Iterator[None]:
+    with rc_context(STYLE), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph")  # a name in a script that the font lacks: boxes will do
+        yield
+
+
+def to_png(figure: Figure) -> bytes:
+    """The figure as a PNG file."""
+    data = io.BytesIO()
+    with _saving():
+        figure.savefig(data, format="png")
+    return data.getvalue()
+
+
 def to_svg(figure: Figure) -> str:
     """The figure as an <svg> element to put into a page."""
     text = io.StringIO()
-    with rc_context(STYLE):
+    with _saving():
         figure.savefig(text, format="svg", metadata={"Date": None})
     return text.getvalue()[text.getvalue().index("<svg") :]
 
@@ -208,8 +225,9 @@ def confusion(evaluation: Evaluation) -> Figure:
             rotation = 0 if max(map(len, evaluation.classes)) <= 3 else 45
             ha = "center" if not rotation else "right"
             # Class names are the user's: a $ in them is a $ and not the start of a formula.
-            axes.set_xticks(range(n), evaluation.classes, rotation=rotation, ha=ha, parse_math=False)
-            axes.set_yticks(range(n), evaluation.classes, parse_math=False)
+            names = [name if len(name) <= LONGEST else name[: LONGEST - 1] + "…" for name in evaluation.classes]
+            axes.set_xticks(range(n), names, rotation=rotation, ha=ha, parse_math=False)
+            axes.set_yticks(range(n), names, parse_math=False)
             for (i, j), count in np.ndenumerate(counts):
                 if count:
                     colour = "white" if shares[i, j] > 0.3 else INK

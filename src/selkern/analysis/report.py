@@ -12,11 +12,12 @@ import numpy as np
 from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 from matplotlib.figure import Figure
+from numpy.typing import NDArray
 from torch import nn
 
 from selkern.analysis import figures
 from selkern.analysis.evaluation import Evaluation
-from selkern.analysis.scale import Observation, ScaleStudy, UnitScale, observe
+from selkern.analysis.scale import ScaleStudy, UnitScale, observe
 from selkern.data.preprocess import Preprocess
 from selkern.data.split import Split
 from selkern.models.cost import Cost
@@ -26,7 +27,7 @@ EXAMPLES = 12
 
 @dataclass(frozen=True)
 class Example:
-    """One image in the report: a data URI, what it is, what was predicted, and each unit's preference."""
+    """One image in the report: a data URI, what it is, what was predicted, and what each unit chose."""
 
     image: str
     truth: str
@@ -34,7 +35,7 @@ class Example:
     probability: float
     where: str
     note: str
-    units: tuple[tuple[str, float, str], ...]  # label, preference, colour
+    units: tuple[tuple[str, float, str], ...]  # label, standard deviations from the unit's mean, colour
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -148,10 +149,16 @@ def _class_rows(evaluation: Evaluation) -> list[tuple[str, int, float]]:
     return rows if len(rows) <= 20 else sorted(rows, key=lambda row: row[2])[:20]
 
 
-def pick_examples(evaluation: Evaluation) -> tuple[list[int], list[int]]:
-    """Positions of examples in the evaluation: right ones spread over the split, wrong ones with the largest loss."""
+def pick_examples(evaluation: Evaluation, sizes: NDArray[np.float64] | None = None) -> tuple[list[int], list[int]]:
+    """Positions of examples in the evaluation: right ones, spread over the split, and the surest wrong ones.
+
+    Args:
+        sizes: (n,) size of the object in each evaluated image; right examples then go from small to large.
+    """
     right, wrong = np.flatnonzero(evaluation.right), np.flatnonzero(~evaluation.right)
-    spread = right[np.linspace(0, len(right) - 1, min(EXAMPLES, len(right))).astype(int)] if len(right) else right
+    if sizes is not None:
+        right = right[np.argsort(sizes[right], kind="stable")]
+    spread = right[np.linspace(0, len(right) - 1, min(EXAMPLES, len(right))).astype(int)]
     worst = wrong[np.argsort(-evaluation.losses[wrong], kind="stable")[:EXAMPLES]]
     return spread.tolist(), worst.tolist()
 
@@ -162,17 +169,19 @@ def make_examples(
     preprocess: Preprocess,
     evaluation: Evaluation,
     positions: Sequence[int],
+    study: ScaleStudy | None,
     notes: Sequence[str] | None = None,
 ) -> list[Example]:
-    """Examples at some positions of an evaluation, each with what every unit chose for it.
+    """Examples at some positions of an evaluation, each with what every unit of the study chose for it.
 
     Args:
         notes: one per image of the split, shown below it.
     """
-    if not positions:
-        return []
     indices = [int(evaluation.indices[p]) for p in positions]
-    seen = observe(model, split, preprocess, indices)
+    cells: list[tuple[tuple[str, float, str], ...]] = [()] * len(indices)
+    if study is not None and indices:
+        seen = observe(model, split, preprocess, indices)
+        cells = [_unit_cells(study, row) for row in seen.preference]
     examples = []
     for row, (position, index) in enumerate(zip(positions, indices, strict=True)):
         pixels = preprocess(split.read(index)).transpose(1, 2, 0)
@@ -184,22 +193,21 @@ def make_examples(
                 probability=float(evaluation.top_p[position, 0]),
                 where=split.where(index),
                 note=notes[index] if notes else "",
-                units=_unit_cells(seen, row),
+                units=cells[row],
             )
         )
     return examples
 
 
-def _unit_cells(seen: Observation, row: int) -> tuple[tuple[str, float, str], ...]:
-    """Each unit's preference for one image, with a colour: orange smaller, blue larger kernel; full at 0.2."""
+def _unit_cells(study: ScaleStudy, preference: NDArray[np.float64]) -> tuple[tuple[str, float, str], ...]:
+    """What each unit chose for one image against its own mean: blue larger, orange smaller kernel, full at 2 sd."""
     cells = []
-    for unit, value in zip(seen.units, seen.preference[row], strict=True):
-        spread = (max(unit.extents) - min(unit.extents)) / 2
-        lean = value if len(unit.extents) == 2 else (value - (min(unit.extents) + spread)) / spread
-        strength = min(abs(lean) / 0.2, 1.0)
+    for unit, value in zip(study.units, preference, strict=True):
+        lean = float(value - unit.mean) / max(unit.std, 1e-9)
+        strength = min(abs(lean) / 2, 1.0)
         base = (11, 110, 153) if lean > 0 else (217, 115, 13)
         red, green, blue = (round(255 + (part - 255) * strength) for part in base)
-        cells.append((unit.label, float(value), f"rgb({red},{green},{blue})"))
+        cells.append((unit.unit.label, lean, f"rgb({red},{green},{blue})"))
     return tuple(cells)
 
 

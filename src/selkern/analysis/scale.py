@@ -128,6 +128,7 @@ class UnitScale:
         groups: mean preference in each group of images (small, middle and large objects, or zooms).
         change: preference in the last group minus that in the first.
         curve: (G, C) selection of the largest kernel per channel.
+        mean, std: of the preference over the images as they are, not enlarged.
     """
 
     unit: UnitInfo
@@ -136,6 +137,8 @@ class UnitScale:
     groups: tuple[Estimate, ...]
     change: Estimate
     curve: Array
+    mean: float
+    std: float
 
 
 @dataclass(frozen=True)
@@ -202,7 +205,15 @@ def true_scale(
     ]
     change = bootstrap(lambda i: _contrast(seen.preference[i], groups[i]), clusters, draws=300)
     units = tuple(
-        UnitScale(unit, rho[u], partial[u], tuple(means[u] for means in group_means), change[u], seen.curves[u])
+        UnitScale(
+            unit,
+            rho[u],
+            partial[u],
+            tuple(means[u] for means in group_means),
+            change[u],
+            seen.curves[u],
+            *_moments(seen, u),
+        )
         for u, unit in enumerate(seen.units)
     )
     low, high = edges
@@ -228,10 +239,15 @@ def zoom_sweep(
             tuple(mean_estimate(s.preference[:, u]) for s in seen),
             mean_estimate(seen[-1].preference[:, u] - seen[0].preference[:, u]),
             np.concatenate([s.curves[u] for s in seen]),
+            *_moments(seen[0], u),
         )
         for u, unit in enumerate(seen[0].units)
     )
     return ScaleStudy("zoom", len(indices), len(indices), tuple(f"{zoom:.1f}x" for zoom in zooms), units)
+
+
+def _moments(seen: Observation, unit: int) -> tuple[float, float]:
+    return float(seen.preference[:, unit].mean()), float(seen.preference[:, unit].std())
 
 
 def _contrast(preference: Array, groups: NDArray[np.int64]) -> Array:

@@ -5,19 +5,20 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import torch
 
 from selkern.analysis.evaluation import Evaluation, evaluate
-from selkern.analysis.report import Example, Report, draw, make_examples, pick_examples, render
+from selkern.analysis.figures import to_png
+from selkern.analysis.report import Report, draw, make_examples, pick_examples, render
 from selkern.analysis.scale import ScaleStudy, studied_units, true_scale, zoom_sweep
 from selkern.data.order import TrainOrder
-from selkern.data.scenes import SceneSplit
+from selkern.data.scenes import SceneSplit, SceneTruth
 from selkern.data.sources import Source, Split, open_source
-from selkern.errors import CheckpointError, UsageError
+from selkern.errors import CheckpointError, ResourceError, UsageError
 from selkern.files import write_atomic
 from selkern.models.cost import count
 from selkern.models.registry import create_model
@@ -67,16 +68,17 @@ def resume(run: RunFolder, device: str = "auto", workers: int | None = None) -> 
     """Continue a run in its own folder, from its newest state; only device and workers may differ.
 
     Raises:
-        CheckpointError: no state, a damaged one, or a run that is finished.
+        CheckpointError: a damaged state, or a run that is finished.
     """
     options = read_options(run.path)
     with join(device) as ranks:
         split_csv = run.split_csv if run.split_csv.is_file() else None
         source = open_source(options.data, seed=options.seed, val_fraction=options.val_fraction, split_csv=split_csv)
         progress = Progress(run.log if ranks.main else None)
-        options = options if workers is None else TrainOptions(**{**vars(options), "workers": workers})
+        options = options if workers is None else replace(options, workers=workers)
         training = Training(options, source, _new_model(options, source), run, ranks, progress)
-        training.restore()
+        if run.has_state:  # killed before the first one was saved, a run starts from its beginning
+            training.restore()
         if training.finished:
             raise CheckpointError(
                 "this run is finished", str(run.path), "train a new one with --weights to go on from it"
@@ -127,13 +129,24 @@ def analyze(loaded: Loaded, data: str | None = None, split_name: str = "test", o
     folder = output or (loaded.run.path if loaded.run else None)
     if folder is None:
         raise UsageError("nowhere to write the report", "--output", "give a folder")
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ResourceError(
+            f"cannot make the folder ({error.strerror})", str(folder), "give another --output"
+        ) from error
     source = open_data(loaded, data)
     split = pick_split(source, split_name)
     started = time.monotonic()
     evaluation = evaluate(loaded.model, split, source.classes, loaded.preprocess)
-    study = study_selection(loaded, split)
-    right, wrong = pick_examples(evaluation)
+    truths = [split.truth(index) for index in range(len(split))] if isinstance(split, SceneSplit) else []
+    study = study_selection(loaded, split, truths)
+    sizes = np.array([truths[i].scale for i in evaluation.indices]) if truths else None
+    notes = [f"{truth.scale:.1f}x" for truth in truths] or None
+    right, wrong = (
+        make_examples(loaded.model, split, loaded.preprocess, evaluation, positions, study, notes)
+        for positions in pick_examples(evaluation, sizes)
+    )
     report = Report(
         title=f"{loaded.card.model} on {Path(source.name).name or source.name}",
         model=loaded.card.model,
@@ -144,29 +157,23 @@ def analyze(loaded: Loaded, data: str | None = None, split_name: str = "test", o
         input_size=loaded.preprocess.size,
         rows=loaded.run.read_metrics() if loaded.run else [],
         study=study,
-        right=_examples(loaded, split, evaluation, right),
-        wrong=_examples(loaded, split, evaluation, wrong),
+        right=right,
+        wrong=wrong,
         provenance=_provenance(loaded, time.monotonic() - started),
         notes=source.notes,
     )
     return Analysis(evaluation, study, write_report(report, folder))
 
 
-def study_selection(loaded: Loaded, split: Split) -> ScaleStudy | None:
+def study_selection(loaded: Loaded, split: Split, truths: Sequence[SceneTruth]) -> ScaleStudy | None:
     """The study that the data allows: true scale where it is known, else the sweep of centre crops."""
     if not studied_units(loaded.model):
         return None
-    if isinstance(split, SceneSplit):
-        truths = [split.truth(index) for index in range(len(split))]
-        scale = np.array([truth.scale for truth in truths])
-        return true_scale(loaded.model, split, loaded.preprocess, scale, np.array([truth.digit for truth in truths]))
+    if truths:
+        scale, digits = np.array([truth.scale for truth in truths]), np.array([truth.digit for truth in truths])
+        return true_scale(loaded.model, split, loaded.preprocess, scale, digits)
     chosen = np.unique(np.linspace(0, len(split) - 1, min(SWEEP_IMAGES, len(split))).astype(int))
     return zoom_sweep(loaded.model, split, loaded.preprocess, chosen.tolist())
-
-
-def _examples(loaded: Loaded, split: Split, evaluation: Evaluation, positions: Sequence[int]) -> list[Example]:
-    notes = [f"{split.truth(i).scale:.1f}x" for i in range(len(split))] if isinstance(split, SceneSplit) else None
-    return make_examples(loaded.model, split, loaded.preprocess, evaluation, positions, notes)
 
 
 def _provenance(loaded: Loaded, seconds: float) -> dict[str, str]:
@@ -186,7 +193,7 @@ def write_report(report: Report, folder: Path) -> Path:
     plots = folder / "plots"
     plots.mkdir(exist_ok=True)
     for name, figure in drawn.items():
-        figure.savefig(plots / f"{name}.png")
+        write_atomic(plots / f"{name}.png", to_png(figure))
     write_atomic(folder / "evaluation.json", json.dumps(report.evaluation.to_dict(), indent=1))
     if report.study is not None:
         write_atomic(folder / "selection.json", json.dumps(report.study.to_rows(), indent=1))

@@ -23,7 +23,7 @@ from selkern.analysis.evaluation import Evaluation, evaluate, to_input
 from selkern.data.loader import Batch, Samples, make_loader
 from selkern.data.order import TrainOrder
 from selkern.data.sources import Source
-from selkern.errors import DataError, Interrupted, NumericsError
+from selkern.errors import CheckpointError, DataError, Interrupted, NumericsError
 from selkern.models.trunk import Trunk
 from selkern.models.weights import Card, save_weights
 from selkern.train.distributed import Ranks
@@ -116,13 +116,17 @@ class Training:
         """Take up the newest saved state.
 
         Raises:
-            CheckpointError: there is none, or it is damaged.
+            CheckpointError: there is none, it is damaged, or it is of another model.
         """
         state = load_state(self.run.state)
-        self.model.load_state_dict(dict(state.tensors["model"]))
-        load_optimizer(self.optimizer, state.tensors["optimizer"])
-        if self.ema is not None:
-            self.ema.load_state_dict(dict(state.tensors["ema"]))
+        try:
+            self.model.load_state_dict(dict(state.tensors["model"]))
+            load_optimizer(self.optimizer, state.tensors["optimizer"])
+            if self.ema is not None:
+                self.ema.load_state_dict(dict(state.tensors["ema"]))
+        except (RuntimeError, ValueError, KeyError) as error:
+            fix = "resume with the version and the config.yaml it was started with"
+            raise CheckpointError("the state does not fit the model", str(self.run.state), fix) from error
         place = state.progress
         self.epoch, self.step, self.rows = place["epoch"], place["step"], list(place["rows"])
         self.tally = Tally(**place["tally"]) if self.ranks.main else Tally()

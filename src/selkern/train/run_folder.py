@@ -89,6 +89,11 @@ class RunFolder:
                 return cls(path)
         raise CheckpointError("no such run", given, "give a run's folder; they lie in runs/train/")
 
+    @property
+    def has_state(self) -> bool:
+        """Whether a state was saved to resume from."""
+        return (self.state / "LAST").is_file()
+
     def start(self, options: TrainOptions, source: Source) -> None:
         """Write what is known before the first step: command, options, machine, classes, split."""
         write_atomic(self.path / "config.yaml", options.to_yaml())
