@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from selkern.errors import UsageError
-from selkern.layers.parts import he_normal, make_norm
+from selkern.layers.parts import check_input, he_normal, make_norm
 from selkern.layers.selective_kernel import Branch, SelectiveKernel
 
 Mixer = Literal["plain", "se", "sum", "sk"]
@@ -146,7 +146,7 @@ class Trunk(nn.Module):
         self, arch: Architecture, num_classes: int = 1000, in_chans: int = 3, features_only: bool = False
     ) -> None:
         super().__init__()
-        self.arch, self.num_classes, self.features_only = arch, num_classes, features_only
+        self.arch, self.num_classes, self.in_chans, self.features_only = arch, num_classes, in_chans, features_only
         pad = arch.stem_kernel // 2
         stem = nn.Conv2d(in_chans, arch.stem, arch.stem_kernel, arch.stem_stride, pad, bias=False)
         self.stem = nn.Sequential(stem, make_norm("batch", arch.stem, 2), nn.ReLU(inplace=True))
@@ -178,6 +178,7 @@ class Trunk(nn.Module):
 
     def forward_features(self, x: Tensor) -> list[Tensor]:
         """(N, in_chans, H, W) to the maps after the stem and after each stage, as in `feature_info`."""
+        check_input("the network", x, self.in_chans, 2)
         maps = [self.stem(x)]
         y = self.pool(maps[0])
         for stage in self.stages:
