@@ -44,7 +44,7 @@ def main() -> None:
         for name, model in models.items():
             start = time.perf_counter()
             model.zero_grad()
-            F.cross_entropy(model(images), labels).backward()
+            F.cross_entropy(model(images), labels).backward()  # type: ignore[no-untyped-call]
             seconds[name].append(time.perf_counter() - start)
     print(f"torch {torch.__version__}, {torch.get_num_threads()} thread(s), median of {rounds} rounds")
     for name, model in models.items():

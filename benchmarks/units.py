@@ -12,7 +12,7 @@ import argparse
 import json
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 
 import torch
@@ -27,7 +27,7 @@ class Bare(nn.Module):
 
     def __init__(self, unit: selkern.SelectiveKernel) -> None:
         super().__init__()
-        self.convs = nn.ModuleList(branch.conv for branch in unit.branches)
+        self.convs = nn.ModuleList(branch.get_submodule("conv") for branch in unit.branches)
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, C, H, W) to the same."""
@@ -49,7 +49,7 @@ class Stacked(nn.Module):
         return reference.select(u, self.unit.gate(reference.fuse(u)))
 
 
-def time_in_turn(jobs: dict[str, Callable[[], None]], rounds: int) -> dict[str, float]:
+def time_in_turn(jobs: Mapping[str, Callable[[], None]], rounds: int) -> dict[str, float]:
     """Median ms of every job, run in turn; the first round is warm-up."""
     times: dict[str, list[float]] = {name: [] for name in jobs}
     for _ in range(rounds + 1):
@@ -82,7 +82,8 @@ def main() -> None:
 
     for mode, job in (("eval forward", forward), ("train step", step)):
         for model in variants.values():
-            model.to(memory_format=torch.channels_last).train(mode == "train step")
+            model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+            model.train(mode == "train step")
         jobs = {name: partial(job, model) for name, model in variants.items()}
         result[mode] = time_in_turn(jobs, args.rounds)
         base = result[mode]["bare convolutions"]

@@ -39,9 +39,7 @@ def output_and_gradients(function: Function, inputs: Tensors) -> dict[str, Tenso
     return {"output": output.detach(), **results}
 
 
-def assert_parity(
-    ours: Function, theirs: Function, inputs: Tensors, oracle: torch.dtype | None = None
-) -> None:
+def assert_parity(ours: Function, theirs: Function, inputs: Tensors, oracle: torch.dtype | None = None) -> None:
     """Fail unless both functions give the same output and the same gradient of every input.
 
     Args:
@@ -51,9 +49,7 @@ def assert_parity(
     other = {name: value.to(oracle or value.dtype) for name, value in inputs.items()}
     for name, want in output_and_gradients(theirs, other).items():
         rtol, atol = TOLERANCE[got[name].dtype]
-        assert oracle is not None or got[name].dtype == want.dtype, (
-            f"{name} is {got[name].dtype}, not {want.dtype}"
-        )
+        assert oracle is not None or got[name].dtype == want.dtype, f"{name} is {got[name].dtype}, not {want.dtype}"
         torch.testing.assert_close(got[name].to(want.dtype), want, rtol=rtol, atol=atol, msg=_of(name))
 
 

@@ -6,7 +6,8 @@ import hashlib
 import os
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -18,12 +19,28 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from selkern.data.augment import Augment
+from selkern.models import registry
+from selkern.models.trunk import Architecture
 from selkern.train import job
 from selkern.train.loop import Training
 from selkern.train.options import TrainOptions
 from selkern.train.recipe import Recipe
 from selkern.train.run_folder import RunFolder
 
+# A network of two SK units: three times as fast as sknet_mini. It has a name only within `tiny_model`.
+TINY = Architecture(
+    depths=(1, 1),
+    mids=(8, 16),
+    outs=(16, 32),
+    strides=(1, 2),
+    stem=8,
+    stem_kernel=3,
+    stem_pool=False,
+    groups=2,
+    reduction=4,
+    min_width=8,
+    input_size=16,
+)
 CHANGING = ("images_per_s", "seconds")  # columns of metrics.csv that no two runs share
 SOURCE = Path(__file__).parents[1] / "src"
 # Of a program that a test starts: one thread, as in the tests themselves, so that sums are added up alike.
@@ -31,7 +48,7 @@ ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(SOURCE), 
 PROGRAM = (sys.executable, "-m", "selkern.cli")
 # Everything that keeps a state or draws random numbers, at once.
 BUSY_SGD = Recipe(
-    epochs=3,
+    epochs=2,
     batch_size=8,
     accumulate=2,
     image_size=16,
@@ -40,13 +57,13 @@ BUSY_SGD = Recipe(
     weight_decay=1e-3,
     bias_lr=2.0,
     schedule="steps",
-    milestones=(1, 2),
+    milestones=(0.5, 1),
     clip=1.0,
     ema=0.8,
     augment=Augment(crop="pad", pad=2, flip=0.5, mixup=0.4),
 )
 BUSY_ADAMW = Recipe(
-    epochs=3,
+    epochs=2,
     batch_size=8,
     image_size=16,
     lr=2e-3,
@@ -55,6 +72,15 @@ BUSY_ADAMW = Recipe(
     ema=0.8,
     augment=Augment(crop="resized", colour=0.2, erase=0.5, cutmix=1.0, mixup=0.3),
 )
+
+
+@contextmanager
+def tiny_model() -> Iterator[None]:
+    """Within the block there are the models `sk_tiny` and, without selective kernels, `plain_tiny`."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(registry.ARCHITECTURES, "sk_tiny", TINY)
+        patch.setitem(registry.ARCHITECTURES, "plain_tiny", TINY.twin("plain"))
+        yield
 
 
 def draw(path: Path, colour: int, number: int, size: int = 20) -> Path:
@@ -81,7 +107,9 @@ def make_options(data: Path | str, output: Path, recipe: Recipe | None = None, *
     if recipe is None:
         recipe = Recipe(**{"epochs": 2, "batch_size": 8, "image_size": 16, "lr": 4e-3, **values})
     run = {key: value for key, value in given.items() if key not in known}
-    return TrainOptions(**{"report": False, "device": "cpu", **run, "data": str(data), "output": str(output)}, training=recipe)
+    return TrainOptions(
+        **{"report": False, "device": "cpu", **run, "data": str(data), "output": str(output)}, training=recipe
+    )
 
 
 def train(options: TrainOptions) -> RunFolder:

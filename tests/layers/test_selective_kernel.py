@@ -116,13 +116,13 @@ def normalise(t: Tensors, path: str, x: Tensor, norm: str, statistics: dict[str,
     return y * t[f"{path}.weight"].view(shape) + t[f"{path}.bias"].view(shape)
 
 
-def gate(t: Tensors, u: list[Tensor], norm: str, activation: str, stats: dict[str, Tensor], training: bool) -> Tensor:
+def gate(case: Case, t: Tensors, u: list[Tensor], stats: dict[str, Tensor], training: bool) -> Tensor:
     """Fuse and the softmax of Select, Eq. 1 to 5: branch maps to a, one (N, C) per branch, stacked first."""
     total = sum(u[1:], start=u[0])
     s = total.flatten(2).mean(2)
-    z = F.linear(s, t["gate.fc1.weight"], t.get("gate.fc1.bias"))
-    z = ACT[activation](normalise(t, "gate.norm", z, norm, stats, training))
-    logits = F.linear(z, t["gate.fc2.weight"], t.get("gate.fc2.bias"))
+    z = F.linear(s, t["gate.fc1.weight"], t["gate.fc1.bias"] if case.bias else None)
+    z = ACT[case.activation](normalise(t, "gate.norm", z, case.gate_norm or case.norm, stats, training))
+    logits = F.linear(z, t["gate.fc2.weight"], t["gate.fc2.bias"] if case.bias else None)
     e = torch.stack(logits.chunk(len(u), dim=1)).exp()
     return e / e.sum(0)
 
@@ -139,12 +139,12 @@ def restated(case: Case, t: Tensors, stats: dict[str, Tensor], training: bool) -
     for m, (k, dilation, groups) in enumerate(case.taps):
         path = f"branches.{m}"
         padding = dilation * (k - 1) // 2
-        weight, bias = t[f"{path}.conv.weight"], t.get(f"{path}.conv.bias")
+        weight, bias = t[f"{path}.conv.weight"], t[f"{path}.conv.bias"] if case.bias else None
         y = CONV[case.dims](t["x"], weight, bias, case.stride, padding, dilation, groups)
         u.append(ACT[case.activation](normalise(t, f"{path}.norm", y, case.norm, stats, training)))
     if case.fuse == "sum" or len(u) == 1:
         return sum(u[1:], start=u[0])
-    return blend(u, gate(t, u, case.gate_norm or case.norm, case.activation, stats, training))
+    return blend(u, gate(case, t, u, stats, training))
 
 
 def statistics_of(layer: nn.Module) -> dict[str, Tensor]:
@@ -191,7 +191,7 @@ def test_fusion_is_the_paper_without_split(branches: int, shape: tuple[int, ...]
 
     def theirs(t: Tensors) -> Tensor:
         u = [t[n] for n in names]
-        return blend(u, gate(t, u, "batch", "relu", stats, training))
+        return blend(u, gate(Case(), t, u, stats, training))
 
     assert_parity(ours, theirs, inputs)
     torch.testing.assert_close(statistics_of(layer), stats)

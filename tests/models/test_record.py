@@ -26,8 +26,9 @@ def test_shapes_labels_and_windows_of_a_model(mini: Trunk) -> None:
         assert len(selection) == 0
         mini(torch.randn(3, 3, 32, 32))
     names = [f"stages.{stage}.{unit}.mixer" for stage in range(3) for unit in range(2)]
+    widths = [width for width in mini.arch.mids for _unit in range(2)]
     assert list(selection) == names
-    assert [tuple(a.shape) for a in selection.values()] == [(3, 2, c) for c in (16, 16, 32, 32, 64, 64)]
+    assert [tuple(a.shape) for a in selection.values()] == [(3, 2, width) for width in widths]
     assert [selection.units[n].label for n in names] == [
         "SK_2_1",
         "SK_2_2",

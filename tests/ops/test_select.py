@@ -30,9 +30,7 @@ def plain(t: Tensors) -> Tensor:
     return reference.select(maps_of(t), t["logits"].softmax(dim=1))
 
 
-def make_inputs(
-    shape: tuple[int, ...], branches: int, dtype: torch.dtype = torch.float64
-) -> dict[str, Tensor]:
+def make_inputs(shape: tuple[int, ...], branches: int, dtype: torch.dtype = torch.float64) -> dict[str, Tensor]:
     maps = {f"u{m}": torch.randn(shape).to(dtype) for m in range(branches)}
     return {**maps, "logits": 2 * torch.randn(shape[0], branches, shape[1]).to(dtype)}
 

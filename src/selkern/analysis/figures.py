@@ -173,7 +173,8 @@ def channel_curves(study: ScaleStudy) -> Figure:
 
     figure = _per_unit(study, draw, "channel", "selection of the largest kernel")
     handles, labels = figure.axes[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside upper center", ncols=len(labels))
+    with rc_context(STYLE):
+        figure.legend(handles, labels, loc="outside upper center", ncols=len(labels))
     return figure
 
 

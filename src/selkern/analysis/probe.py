@@ -14,7 +14,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from selkern.layers.gate import Selection
+from selkern.layers.gate import Gate, Selection
 
 
 @dataclass(frozen=True)
@@ -59,8 +59,8 @@ def find_units(model: nn.Module) -> dict[str, tuple[UnitInfo, nn.Module]]:
     for path, module in modules.items():
         if isinstance(module, Selection):
             owner = path.rpartition(".")[0]
-            if hasattr(modules[owner], "selection") and owner.rpartition(".")[2] == "gate":
-                owner = owner.rpartition(".")[0]  # the gate belongs to the layer around it
+            if isinstance(modules[owner], Gate):  # which belongs to the layer around it
+                owner = owner.rpartition(".")[0]
             extents = tuple(getattr(modules[owner], "extents", ()))
         elif type(module).__name__ == "SelectiveKernelAttn":  # timm, which we do not import
             owner = path.rpartition(".")[0]
@@ -108,7 +108,7 @@ def record(model: nn.Module) -> Iterator[Selections]:
         >>> with selkern.record(model) as selection:
         ...     logits = model(torch.randn(4, 3, 48, 48))
         >>> {name: tuple(a.shape) for name, a in selection.items()}["stages.0.0.mixer"]
-        (4, 2, 16)
+        (4, 2, 32)
     """
     found = find_units(model)
     selections = Selections({name: unit for name, (unit, _) in found.items()})

@@ -53,7 +53,7 @@ def create_model(
         in_chans: channels of the images; None takes the weights' own, else 3.
 
     Raises:
-        UsageError: neither name nor weights, or an unknown name.
+        UsageError: neither name nor weights, an unknown name, or a count out of range.
         CheckpointError: a file that is missing, broken, or of another architecture.
 
     Example:
@@ -62,14 +62,20 @@ def create_model(
         >>> [(f.channels, f.stride) for f in model.feature_info]
         [(64, 2), (256, 4), (512, 8), (1024, 16), (2048, 32)]
     """
+    for argument, value, least in (("num_classes", num_classes, 0), ("in_chans", in_chans, 1)):
+        if value is not None and value < least:
+            raise UsageError(f"{argument} is {value}", argument, f"must be at least {least}")
     if weights is None:
         if name is None:
             raise UsageError(
                 "neither a model name nor weights", "create_model", "give one; `selkern models` lists names"
             )
-        return Trunk(architecture(name), 1000 if num_classes is None else num_classes, in_chans or 3, features_only)
+        classes, channels = (1000 if num_classes is None else num_classes), (3 if in_chans is None else in_chans)
+        return Trunk(architecture(name), classes, channels, features_only)
     path = Path(weights)
     card = read_card(path)
+    if card.model not in ARCHITECTURES:
+        raise CheckpointError(f"weights are of {card.model!r}, which is no model here", str(path), "`selkern models`")
     if name is not None and architecture(name) and name != card.model:
         raise CheckpointError(f"weights are of {card.model}, not {name}", str(path), f"use model {card.model}")
     if in_chans not in (None, card.in_chans):
