@@ -119,6 +119,6 @@ def _one_line(box: str, command: str) -> tuple[str, ...]:
     rule = rules[0] if rules else len(lines)
     what = " ".join(" ".join(lines[:rule]).split())
     if " | " in what:  # a message of ours, from the validation of the options
-        return tuple(what.partition(": ")[2].split(" | "))
+        return tuple(what.partition(": ")[2].split(" | ", 2))
     near = re.search(r"Perhaps you meant:.*?(--[\w.-]+)", box, flags=re.DOTALL)
     return what, f"selkern {command}", f"did you mean {near[1]}?" if near else f"see `selkern {command} --help`"

@@ -5,6 +5,11 @@ The programs print ``error: {error}`` and leave with ``exit_code``; library call
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
 
 class SelkernError(Exception):
     """Base of every error this package raises for a user's mistake or a broken input.
@@ -20,6 +25,11 @@ class SelkernError(Exception):
     def __init__(self, what: str, where: str = "", fix: str = "") -> None:
         self.what, self.where, self.fix = what, where, fix
         super().__init__(" | ".join(" ".join(part.split()) for part in (what, where, fix) if part))
+
+    @classmethod
+    def from_line(cls, line: str) -> Self:
+        """The error whose text is `line`: for one that crossed a process as text."""
+        return cls(*line.split(" | ", 2))
 
 
 class UsageError(SelkernError, ValueError):

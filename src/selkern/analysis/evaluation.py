@@ -124,7 +124,7 @@ def batches_of(
     """
     for batch in make_loader(Samples(split, preprocess, None, 0, zoom), batches, workers):
         if batch.bad:
-            raise DataError(batch.bad[0].split(" | ")[0], *batch.bad[0].split(" | ")[1:3])
+            raise DataError.from_line(batch.bad[0])
         yield batch
 
 

@@ -40,6 +40,14 @@ class Ranks:
         dist.all_gather_object(values, value)
         return values
 
+    def maximum(self, value: int) -> int:
+        """The largest of every rank's value, on every rank; cheap enough for every step."""
+        if self.world == 1:
+            return value
+        shared = torch.tensor(value, device=self.device)
+        dist.all_reduce(shared, dist.ReduceOp.MAX)
+        return int(shared)
+
     def from_main(self, value: T) -> T:
         """Rank 0's value, on every rank."""
         return self.gather(value)[0]

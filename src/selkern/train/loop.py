@@ -144,7 +144,7 @@ class Training:
             now = time.monotonic()
             self.tally.seconds = before + now - started
             self.progress.advance(self.recipe.batch_size, self._line())
-            if signum := max(self.ranks.gather(stop.signum)):
+            if signum := self.ranks.maximum(stop.signum):
                 self._save()
                 run = shlex.quote(str(self.run.path))
                 raise Interrupted(signum, f"state saved; continue with: selkern train --resume {run}")
@@ -154,7 +154,7 @@ class Training:
 
     def _train_step(self, batch: Batch) -> None:
         if batch.bad:
-            raise DataError(*batch.bad[0].split(" | "))
+            raise DataError.from_line(batch.bad[0])
         set_lr(self.optimizer, self._lr())
         self.optimizer.zero_grad()
         if self.options.log_order:
