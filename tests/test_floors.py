@@ -1,0 +1,98 @@
+"""The house stands: imports run downward, files stay small, and the map names every one of them."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+SOURCE = ROOT / "src" / "selkern"
+FILES = sorted(SOURCE.rglob("*.py"))
+NAMES = [str(path.relative_to(SOURCE)) for path in FILES]
+
+FLOORS = {
+    "errors": 0,
+    "files": 0,
+    "ops": 1,
+    "data": 1,
+    "layers": 2,
+    "models": 3,
+    "analysis": 3,
+    "train": 4,
+    "cli_options": 5,
+    "cli": 5,
+}
+SAME_FLOOR = {
+    ("files", "errors"),
+    ("analysis", "models"),
+    ("cli", "cli_options"),
+}  # the one may use the other, never the reverse
+
+
+def part_of(module: str) -> str:
+    """`data` for selkern.data.order; empty for selkern itself."""
+    return module.split(".")[1] if "." in module else ""
+
+
+def imports_of(path: Path) -> set[str]:
+    """Every selkern module that a file imports, at its top, inside functions, and for its types."""
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom) and node.module and node.level == 0:
+            found |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
+        elif isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        assert not (isinstance(node, ast.ImportFrom) and node.level), f"{path}: relative import"
+    return {name for name in found if name.split(".")[0] == "selkern"}
+
+
+def broken_rules(importer: str, imported: str) -> str:
+    """Why a part may not import another; empty if it may."""
+    if imported in ("", "__version__") or importer == imported or (importer, imported) in SAME_FLOOR:
+        return ""
+    if imported not in FLOORS:
+        return ""  # a public name of the package itself
+    return "" if FLOORS[importer] > FLOORS[imported] else f"{importer} imports {imported}"
+
+
+@pytest.mark.parametrize("path", FILES, ids=NAMES)
+def test_imports_run_downward(path: Path) -> None:
+    part = path.relative_to(SOURCE).parts[0].removesuffix(".py")
+    if part == "__init__":
+        return  # the front door opens every floor, each when it is asked for
+    broken = {broken_rules(part, part_of(module)) for module in imports_of(path)} - {""}
+    assert not broken
+
+
+def test_the_rule_can_fail() -> None:
+    assert broken_rules("layers", "models")
+    assert broken_rules("models", "analysis")
+    assert broken_rules("data", "layers")
+    assert not broken_rules("train", "data")
+
+
+def test_no_import_cycles() -> None:
+    modules = {
+        f"selkern.{name.removesuffix('.py').replace('/', '.')}": path for name, path in zip(NAMES, FILES, strict=True)
+    }
+    needs = {module: imports_of(path) & modules.keys() for module, path in modules.items()}
+    while needs:
+        free = {module for module, others in needs.items() if not others & needs.keys()}
+        assert free, f"a cycle among {sorted(needs)}"
+        needs = {module: others for module, others in needs.items() if module not in free}
+
+
+@pytest.mark.parametrize("path", FILES, ids=NAMES)
+def test_files_are_short_and_say_what_they_are(path: Path) -> None:
+    text = path.read_text()
+    assert len(text.splitlines()) <= 300
+    assert ast.get_docstring(ast.parse(text))
+
+
+def test_the_map_names_every_file_and_no_other() -> None:
+    table = (ROOT / "docs" / "architecture.md").read_text()
+    listed = {line.split("`")[1] for line in table.splitlines() if line.startswith("| `") and ".py`" in line}
+    packages = {name for name in NAMES if name.endswith("__init__.py") and name != "__init__.py"}
+    assert listed == set(NAMES) - packages
