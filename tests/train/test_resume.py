@@ -32,6 +32,7 @@ from tiny import (
 )
 
 from selkern import cli
+from selkern.analysis import evaluation
 from selkern.errors import CheckpointError, Interrupted
 from selkern.train import loop
 from selkern.train.recipe import Recipe
@@ -96,14 +97,14 @@ def test_stopped_and_resumed_is_the_unbroken_run(
 def test_stopped_during_validation_is_the_unbroken_run(
     data: Path, unbroken: dict[str, RunFolder], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    original, pending = loop.evaluate, [signal.SIGTERM]
+    original, pending = evaluation.evaluate, [signal.SIGTERM]
 
     def evaluate(*args: Any, **named: Any) -> Any:
         if pending:
             os.kill(os.getpid(), pending.pop())
         return original(*args, **named)
 
-    monkeypatch.setattr(loop, "evaluate", evaluate)
+    monkeypatch.setattr("selkern.train.loop.evaluate", evaluate)
     with pytest.raises(Interrupted) as stop:
         train(make_options(data, tmp_path, BUSY_SGD, model="sk_tiny", name="run"))
     assert stop.value.exit_code == 143

@@ -32,6 +32,7 @@ STYLE: Any = {
     "axes.spines.top": False,
     "axes.spines.right": False,
     "axes.grid": True,
+    "axes.axisbelow": True,
     "grid.color": "#e8edf1",
     "xtick.color": MUTED,
     "ytick.color": MUTED,

@@ -103,33 +103,30 @@ def render(report: Report, drawn: Mapping[str, Figure]) -> str:
 
 def findings(study: ScaleStudy) -> list[str]:
     """What the study found and did not find, in plain words; only what its intervals carry."""
-    units, total = study.units, len(study.units)
+    units = study.units
     if study.kind == "zoom":
-        up = [u.unit.label for u in units if u.change.sign > 0]
-        down = [u.unit.label for u in units if u.change.sign < 0]
+        up, down = ([u.unit.label for u in units if u.change.sign == sign] for sign in (1, -1))
+        first, last = study.group_names[0], study.group_names[-1]
         return [
-            f"Enlarging the centre from {study.group_names[0]} to {study.group_names[-1]} moved the selection "
-            f"to the larger kernel in {len(up)} of {total} units{_named(up)}, to the smaller in "
-            f"{len(down)}{_named(down)}; in the other {total - len(up) - len(down)} the 95 % interval of the paired "
-            "difference holds zero.",
+            f"Enlarging the centre from {first} to {last} moved the selection to the larger kernel in "
+            f"{_of(up, len(units))}, and to the smaller one in {_of(down, len(units))}. In the others the 95 % "
+            "interval of the paired difference holds zero.",
             "The paper sees it move to the larger kernel in low and middle units, and no pattern in the last ones. "
             "Mind that enlarging a small image also blurs it.",
         ]
-    plain = [u.unit.label for u in units if u.rho is not None and u.rho.sign > 0]
+    plain, against = ([u.unit.label for u in units if u.rho is not None and u.rho.sign == sign] for sign in (1, -1))
     partial = [u.unit.label for u in units if u.partial is not None and u.partial.sign > 0]
-    against = [u.unit.label for u in units if u.rho is not None and u.rho.sign < 0]
     lines = [
-        f"Larger objects draw more of the larger kernel in {len(plain)} of {total} units{_named(plain)}: "
+        f"Larger objects draw more of the larger kernel in {_of(plain, len(units))}: "
         "the 95 % interval of the rank correlation lies above zero."
     ]
     if against:
-        lines.append(f"The opposite, less of it for larger objects, is seen in {len(against)}{_named(against)}.")
+        lines.append(f"The opposite, less of it for larger objects, is seen in {_of(against, len(units))}.")
     lines.append(
         "A larger object is also more ink. With the image's mean intensity removed, the correlation stays above "
-        f"zero in {len(partial)} of {total} units{_named(partial)}."
+        f"zero in {_of(partial, len(units))}."
     )
-    lines.append(_last_unit(units[-1]))
-    return lines
+    return [*lines, _last_unit(units[-1])]
 
 
 def _last_unit(unit: UnitScale) -> str:
@@ -141,8 +138,10 @@ def _last_unit(unit: UnitScale) -> str:
     )
 
 
-def _named(labels: Sequence[str]) -> str:
-    return f" ({', '.join(labels)})" if labels else ""
+def _of(labels: Sequence[str], total: int) -> str:
+    if len(labels) in (0, total):
+        return f"all {total} units" if labels else f"none of the {total} units"
+    return f"{len(labels)} of {total} units ({', '.join(labels)})"
 
 
 def _class_rows(evaluation: Evaluation) -> list[tuple[str, int, float]]:
@@ -161,8 +160,8 @@ def pick_examples(evaluation: Evaluation, sizes: NDArray[np.float64] | None = No
     if sizes is not None:
         right = right[np.argsort(sizes[right], kind="stable")]
     spread = right[np.linspace(0, len(right) - 1, min(EXAMPLES, len(right))).astype(int)]
-    worst = wrong[np.argsort(-evaluation.losses[wrong], kind="stable")[:EXAMPLES]]
-    return spread.tolist(), worst.tolist()
+    surest = wrong[np.argsort(-evaluation.top_p[wrong, 0], kind="stable")[:EXAMPLES]]
+    return spread.tolist(), surest.tolist()
 
 
 def make_examples(

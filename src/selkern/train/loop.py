@@ -110,6 +110,7 @@ class Training:
                     self._train_epoch(stop)
                     self._finish_epoch()
         finally:
+            self.loader._iterator = None  # ends the workers now; left to the garbage collector it takes 5 s for each
             self.progress.end()
 
     def restore(self) -> None:

@@ -1,0 +1,246 @@
+"""The saved state: what it brings back, how every damage is told, and that no failing write harms the one before."""
+
+from __future__ import annotations
+
+import errno
+import io
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from selkern.errors import CheckpointError, ResourceError
+from selkern.files import write_atomic
+from selkern.models.weights import Card, read_card, save_weights
+from selkern.train.state import State, load_optimizer, load_state, optimizer_tensors, save_state
+
+
+def make_state(number: int) -> State:
+    generator = torch.Generator().manual_seed(number)
+    model = {
+        "w": torch.randn(3, 4, generator=generator),
+        "half": torch.randn(5, generator=generator).bfloat16(),
+        "steps": torch.tensor(2**40 + number),
+        "channels_last": torch.randn(2, 3, 4, 5, generator=generator).contiguous(memory_format=torch.channels_last),
+        "part": torch.randn(6, 6, generator=generator)[::2, 1:4],
+        "none": torch.zeros(0, 3),
+    }
+    return State({"model": model, "ema": {"w": model["w"] / 3}}, {"epoch": number, "rows": [{"loss": 0.1 + 0.2}]})
+
+
+def assert_equal(one: State, other: State) -> None:
+    assert one.progress == other.progress
+    assert one.tensors.keys() == other.tensors.keys()
+    for group, tensors in one.tensors.items():
+        assert tensors.keys() == other.tensors[group].keys()
+        for name, value in tensors.items():
+            assert value.dtype == other.tensors[group][name].dtype
+            assert torch.equal(value, other.tensors[group][name]), (group, name)
+
+
+def test_round_trip_brings_back_every_bit(tmp_path: Path) -> None:
+    save_state(tmp_path / "state", 7, make_state(1))
+    assert_equal(load_state(tmp_path / "state"), make_state(1))
+
+
+def test_the_newest_and_the_one_before_are_kept(tmp_path: Path) -> None:
+    for step in (1, 2, 999_999, 1_000_000, 3):
+        save_state(tmp_path, step, make_state(step))
+        assert_equal(load_state(tmp_path), make_state(step))
+    assert {path.name for path in tmp_path.iterdir()} == {"step-1000000", "step-000003", "LAST"}
+
+
+def test_the_same_step_again_replaces_nothing_that_is_needed(tmp_path: Path) -> None:
+    """Between the folder and the pointer to it, the state before must still be there."""
+    for number in range(4):
+        save_state(tmp_path, 5, make_state(number))
+        assert_equal(load_state(tmp_path), make_state(number))
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr("selkern.train.state.write_atomic", raise_for("LAST", KeyboardInterrupt()))
+        save_state(tmp_path, 5, make_state(9))
+    assert_equal(load_state(tmp_path), make_state(3))
+    save_state(tmp_path, 5, make_state(4))
+    assert_equal(load_state(tmp_path), make_state(4))
+    assert len(list(tmp_path.glob("step-*"))) == 2
+
+
+def raise_for(name: str, error: BaseException) -> Callable[[Path, bytes | str], None]:
+    def write(path: Path, data: bytes | str) -> None:
+        if path.name == name:
+            raise error
+        write_atomic(path, data)
+
+    return write
+
+
+def flip(path: Path) -> None:
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+
+
+DAMAGES: dict[str, Callable[[Path], object]] = {
+    "flipped bit": flip,
+    "missing": lambda path: path.unlink(),
+    "cut": lambda path: path.write_bytes(path.read_bytes()[:-1]),
+    "emptied": lambda path: path.write_bytes(b""),
+    "longer": lambda path: path.write_bytes(path.read_bytes() + b"\0"),
+}
+
+
+@pytest.mark.parametrize("file", ["model.safetensors", "ema.safetensors", "progress.json", "manifest.json"])
+@pytest.mark.parametrize("damage", DAMAGES.values(), ids=DAMAGES.keys())
+def test_damage_is_told_in_one_line(damage: Callable[[Path], object], file: str, tmp_path: Path) -> None:
+    save_state(tmp_path, 1, make_state(1))
+    newest = save_state(tmp_path, 2, make_state(2))
+    damage(newest / file)
+    with pytest.raises(CheckpointError) as error:
+        load_state(tmp_path)
+    told = str(error.value)
+    assert "\n" not in told
+    assert str(newest) in told
+    assert file in told or file == "manifest.json"
+
+
+@pytest.mark.parametrize("manifest", ["[]", "{}", '{"model.safetensors": 3}', "\xff", "null"])
+def test_a_manifest_that_is_not_one_is_told(manifest: str, tmp_path: Path) -> None:
+    newest = save_state(tmp_path, 2, make_state(2))
+    (newest / "manifest.json").write_text(manifest, encoding="latin-1")
+    with pytest.raises(CheckpointError, match=r"step-000002"):
+        load_state(tmp_path)
+
+
+@pytest.mark.parametrize("pointer", ["step-000009", "", "../elsewhere"])
+def test_a_pointer_to_nothing_is_told(pointer: str, tmp_path: Path) -> None:
+    save_state(tmp_path, 1, make_state(1))
+    (tmp_path / "LAST").write_text(pointer)
+    with pytest.raises(CheckpointError):
+        load_state(tmp_path)
+
+
+def test_no_state_is_told(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match="no saved state"):
+        load_state(tmp_path / "state")
+
+
+CALLS = {"fsync": (os, "fsync"), "rename": (os, "rename"), "replace": (Path, "replace"), "mkdir": (Path, "mkdir")}
+FULL = OSError(errno.ENOSPC, "No space left on device")
+
+
+class FullDisk(io.FileIO):
+    def write(self, data: Any) -> int:
+        super().write(data[: len(data) // 2])
+        raise FULL
+
+
+@pytest.mark.parametrize("for_ever", [False, True], ids=["once", "for-ever"])
+@pytest.mark.parametrize("nth", [0, 1, 4, 8, 9, 10])  # of fsync: 8 is the folder of states, 9 and 10 are LAST
+@pytest.mark.parametrize("call", [*CALLS, "write"])
+def test_a_failing_write_leaves_the_state_before(
+    call: str, nth: int, for_ever: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The nth call of each kind fails, alone or with all that come after it."""
+    save_state(tmp_path, 1, make_state(1))
+    save_state(tmp_path, 2, make_state(2))
+    seen = [0]
+
+    def fails() -> bool:
+        seen[0] += 1
+        return seen[0] == nth + 1 or (for_ever and seen[0] > nth)
+
+    owner, name = CALLS.get(call, (Path, "open"))
+    original = getattr(owner, name)
+
+    def wrapped(*args: Any, **named: Any) -> Any:
+        if call == "write":
+            return FullDisk(args[0], "wb") if "wb" in args[1:] and fails() else original(*args, **named)
+        if fails():
+            raise FULL
+        return original(*args, **named)
+
+    monkeypatch.setattr(owner, name, wrapped)
+    failed = False
+    try:
+        save_state(tmp_path, 3, make_state(3))
+    except ResourceError as error:
+        failed = True
+        assert FULL.strerror in str(error)
+        assert "\n" not in str(error)
+        assert error.exit_code == 5
+    monkeypatch.undo()
+    assert failed == (seen[0] > nth)
+    pointed = (tmp_path / "LAST").read_text()
+    assert pointed == ("step-000002" if failed and (call, nth) != ("fsync", 10) else "step-000003")
+    assert_equal(load_state(tmp_path), make_state(int(pointed[-1])))
+    save_state(tmp_path, 4, make_state(4))  # and what the failure left lying does not disturb the next
+    assert_equal(load_state(tmp_path), make_state(4))
+    assert not list(tmp_path.glob(".*"))
+
+
+@pytest.mark.parametrize("moment", ["open", "fsync", "replace"])
+def test_an_atomic_write_that_fails_leaves_the_old_file(
+    moment: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "metrics.csv"
+    write_atomic(path, "old")
+
+    def fail(*_args: Any, **_named: Any) -> None:
+        raise FULL
+
+    with monkeypatch.context() as patch, pytest.raises(ResourceError) as error:
+        patch.setattr(os if moment == "fsync" else Path, moment, fail)
+        write_atomic(path, "new")
+    assert str(error.value).startswith(f"cannot write (No space left on device) | {path} | ")
+    assert path.read_text() == "old"
+    assert [entry.name for entry in tmp_path.iterdir()] == ["metrics.csv"]
+
+
+def test_an_atomic_write_is_synced_before_it_is_renamed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[str] = []
+    fsync, replace = os.fsync, Path.replace
+    monkeypatch.setattr(os, "fsync", lambda handle: (calls.append("sync"), fsync(handle))[1])
+    monkeypatch.setattr(Path, "replace", lambda self, to: (calls.append("rename"), replace(self, to))[1])
+    write_atomic(tmp_path / "a", b"x")
+    assert calls == ["sync", "rename", "sync"]  # the file, its name, the folder
+
+
+@pytest.mark.parametrize("kind", [torch.optim.SGD, torch.optim.AdamW], ids=["sgd", "adamw"])
+def test_an_optimizer_goes_on_where_it_was(kind: Any) -> None:
+    def make() -> tuple[torch.nn.Module, torch.optim.Optimizer]:
+        torch.manual_seed(3)
+        model = torch.nn.Linear(3, 2)
+        return model, kind(model.parameters(), lr=0.1, **({"momentum": 0.9} if kind is torch.optim.SGD else {}))
+
+    def step(model: torch.nn.Module, optimizer: torch.optim.Optimizer, times: int) -> None:
+        for number in range(times):
+            optimizer.zero_grad()
+            (model(torch.full((1, 3), number + 1.0)) ** 2).sum().backward()
+            optimizer.step()
+
+    model, optimizer = make()
+    step(model, optimizer, 3)
+    other, fresh = make()
+    other.load_state_dict(model.state_dict())
+    load_optimizer(fresh, optimizer_tensors(optimizer))
+    step(model, optimizer, 2)
+    step(other, fresh, 2)
+    for one, two in zip(model.parameters(), other.parameters(), strict=True):
+        assert torch.equal(one, two)
+    assert optimizer_tensors(optimizer).keys() == optimizer_tensors(fresh).keys()
+
+
+def test_a_weights_card_comes_back_with_its_metrics(tmp_path: Path) -> None:
+    card = Card(
+        model="sknet_mini",
+        classes=("größe", "a|b", "<i>", ""),
+        preprocess={"size": 16, "mean": [0.1, 0.2, 0.3]},
+        metrics={"val_top1": 1 / 3, "val_loss": 1e-300},
+        source={"command": "selkern train --data 'x y'", "epoch": 3, "seed": 2**63 - 1},
+    )
+    save_weights(tmp_path / "w.safetensors", {"a": torch.ones(2)}, card)
+    assert read_card(tmp_path / "w.safetensors") == card
+    json.dumps(card.metrics)
