@@ -13,7 +13,7 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from selkern import __version__
 from selkern.errors import Interrupted, ResourceError, SelkernError, UsageError
@@ -146,27 +146,49 @@ def _models(argv: list[str]) -> int:
     from selkern.cli_options import ModelsOptions, parse
 
     options = parse(ModelsOptions, argv, "models")
-    import torch
-
-    from selkern.models.cost import count
-    from selkern.models.registry import create_model, list_models
+    from selkern.models.registry import list_models
 
     names = list_models(options.pattern)
     if not names:
         raise UsageError(f"no model fits {options.pattern!r}", "pattern", "`selkern models` lists all")
-    costs = {}
-    for name in names:
-        with torch.device("meta"):
-            model = create_model(name)
-        costs[name] = (count(model, model.arch.input_size), model.arch.input_size)
+    rows = [_model_row(name) for name in names]
     if options.json:
-        rows = [{"name": name, **asdict(cost), "input_size": size} for name, (cost, size) in costs.items()]
-        print(json.dumps({"num_classes": 1000, "models": rows}))
+        print(json.dumps(rows))
         return 0
-    print(f"{'name':24}{'parameters':>12}{'GMACs':>9}{'input':>8}   (1,000 classes)")
-    for name, (cost, size) in costs.items():
-        print(f"{name:24}{cost.parameters / 1e6:>10.3f} M{cost.macs / 1e9:>9.3f}{size:>5} px")
+    print(f"{'':24}{'counted':>11}{'':>18}   the paper's")
+    print(f"{'name':24}{'params':>11}{'GMACs':>9}{'input':>9}   {'params':>7}{'GMACs':>7}{'error':>9}  table")
+    for row in rows:
+        counted = f"{row['name']:24}{row['parameters'] / 1e6:>9.3f} M{row['macs'] / 1e9:>9.3f}{row['input_size']:>6} px"
+        paper = row["paper"]
+        figures = [] if paper is None else [paper["parameters"], paper["gmacs"], paper["error"]]
+        cells = "".join(f"{'-' if value is None else value:>7}" for value in figures)
+        source = "" if paper is None else f" %  {paper['table']}{', from memory' if paper['recalled'] else ''}"
+        print(f"{counted}   {cells}{source}".rstrip())
+    print(
+        "\nparams in millions, for 1,000 classes (CIFAR rows: 10); GMACs: billions of multiply-adds at the input size"
+    )
     return 0
+
+
+def _model_row(name: str) -> dict[str, Any]:
+    """A network's counted cost, with the paper's figures beside it where it has some."""
+    import torch
+
+    from selkern.models.cost import count
+    from selkern.models.paper import PUBLISHED
+    from selkern.models.registry import create_model
+
+    paper = PUBLISHED.get(name)
+    with torch.device("meta"):
+        model = create_model(name, num_classes=paper.num_classes if paper else 1000)
+    cost = count(model, model.arch.input_size)
+    return {
+        "name": name,
+        "num_classes": model.num_classes,
+        "input_size": model.arch.input_size,
+        **asdict(cost),
+        "paper": None if paper is None else asdict(paper),
+    }
 
 
 COMMANDS: dict[str, tuple[Callable[[list[str]], int], str]] = {

@@ -36,7 +36,7 @@ class Architecture:
         kernels: branches of "sum" and "sk"; see `SelectiveKernel`.
         plain_kernel: the kernel of "plain" and "se".
         groups: cardinality of the mixer's convolutions.
-        reduction, min_width: of the gate, r and L.
+        reduction, min_width: of the gate, r and L; L for all stages, or one per stage.
         input_size: side in pixels of the images it was designed for.
     """
 
@@ -53,7 +53,7 @@ class Architecture:
     plain_kernel: int | Branch = 3
     groups: int = 32
     reduction: int = 16
-    min_width: int = 32
+    min_width: int | tuple[int, ...] = 32
     input_size: int = 224
 
     def __post_init__(self) -> None:
@@ -90,7 +90,7 @@ class SqueezeExcite(nn.Module):
         return x * scale_NC[:, :, None, None]
 
 
-def make_mixer(arch: Architecture, width: int, stride: int) -> SelectiveKernel:
+def make_mixer(arch: Architecture, stage: int, width: int, stride: int) -> SelectiveKernel:
     """The spatial mixer of a unit: one `SelectiveKernel` in each of its forms."""
     plain = arch.mixer in ("plain", "se")
     return SelectiveKernel(
@@ -98,7 +98,7 @@ def make_mixer(arch: Architecture, width: int, stride: int) -> SelectiveKernel:
         kernels=(arch.plain_kernel,) if plain else arch.kernels,
         groups=arch.groups,
         reduction=arch.reduction,
-        min_width=arch.min_width,
+        min_width=arch.min_width if isinstance(arch.min_width, int) else arch.min_width[stage],
         stride=stride,
         fuse="select" if arch.mixer == "sk" else "sum",
     )
@@ -107,11 +107,12 @@ def make_mixer(arch: Architecture, width: int, stride: int) -> SelectiveKernel:
 class Unit(nn.Module):
     """Bottleneck: 1x1 -> mixer -> 1x1, plus the shortcut. BN + ReLU after the first 1x1, BN alone after the last."""
 
-    def __init__(self, arch: Architecture, in_channels: int, mid: int, out: int, stride: int) -> None:
+    def __init__(self, arch: Architecture, stage: int, in_channels: int, stride: int) -> None:
         super().__init__()
+        mid, out = arch.mids[stage], arch.outs[stage]
         self.conv1 = nn.Conv2d(in_channels, mid, 1, bias=False)
         self.norm1 = make_norm("batch", mid, 2)
-        self.mixer = make_mixer(arch, mid, stride)
+        self.mixer = make_mixer(arch, stage, mid, stride)
         self.conv3 = nn.Conv2d(mid, out, 1, bias=False)
         self.norm3 = make_norm("batch", out, 2)
         self.se = SqueezeExcite(out) if arch.mixer == "se" else None
@@ -155,11 +156,11 @@ class Trunk(nn.Module):
         self.feature_info = [Feature("stem", arch.stem, arch.stem_stride)]
         self.stages = nn.ModuleList()
         channels, reach = arch.stem, arch.stem_stride * (2 if arch.stem_pool else 1)
-        for depth, mid, out, stride in zip(arch.depths, arch.mids, arch.outs, arch.strides, strict=True):
+        for stage, (depth, out, stride) in enumerate(zip(arch.depths, arch.outs, arch.strides, strict=True)):
             reach *= stride
-            units = [Unit(arch, channels if i == 0 else out, mid, out, stride if i == 0 else 1) for i in range(depth)]
+            units = [Unit(arch, stage, channels, stride), *(Unit(arch, stage, out, 1) for _ in range(depth - 1))]
             self.stages.append(nn.Sequential(*units))
-            self.feature_info.append(Feature(f"stages.{len(self.stages) - 1}", out, reach))
+            self.feature_info.append(Feature(f"stages.{stage}", out, reach))
             channels = out
         self.num_features = channels
         self.fc: nn.Module = nn.Identity()

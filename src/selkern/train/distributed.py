@@ -13,6 +13,7 @@ from typing import TypeVar
 
 import torch
 from torch import distributed as dist
+from torch import nn
 
 from selkern.errors import UsageError
 
@@ -47,6 +48,12 @@ class Ranks:
         shared = torch.tensor(value, device=self.device)
         dist.all_reduce(shared, dist.ReduceOp.MAX)
         return int(shared)
+
+    def share_buffers(self, module: nn.Module) -> None:
+        """Give every rank the main rank's buffers: BatchNorm's statistics, which each has of its own images only."""
+        if self.world > 1:
+            for buffer in module.buffers():
+                dist.broadcast(buffer, 0)
 
     def from_main(self, value: T) -> T:
         """Rank 0's value, on every rank."""

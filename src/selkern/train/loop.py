@@ -194,6 +194,7 @@ class Training:
 
     def _finish_epoch(self) -> None:
         share = (self.ranks.rank, self.ranks.world)
+        self.ranks.share_buffers(self.averaged)  # all ranks measure the weights that rank 0 keeps
         mine = evaluate(
             self.averaged,
             self.source.val,

@@ -84,7 +84,7 @@ def load_state(root: Path) -> State:
     pointer = root / "LAST"
     if not pointer.is_file():
         raise CheckpointError("no saved state to resume from", str(root), "start the run anew")
-    folder = root / pointer.read_text().strip()
+    folder = root / pointer.read_text(errors="replace").strip()
     try:
         manifest = json.loads((folder / "manifest.json").read_text())
         data = {file: (folder / file).read_bytes() for file in manifest}
@@ -93,7 +93,7 @@ def load_state(root: Path) -> State:
                 raise CheckpointError("differs from what was written", str(folder / file), "the file is damaged")
         groups = {file.removesuffix(".safetensors"): load(data[file]) for file in data if file.endswith(".safetensors")}
         return State(groups, json.loads(data["progress.json"]))
-    except (OSError, ValueError, KeyError, SafetensorError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, SafetensorError) as error:
         raise CheckpointError(f"cannot be read ({error})", str(folder), "the state is damaged") from error
 
 
