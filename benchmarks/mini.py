@@ -15,11 +15,11 @@ from dataclasses import replace
 import torch
 from torch.nn import functional as F
 
+from selkern.models.cifar import ARCHITECTURES
 from selkern.models.cost import count
-from selkern.models.registry import architecture
 from selkern.models.trunk import Trunk
 
-CHOSEN = architecture("sknet_mini")
+CHOSEN = ARCHITECTURES["sknet_mini"]
 FULL_SIZE = replace(CHOSEN, stem=16, stem_stride=1)
 CANDIDATES = {
     "chosen": CHOSEN,

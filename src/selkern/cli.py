@@ -176,16 +176,16 @@ def _model_row(name: str) -> dict[str, Any]:
 
     from selkern.models.cost import count
     from selkern.models.paper import PUBLISHED
-    from selkern.models.registry import create_model
+    from selkern.models.registry import architecture, create_model
 
-    paper = PUBLISHED.get(name)
+    paper, size = PUBLISHED.get(name), architecture(name).input_size
     with torch.device("meta"):
         model = create_model(name, num_classes=paper.num_classes if paper else 1000)
-    cost = count(model, model.arch.input_size)
+    cost = count(model, size)
     return {
         "name": name,
         "num_classes": model.num_classes,
-        "input_size": model.arch.input_size,
+        "input_size": size,
         **asdict(cost),
         "paper": None if paper is None else asdict(paper),
     }

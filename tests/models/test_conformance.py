@@ -19,7 +19,9 @@ MIDS, OUTS, WIDTHS, DEPTHS = (128, 256, 512, 1024), (256, 512, 1024, 2048), (32,
 @pytest.fixture(scope="module")
 def net() -> Trunk:
     torch.manual_seed(0)
-    return create_model("sknet50").eval()
+    model = create_model("sknet50").eval()
+    assert isinstance(model, Trunk)
+    return model
 
 
 def units(net: Trunk, stage: int) -> list[Unit]:

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from selkern import SelectiveKernel, SKAttention, SKFusion, create_model, record
 from selkern.analysis.probe import label_of
 from selkern.layers.gate import Gate
-from selkern.models.trunk import Trunk
+from selkern.models.backbone import Backbone
 
 
 def hooks(model: nn.Module) -> int:
@@ -17,11 +17,11 @@ def hooks(model: nn.Module) -> int:
 
 
 @pytest.fixture
-def mini() -> Trunk:
+def mini() -> Backbone:
     return create_model("sknet_mini", num_classes=4)
 
 
-def test_shapes_labels_and_windows_of_a_model(mini: Trunk) -> None:
+def test_shapes_labels_and_windows_of_a_model(mini: Backbone) -> None:
     with record(mini) as selection:
         assert len(selection) == 0
         mini(torch.randn(3, 3, 32, 32))
@@ -65,7 +65,7 @@ def test_label_of_a_path(path: str, label: str) -> None:
     assert label_of(path) == label
 
 
-def test_the_weights_of_a_channel_add_up_to_1(mini: Trunk) -> None:
+def test_the_weights_of_a_channel_add_up_to_1(mini: Backbone) -> None:
     with record(mini) as selection:
         mini(torch.randn(3, 3, 32, 32))
     for name, a in selection.items():
@@ -164,7 +164,7 @@ def test_units_laid_out_as_timm_s() -> None:
     assert (unit.label, unit.extents) == ("SK_3_1", (3, 5))
 
 
-def test_the_latest_pass_is_kept_and_detached(mini: Trunk) -> None:
+def test_the_latest_pass_is_kept_and_detached(mini: Backbone) -> None:
     mini.eval()
     x = torch.randn(2, 3, 32, 32)
     with record(mini) as selection:
@@ -177,7 +177,7 @@ def test_the_latest_pass_is_kept_and_detached(mini: Trunk) -> None:
         assert torch.equal(a, again[name])
 
 
-def test_nothing_is_recorded_after_the_block_and_no_hook_stays(mini: Trunk) -> None:
+def test_nothing_is_recorded_after_the_block_and_no_hook_stays(mini: Backbone) -> None:
     with record(mini) as selection:
         assert hooks(mini) == 6
     assert hooks(mini) == 0
@@ -185,13 +185,13 @@ def test_nothing_is_recorded_after_the_block_and_no_hook_stays(mini: Trunk) -> N
     assert len(selection) == 0
 
 
-def test_no_hook_stays_after_an_exception(mini: Trunk) -> None:
+def test_no_hook_stays_after_an_exception(mini: Backbone) -> None:
     with pytest.raises(RuntimeError, match="out of luck"), record(mini):
         raise RuntimeError("out of luck")
     assert hooks(mini) == 0
 
 
-def test_blocks_can_be_nested(mini: Trunk) -> None:
+def test_blocks_can_be_nested(mini: Backbone) -> None:
     with record(mini) as outer:
         with record(mini) as inner:
             mini(torch.randn(2, 3, 32, 32))
@@ -200,7 +200,7 @@ def test_blocks_can_be_nested(mini: Trunk) -> None:
     assert all(torch.equal(outer[name], inner[name]) for name in outer)
 
 
-def test_outputs_and_gradients_are_bit_identical(mini: Trunk) -> None:
+def test_outputs_and_gradients_are_bit_identical(mini: Backbone) -> None:
     x = torch.randn(3, 3, 32, 32)
     state = {n: v.clone() for n, v in mini.state_dict().items()}
 

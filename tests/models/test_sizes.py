@@ -8,13 +8,14 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from selkern.layers.selective_kernel import SelectiveKernel
+from selkern.models.backbone import Backbone
 from selkern.models.cost import count
 from selkern.models.paper import PUBLISHED
 from selkern.models.registry import ARCHITECTURES, create_model, list_models
-from selkern.models.trunk import Trunk
+from selkern.models.trunk import Architecture
 
 
-def on_meta(name: str, num_classes: int | None = None) -> Trunk:
+def on_meta(name: str, num_classes: int | None = None) -> Backbone:
     with torch.device("meta"):
         return create_model(name, num_classes=num_classes).eval()
 
@@ -92,9 +93,10 @@ def test_what_the_27_877_578_parameters_told_elsewhere_for_sknet29_are() -> None
 
 @pytest.mark.parametrize("name", ["sknet26", "sknet50", "sknet101", "sknet29", "sknet_mini"])
 def test_twins_differ_in_the_mixer_alone(name: str) -> None:
+    rows = [row for row in ARCHITECTURES.values() if isinstance(row, Architecture)]
     own = ARCHITECTURES[name]
-    twins = [n for n, arch in ARCHITECTURES.items() if arch.twin(own.mixer) == own]
-    assert {ARCHITECTURES[n].mixer for n in twins} == {"plain", "se", "sum", "sk"}
+    assert isinstance(own, Architecture)
+    assert {row.mixer for row in rows if row.twin(own.mixer) == own} == {"plain", "se", "sum", "sk"}
 
 
 @pytest.mark.parametrize("name", list_models())

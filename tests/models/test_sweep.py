@@ -11,7 +11,7 @@ from selkern.models.registry import create_model, list_models
 from selkern.models.trunk import Architecture, SqueezeExcite
 
 MINI = list_models("*mini*")
-SMALL = [*((name, 48) for name in MINI), ("sknet26", 64)]
+SMALL = [*((name, 48) for name in MINI), ("sknet26", 64), *((name, 64) for name in list_models("*shufflenet*x05"))]
 
 
 @pytest.mark.parametrize(("name", "side"), SMALL)
@@ -38,7 +38,7 @@ def test_another_input_size_and_one_channel(name: str, side: int) -> None:
 
 
 @pytest.mark.parametrize("side", [64, 75])
-@pytest.mark.parametrize("name", [*MINI, "sknet26"])
+@pytest.mark.parametrize("name", [*MINI, "sknet26", *list_models("*shufflenet*x05")])
 def test_feature_maps_are_as_told(name: str, side: int) -> None:
     model = create_model(name, features_only=True).eval()
     with torch.no_grad():

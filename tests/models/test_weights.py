@@ -13,8 +13,8 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from selkern.errors import CheckpointError, SelkernError, UsageError
+from selkern.models.backbone import Backbone
 from selkern.models.registry import create_model
-from selkern.models.trunk import Trunk
 from selkern.models.weights import Card, read_card, save_weights
 
 CARD = Card(
@@ -28,7 +28,7 @@ CARD = Card(
 
 
 @pytest.fixture
-def model() -> Trunk:
+def model() -> Backbone:
     made = create_model("sknet_mini", num_classes=3, in_chans=1)
     with torch.no_grad():
         for buffer in made.buffers():
@@ -38,7 +38,7 @@ def model() -> Trunk:
 
 
 @pytest.fixture
-def file(tmp_path: Path, model: Trunk) -> Path:
+def file(tmp_path: Path, model: Backbone) -> Path:
     path = tmp_path / "best.safetensors"
     save_weights(path, model.state_dict(), CARD)
     return path
@@ -52,7 +52,7 @@ def refused(kind: type[SelkernError], code: int, call: Callable[[], object]) -> 
     return str(error.value)
 
 
-def test_round_trip_gives_the_same_card_and_bit_identical_outputs(file: Path, model: Trunk) -> None:
+def test_round_trip_gives_the_same_card_and_bit_identical_outputs(file: Path, model: Backbone) -> None:
     assert read_card(file) == CARD
     x = torch.randn(2, 1, 48, 48)
     for made in (
@@ -63,7 +63,7 @@ def test_round_trip_gives_the_same_card_and_bit_identical_outputs(file: Path, mo
         assert made.state_dict().keys() == model.state_dict().keys()
 
 
-def test_saving_leaves_one_file_and_takes_any_memory_layout(file: Path, model: Trunk) -> None:
+def test_saving_leaves_one_file_and_takes_any_memory_layout(file: Path, model: Backbone) -> None:
     strided = {n: v.mT.contiguous().mT if v.ndim > 1 else v for n, v in model.state_dict().items()}
     assert not strided["fc.weight"].is_contiguous()
     save_weights(file, strided, CARD)
@@ -73,7 +73,7 @@ def test_saving_leaves_one_file_and_takes_any_memory_layout(file: Path, model: T
 
 
 def test_another_number_of_classes_makes_the_head_anew_and_says_so_once(
-    file: Path, model: Trunk, caplog: pytest.LogCaptureFixture
+    file: Path, model: Backbone, caplog: pytest.LogCaptureFixture
 ) -> None:
     with caplog.at_level(logging.INFO, "selkern"):
         other = create_model(weights=file, num_classes=5).eval()
@@ -90,7 +90,7 @@ def test_another_number_of_classes_makes_the_head_anew_and_says_so_once(
 
 @pytest.mark.parametrize("classes", [None, 3, 9])
 def test_features_only_takes_the_weights_and_no_head(
-    file: Path, model: Trunk, classes: int | None, caplog: pytest.LogCaptureFixture
+    file: Path, model: Backbone, classes: int | None, caplog: pytest.LogCaptureFixture
 ) -> None:
     backbone = create_model(weights=file, features_only=True, num_classes=classes).eval()
     x = torch.randn(1, 1, 48, 48)
@@ -100,7 +100,7 @@ def test_features_only_takes_the_weights_and_no_head(
     assert caplog.records == []
 
 
-def test_no_classes_takes_the_weights_and_no_head(file: Path, model: Trunk) -> None:
+def test_no_classes_takes_the_weights_and_no_head(file: Path, model: Backbone) -> None:
     x = torch.randn(1, 1, 48, 48)
     pooled = create_model(weights=file, num_classes=0).eval()(x)
     assert isinstance(pooled, Tensor)
@@ -239,7 +239,7 @@ UNFIT: list[tuple[Callable[[dict[str, Tensor]], None], str]] = [
 
 @pytest.mark.parametrize(("change", "message"), UNFIT)
 def test_tensors_that_do_not_fit_are_refused(
-    file: Path, model: Trunk, change: Callable[[dict[str, Tensor]], None], message: str
+    file: Path, model: Backbone, change: Callable[[dict[str, Tensor]], None], message: str
 ) -> None:
     state = dict(model.state_dict())
     change(state)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -67,7 +68,9 @@ def bootstrap(
         statistic(np.concatenate([members[i] for i in rng.integers(len(members), size=len(members))]))
         for _ in range(draws)
     ]
-    low, high = np.nanpercentile(np.stack(drawn), [2.5, 97.5], axis=0)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="All-NaN")  # a figure without a value has no interval either
+        low, high = np.nanpercentile(np.stack(drawn), [2.5, 97.5], axis=0)
     values = statistic(np.arange(len(clusters)))
     return [Estimate(*map(float, three)) for three in zip(values, low, high, strict=True)]
 

@@ -8,11 +8,11 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 
 from selkern.errors import CheckpointError, UsageError
-from selkern.models import cifar, sknet
-from selkern.models.trunk import Architecture, Trunk
+from selkern.models import cifar, shufflenet, sknet
+from selkern.models.backbone import Backbone, Row
 from selkern.models.weights import load_into, read_card
 
-ARCHITECTURES: dict[str, Architecture] = {**sknet.ARCHITECTURES, **cifar.ARCHITECTURES}
+ARCHITECTURES: dict[str, Row] = {**sknet.ARCHITECTURES, **cifar.ARCHITECTURES, **shufflenet.ARCHITECTURES}
 log = logging.getLogger("selkern")
 
 
@@ -21,7 +21,7 @@ def list_models(pattern: str = "*") -> list[str]:
     return sorted(name for name in ARCHITECTURES if fnmatchcase(name, pattern))
 
 
-def architecture(name: str) -> Architecture:
+def architecture(name: str) -> Row:
     """The table row of a model name.
 
     Raises:
@@ -40,7 +40,7 @@ def create_model(
     weights: str | Path | None = None,
     features_only: bool = False,
     in_chans: int | None = None,
-) -> Trunk:
+) -> Backbone:
     """A network by name, by weights file, or both.
 
     Args:
@@ -71,7 +71,7 @@ def create_model(
                 "neither a model name nor weights", "create_model", "give one; `selkern models` lists names"
             )
         classes, channels = (1000 if num_classes is None else num_classes), (3 if in_chans is None else in_chans)
-        return Trunk(architecture(name), classes, channels, features_only)
+        return architecture(name).build(classes, channels, features_only)
     path = Path(weights)
     card = read_card(path)
     if card.model not in ARCHITECTURES:
@@ -85,7 +85,7 @@ def create_model(
             f"use in_chans={card.in_chans}",
         )
     classes = len(card.classes) if num_classes is None else num_classes
-    model = Trunk(architecture(card.model), classes, card.in_chans, features_only)
+    model = architecture(card.model).build(classes, card.in_chans, features_only)
     keep_head = classes == len(card.classes)
     if not keep_head and not features_only and classes:
         log.warning("head made anew for %d classes (%s has %d)", classes, path.name, len(card.classes))

@@ -9,12 +9,12 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
-import torch
 from torch import Tensor, nn
 
 from selkern.errors import UsageError
-from selkern.layers.parts import check_input, he_normal, make_norm
+from selkern.layers.parts import he_normal, make_norm
 from selkern.layers.selective_kernel import Branch, SelectiveKernel
+from selkern.models.backbone import Backbone, Feature
 
 Mixer = Literal["plain", "se", "sum", "sk"]
 
@@ -66,14 +66,9 @@ class Architecture:
         """The same network with another spatial mixer."""
         return replace(self, mixer=mixer)
 
-
-@dataclass(frozen=True)
-class Feature:
-    """One feature map of `features_only`: its module, channels, and stride against the input."""
-
-    module: str
-    channels: int
-    stride: int
+    def build(self, num_classes: int = 1000, in_chans: int = 3, features_only: bool = False) -> Trunk:
+        """The network of this row."""
+        return Trunk(self, num_classes, in_chans, features_only)
 
 
 class SqueezeExcite(nn.Module):
@@ -130,15 +125,11 @@ class Unit(nn.Module):
         return (y + self.shortcut(x)).relu_()
 
 
-class Trunk(nn.Module):
+class Trunk(Backbone):
     """Stem, stages of units, mean over space, classifier.
 
     Args:
-        arch: a row of an architecture table.
-        num_classes: outputs of the classifier; 0 leaves it out and returns the pooled features.
-        in_chans: channels of the images.
-        features_only: return the list of maps after the stem and after each stage instead;
-            `feature_info` tells their channels and strides.
+        arch: a row of an architecture table; the rest as in `Backbone`.
 
     Any input size goes in that leaves at least one position after all strides.
     """
@@ -146,8 +137,8 @@ class Trunk(nn.Module):
     def __init__(
         self, arch: Architecture, num_classes: int = 1000, in_chans: int = 3, features_only: bool = False
     ) -> None:
-        super().__init__()
-        self.arch, self.num_classes, self.in_chans, self.features_only = arch, num_classes, in_chans, features_only
+        super().__init__(num_classes, in_chans, features_only)
+        self.arch = arch
         pad = arch.stem_kernel // 2
         stem = nn.Conv2d(in_chans, arch.stem, arch.stem_kernel, arch.stem_stride, pad, bias=False)
         self.stem = nn.Sequential(stem, make_norm("batch", arch.stem, 2), nn.ReLU(inplace=True))
@@ -162,32 +153,15 @@ class Trunk(nn.Module):
             self.stages.append(nn.Sequential(*units))
             self.feature_info.append(Feature(f"stages.{stage}", out, reach))
             channels = out
-        self.num_features = channels
-        self.fc: nn.Module = nn.Identity()
-        if num_classes and not features_only:
-            self.fc = nn.Linear(channels, num_classes)
-        self.reset_parameters()
-
-    @torch.no_grad()
-    def reset_parameters(self) -> None:
-        """Initialise as the prototxt does: convolutions He, classifier gaussian 0.01 (the gates did their own)."""
         for module in self.modules():
             he_normal(module)
-        if isinstance(self.fc, nn.Linear):
-            nn.init.normal_(self.fc.weight, std=0.01)
-            nn.init.zeros_(self.fc.bias)
+        self.make_head(channels)
 
     def forward_features(self, x: Tensor) -> list[Tensor]:
         """(N, in_chans, H, W) to the maps after the stem and after each stage, as in `feature_info`."""
-        check_input("the network", x, self.in_chans, 2)
         maps = [self.stem(x)]
         y = self.pool(maps[0])
         for stage in self.stages:
             y = stage(y)
             maps.append(y)
         return maps
-
-    def forward(self, x: Tensor) -> Tensor | list[Tensor]:
-        """(N, in_chans, H, W) to logits (N, num_classes); with `features_only` the list of maps."""
-        maps = self.forward_features(x)
-        return maps if self.features_only else self.fc(maps[-1].mean(dim=(2, 3)))

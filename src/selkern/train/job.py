@@ -20,9 +20,9 @@ from selkern.data.scenes import SceneSplit, SceneTruth
 from selkern.data.sources import Source, Split, open_source
 from selkern.errors import CheckpointError, ResourceError, UsageError
 from selkern.files import write_atomic
+from selkern.models.backbone import Backbone
 from selkern.models.cost import count
 from selkern.models.registry import create_model
-from selkern.models.trunk import Trunk
 from selkern.train.distributed import Ranks, join
 from selkern.train.loaded import Loaded, find_weights, load, open_data, pick_split
 from selkern.train.loop import Training
@@ -88,7 +88,7 @@ def resume(run: RunFolder, device: str = "auto", workers: int | None = None) -> 
     return _finish(run, options, ranks, progress)
 
 
-def _new_model(options: TrainOptions, source: Source) -> Trunk:
+def _new_model(options: TrainOptions, source: Source) -> Backbone:
     torch.manual_seed(options.seed)
     weights = None if options.weights is None else find_weights(options.weights)
     return create_model(options.model, num_classes=len(source.classes), weights=weights)

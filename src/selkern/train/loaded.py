@@ -10,8 +10,8 @@ import torch
 from selkern.data.preprocess import Preprocess
 from selkern.data.sources import Source, Split, open_source
 from selkern.errors import CheckpointError, UsageError
+from selkern.models.backbone import Backbone
 from selkern.models.registry import create_model
-from selkern.models.trunk import Trunk
 from selkern.models.weights import Card, read_card
 from selkern.train.distributed import pick_device
 from selkern.train.options import read_options
@@ -22,7 +22,7 @@ from selkern.train.run_folder import RunFolder
 class Loaded:
     """Weights ready to be used: the model in eval mode, its card, and the run they lie in, if any."""
 
-    model: Trunk
+    model: Backbone
     card: Card
     path: Path
     run: RunFolder | None

@@ -24,7 +24,7 @@ from selkern.data.loader import Batch, Samples, make_loader
 from selkern.data.order import TrainOrder
 from selkern.data.sources import Source
 from selkern.errors import CheckpointError, DataError, Interrupted, NumericsError
-from selkern.models.trunk import Trunk
+from selkern.models.backbone import Backbone
 from selkern.models.weights import Card, save_weights
 from selkern.train.distributed import Ranks
 from selkern.train.optim import make_ema, make_optimizer, set_lr
@@ -58,7 +58,7 @@ class Training:
         self,
         options: TrainOptions,
         source: Source,
-        model: Trunk,
+        model: Backbone,
         run: RunFolder,
         ranks: Ranks,
         progress: Progress,
