@@ -35,7 +35,7 @@ class EvaluateOptions:
     """Measure trained weights: top-1, top-5, loss, and every class."""
 
     run: Run
-    """A run's folder or name, latest, or a weights file."""
+    """A run's folder or name, latest, a weights file, or weights in the box such as sknet_mini.digits."""
     data: str | None = None
     """Other data than the run's own: digits, a folder, .csv or .parquet."""
     split: str = "test"
@@ -51,7 +51,7 @@ class AnalyzeOptions:
     """Evaluate trained weights, study what their selective kernels chose, and write report.html."""
 
     run: Run
-    """A run's folder or name, latest, or a weights file."""
+    """A run's folder or name, latest, a weights file, or weights in the box such as sknet_mini.digits."""
     data: str | None = None
     """Other data than the run's own: digits, a folder, .csv or .parquet."""
     split: str = "test"
@@ -69,7 +69,7 @@ class PredictOptions:
     """Name the likeliest classes of images."""
 
     run: Run
-    """A run's folder or name, latest, or a weights file."""
+    """A run's folder or name, latest, a weights file, or weights in the box such as sknet_mini.digits."""
     paths: Annotated[Positional[tuple[str, ...]], tyro.conf.arg(metavar="PATH...")]
     """Image files and folders."""
     top_k: int = 5

@@ -172,6 +172,13 @@ def test_the_old_module_weighs_every_branch_with_1_at_batch_1() -> None:
     assert not torch.allclose(ours(x), plain_sum, rtol=0.1, atol=0.1)
 
 
+@pytest.mark.parametrize("kernels", [(1, 3), (1, 3, 5, 7)])
+def test_the_switch_gives_the_old_function(kernels: tuple[int, ...]) -> None:
+    case = SKCase(6, kernels, 2, 1, 4, batch=3, height=4, width=4, training=True)
+    ours = SKAttention(6, kernels, 2, 1, 4, softmax_over="batch")
+    assert_same(*same_weights(ours, ArticleSK(6, kernels, 2, 1, 4, BATCH_AXIS), training=True), case.x())
+
+
 def finite_differences_agree(module: nn.Module, x: Tensor) -> bool:
     """Gradcheck over the input and every parameter, in float64."""
     inputs = with_parameters(module.double(), x.double())

@@ -9,12 +9,14 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Sequence
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
 from selkern.layers.gate import Selection
 from selkern.layers.parts import apply_norm, check_input, divides, odd_kernels, positive
+from selkern.ops import reference
 from selkern.ops import select as ops
 
 
@@ -28,11 +30,13 @@ class SKAttention(nn.Module):
         group: groups of every convolution. With the article's default of 1 the four kernels hold
             84 C^2 weights: 22 M at C = 512.
         L: the least d.
+        softmax_over: "branches" as it is meant; "batch" for weights of those old copies, where what an image gets
+            depends on the others in its batch, and alone it gets the plain sum of the branches.
 
     State-dict keys: `convs.{i}.conv.{weight,bias}`, `convs.{i}.bn.*`, `fc.*`, `fcs.{i}.*`.
 
-    Copies of this module from before July 2021 took the softmax over the batch instead of the branches. Their
-    weights load here, but were trained for another function: nothing in a file can tell.
+    Copies of this module from before July 2021 took the softmax over the images of a batch instead of the branches.
+    Their weights load here, but were trained for that other function, and nothing in a file can tell.
 
     Raises:
         ValueError: an argument outside its range, or an input of another rank or channel count.
@@ -50,9 +54,13 @@ class SKAttention(nn.Module):
         reduction: int = 16,
         group: int = 1,
         L: int = 32,
+        *,
+        softmax_over: Literal["branches", "batch"] = "branches",
     ) -> None:
         super().__init__()
         odd_kernels(kernels)
+        if softmax_over not in ("branches", "batch"):
+            raise ValueError(f"softmax_over must be 'branches' or 'batch', got {softmax_over!r}")
         self.channel = positive("channel", channel)
         divides("group", positive("group", group), channel=channel)
         self.d = max(positive("L", L), channel // positive("reduction", reduction))
@@ -70,6 +78,7 @@ class SKAttention(nn.Module):
         self.fc = nn.Linear(channel, self.d)
         self.fcs = nn.ModuleList(nn.Linear(self.d, channel) for _ in kernels)
         self.selection = Selection()
+        self.softmax_over = softmax_over
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, C, H, W) to (N, C, H, W)."""
@@ -79,5 +88,7 @@ class SKAttention(nn.Module):
             conv, bn, relu = branch.children()
             u.append(relu(apply_norm(bn, conv(x), "SKAttention")))
         z_ND = self.fc(ops.fuse(u))
-        a_NMC = self.selection(torch.stack([fc(z_ND) for fc in self.fcs], dim=1))
-        return ops.select(u, a_NMC)
+        logits_NMC = torch.stack([fc(z_ND) for fc in self.fcs], dim=1)
+        if self.softmax_over == "batch":  # weights that do not add up to 1 over the branches
+            return reference.select(u, logits_NMC.softmax(dim=0))
+        return ops.select(u, self.selection(logits_NMC))

@@ -32,6 +32,9 @@ class Backbone(nn.Module):
     """
 
     arch: Any  # the row it was built from
+    stem: nn.Module
+    stages: nn.ModuleList
+    fc: nn.Module
 
     def __init__(self, num_classes: int, in_chans: int, features_only: bool) -> None:
         super().__init__()
@@ -41,7 +44,7 @@ class Backbone(nn.Module):
     def make_head(self, channels: int) -> None:
         """The classifier on `channels` pooled features: gaussian 0.01, bias 0, as in the authors' prototxt."""
         self.num_features = channels
-        self.fc: nn.Module = nn.Identity()
+        self.fc = nn.Identity()
         if self.num_classes and not self.features_only:
             self.fc = nn.Linear(channels, self.num_classes)
             with torch.no_grad():

@@ -10,7 +10,7 @@ from pathlib import Path
 from selkern.errors import CheckpointError, UsageError
 from selkern.models import cifar, shufflenet, sknet
 from selkern.models.backbone import Backbone, Row
-from selkern.models.weights import load_into, read_card
+from selkern.models.weights import find_boxed, load_into, read_card
 
 ARCHITECTURES: dict[str, Row] = {**sknet.ARCHITECTURES, **cifar.ARCHITECTURES, **shufflenet.ARCHITECTURES}
 log = logging.getLogger("selkern")
@@ -47,7 +47,8 @@ def create_model(
         name: one of `list_models()`; None takes the architecture that the weights file tells.
         num_classes: outputs; None takes the weights' own, else 1000. Where it differs from the weights', the
             classifier is made anew and one line says so.
-        weights: a self-describing `.safetensors` file.
+        weights: a self-describing `.safetensors` file; or the name of weights in the box, "digits" for
+            `sknet_mini` and `resnet_mini`.
         features_only: forward returns the maps after the stem and after each stage, told in
             `model.feature_info` (module, channels, stride).
         in_chans: channels of the images; None takes the weights' own, else 3.
@@ -72,7 +73,12 @@ def create_model(
             )
         classes, channels = (1000 if num_classes is None else num_classes), (3 if in_chans is None else in_chans)
         return architecture(name).build(classes, channels, features_only)
-    path = Path(weights)
+    return _from_weights(name, find_boxed(name, weights) or Path(weights), num_classes, features_only, in_chans)
+
+
+def _from_weights(
+    name: str | None, path: Path, num_classes: int | None, features_only: bool, in_chans: int | None
+) -> Backbone:
     card = read_card(path)
     if card.model not in ARCHITECTURES:
         raise CheckpointError(f"weights are of {card.model!r}, which is no model here", str(path), "`selkern models`")

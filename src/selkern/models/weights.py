@@ -41,6 +41,18 @@ class Card:
     source: dict[str, Any] = field(default_factory=dict)
 
 
+def boxed() -> dict[str, Path]:
+    """The weights that come with the package, by name: `MODEL.DATA`, such as sknet_mini.digits."""
+    folder = Path(__file__).parent / "boxed"
+    return {path.stem: path for path in sorted(folder.glob("*.safetensors"))}
+
+
+def find_boxed(model: str | None, weights: str | Path) -> Path | None:
+    """The file of boxed weights named "digits" (with a model) or "sknet_mini.digits"; None for anything else."""
+    files = boxed()
+    return files.get(f"{model}.{weights}") or files.get(str(weights))
+
+
 def save_weights(path: Path, state: dict[str, Tensor], card: Card) -> None:
     """Write a weights file, whole or not at all. `state` is a model's state dict."""
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}

@@ -12,7 +12,7 @@ from selkern.data.sources import Source, Split, open_source
 from selkern.errors import CheckpointError, UsageError
 from selkern.models.backbone import Backbone
 from selkern.models.registry import create_model
-from selkern.models.weights import Card, read_card
+from selkern.models.weights import Card, find_boxed, read_card
 from selkern.train.distributed import pick_device
 from selkern.train.options import read_options
 from selkern.train.run_folder import RunFolder
@@ -34,13 +34,15 @@ class Loaded:
 
 
 def find_weights(given: str) -> Path:
-    """The weights file of a run (its best), or a weights file as it is.
+    """The weights file of a run (its best), a weights file as it is, or weights in the box by name.
 
     Raises:
         CheckpointError: neither.
     """
     if Path(given).suffix == ".safetensors":
         return Path(given)
+    if (inside := find_boxed(None, given)) is not None:
+        return inside
     best = RunFolder.find(given).best
     if not best.is_file():
         raise CheckpointError("the run has no weights yet", str(best.parent), "resume it until an epoch ends")
