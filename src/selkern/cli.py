@@ -191,6 +191,22 @@ def _model_row(name: str) -> dict[str, Any]:
     }
 
 
+def _convert(argv: list[str]) -> int:
+    from selkern.cli_options import ConvertOptions, parse
+
+    options = parse(ConvertOptions, argv, "convert")
+    from selkern.models.convert import convert
+
+    classes = None
+    if options.classes is not None:
+        if not options.classes.is_file():
+            raise UsageError("no such file", str(options.classes), "give a text file with one class per line")
+        classes = tuple(line for line in options.classes.read_text(encoding="utf-8").splitlines() if line)
+    card = convert(options.source, options.target, options.model, classes=classes)
+    print(f"{options.target}: {card.model}, {len(card.classes):,} classes")
+    return 0
+
+
 COMMANDS: dict[str, tuple[Callable[[list[str]], int], str]] = {
     "train": (
         _train,
@@ -199,6 +215,7 @@ COMMANDS: dict[str, tuple[Callable[[list[str]], int], str]] = {
     "evaluate": (_evaluate, "accuracy of a run or a weights file on its data or yours"),
     "predict": (_predict, "the likeliest classes of image files and folders"),
     "analyze": (_analyze, "what the selective kernels chose, and the report"),
+    "convert": (_convert, "weights of timm, Caffe or a torch state dict to a file that describes itself"),
     "models": (_models, "the networks, their parameters and multiply-adds"),
 }
 

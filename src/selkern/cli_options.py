@@ -81,6 +81,20 @@ class PredictOptions:
 
 
 @dataclass(frozen=True, kw_only=True)
+class ConvertOptions:
+    """Turn weights of others (timm, the authors' Caffe models, torch state dicts) into a file that describes itself."""
+
+    source: Annotated[Positional[Path], tyro.conf.arg(metavar="IN")]
+    """A .safetensors, .pth, .pt, .bin (restricted loading: no code runs) or .caffemodel file."""
+    target: Annotated[Positional[Path], tyro.conf.arg(metavar="OUT")]
+    """The new .safetensors file; never one that exists."""
+    model: str
+    """Which network the weights are of; `selkern models` lists them."""
+    classes: Path | None = None
+    """A text file with one class name per line, in the order of the outputs; without it they are numbered."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class ModelsOptions:
     """List the networks, with parameters and multiply-adds at the image size they were designed for."""
 

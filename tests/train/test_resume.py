@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import re
 import shlex
@@ -64,13 +65,14 @@ def unbroken(data: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, 
     }
 
 
-@pytest.mark.parametrize("workers", [0, 2])
+FOUR = [2, STEPS, STEPS + 2, 2 * STEPS]  # the last of them ends the last epoch
+
+
 @pytest.mark.parametrize(
-    "stops",
-    [[2], [STEPS], [2, STEPS, STEPS + 2, 2 * STEPS]],
-    ids=["mid-epoch", "edge", "four-times"],
+    ("name", "stops", "workers"),
+    [("sgd", [2], 2), ("adamw", [2], 0), ("sgd", [3], 0), ("adamw", [3], 2), ("sgd", FOUR, 0), ("adamw", FOUR, 2)],
+    ids=str,
 )
-@pytest.mark.parametrize("name", list(RECIPES))
 def test_stopped_and_resumed_is_the_unbroken_run(
     name: str,
     stops: list[int],
@@ -85,6 +87,7 @@ def test_stopped_and_resumed_is_the_unbroken_run(
     with pytest.raises(Interrupted) as stop:
         train(options)
     assert stop.value.exit_code == 128 + signal.SIGINT
+    assert not multiprocessing.active_children(), "workers outlive the run that they read for"
     run = RunFolder(tmp_path / "train" / "run")
     for _ in stops[1:]:
         with pytest.raises(Interrupted):
@@ -255,6 +258,13 @@ def test_a_state_of_another_model_is_refused_in_one_line(
     with pytest.raises(CheckpointError, match="does not fit the model") as error:
         resume(RunFolder(config.parent))
     assert "\n" not in str(error.value)
+
+
+def test_signals_act_as_before_once_the_block_is_left() -> None:
+    before = [signal.getsignal(signum) for signum in (signal.SIGINT, signal.SIGTERM)]
+    with StopRequest() as stop:
+        assert signal.getsignal(signal.SIGTERM) == stop._note
+    assert [signal.getsignal(signum) for signum in (signal.SIGINT, signal.SIGTERM)] == before
 
 
 def test_the_second_signal_acts_at_once() -> None:

@@ -63,7 +63,7 @@ def to_svg(figure: Figure) -> str:
     """The figure as an <svg> element to put into a page."""
     text = io.StringIO()
     with _saving():
-        figure.savefig(text, format="svg", metadata={"Date": None})
+        figure.savefig(text, format="svg", metadata=dict.fromkeys(("Date", "Creator", "Format", "Type")))
     return text.getvalue()[text.getvalue().index("<svg") :]
 
 

@@ -32,7 +32,7 @@ class Backbone(nn.Module):
     """
 
     arch: Any  # the row it was built from
-    stem: nn.Module
+    stem: nn.Sequential
     stages: nn.ModuleList
     fc: nn.Module
 

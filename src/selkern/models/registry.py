@@ -8,11 +8,16 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 
 from selkern.errors import CheckpointError, UsageError
-from selkern.models import cifar, shufflenet, sknet
+from selkern.models import cifar, shufflenet, sknet, skresnet
 from selkern.models.backbone import Backbone, Row
 from selkern.models.weights import find_boxed, load_into, read_card
 
-ARCHITECTURES: dict[str, Row] = {**sknet.ARCHITECTURES, **cifar.ARCHITECTURES, **shufflenet.ARCHITECTURES}
+ARCHITECTURES: dict[str, Row] = {
+    **sknet.ARCHITECTURES,
+    **cifar.ARCHITECTURES,
+    **shufflenet.ARCHITECTURES,
+    **skresnet.ARCHITECTURES,
+}
 log = logging.getLogger("selkern")
 
 

@@ -1,0 +1,114 @@
+"""Two ranks under torchrun see what one process sees: the same images in the same steps, each counted once."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from tiny import ENVIRONMENT, draw, make_folder, make_options, order_of, rows, tiny_model, train
+
+from selkern.analysis.evaluation import evaluate
+from selkern.errors import UsageError
+from selkern.train.distributed import Ranks, join, pick_device
+from selkern.train.loaded import load, open_data
+from selkern.train.loop import Tally
+from selkern.train.run_folder import RunFolder
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """20 images to train on and 7 to validate, which two ranks cannot share evenly."""
+    root = tmp_path_factory.mktemp("data")
+    make_folder(root / "train", images=10)
+    for number in range(7):
+        draw(root / "val" / ("cat" if number < 4 else "dog") / f"{number}.png", number % 3, 50 + number)
+    return root
+
+
+@pytest.fixture(scope="module")
+def two_ranks(data: Path, tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
+    output = tmp_path_factory.mktemp("runs")
+    words = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "selkern.cli", "train"]
+    words += ["--data", str(data), "--output", str(output), "--name", "two", "--device", "cpu", "--log-order"]
+    words += [
+        "--epochs",
+        "2",
+        "--batch-size",
+        "8",
+        "--accumulate",
+        "2",
+        "--image-size",
+        "16",
+        "--ema",
+        "0.5",
+        "--no-report",
+    ]
+    done = subprocess.run(
+        [sys.executable, *words], env=ENVIRONMENT, capture_output=True, text=True, timeout=120, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert "Traceback" not in done.stderr
+    assert done.stdout.count("selkern evaluate") == 1, "rank 0 alone speaks"
+    assert [path.name for path in (output / "train").iterdir()] == ["two"]
+    return RunFolder(output / "train" / "two")
+
+
+def test_the_merged_order_is_that_of_one_process(data: Path, two_ranks: RunFolder, tmp_path: Path) -> None:
+    with tiny_model():
+        options = make_options(data, tmp_path, model="sk_tiny", epochs=2, batch_size=8, log_order=True)
+        alone = order_of(train(options).path / "order.rank0.csv")
+    ranks = [order_of(two_ranks.path / f"order.rank{rank}.csv") for rank in range(2)]
+    assert len(alone) == 2 * 2 * 8
+    for epoch in range(2):
+        for step in range(2):
+            batch, *shares = (table[(table[:, 0] == epoch) & (table[:, 1] == step), 2] for table in (alone, *ranks))
+            assert len(batch) == 8
+            for rank, share in enumerate(shares):
+                assert share.tolist() == batch[rank::2].tolist()
+
+
+def test_every_validation_image_counts_once(two_ranks: RunFolder) -> None:
+    """The figures of the last epoch are those of its weights, measured in one process."""
+    loaded = load(str(two_ranks.last))
+    source = open_data(load(str(two_ranks.path)), None)
+    result = evaluate(loaded.model, source.val, source.classes, loaded.preprocess)
+    assert len(result) == 7
+    last = rows(two_ranks)[-1]
+    assert (last["val_top1"], last["val_top5"]) == (result.top1, result.top5)
+    assert last["val_loss"] == pytest.approx(result.loss, rel=1e-6)
+
+
+def test_both_ranks_trained_on_every_batch(two_ranks: RunFolder) -> None:
+    """train_top1 is a share of all 16 images of an epoch's two steps."""
+    for row in rows(two_ranks):
+        assert row["train_top1"] * 16 == pytest.approx(round(row["train_top1"] * 16))
+        assert row["step"] == row["epoch"] * 2
+
+
+def test_tallies_merge_to_the_sums_and_the_longest_time() -> None:
+    merged = Tally.merge([Tally(1.5, 2, 4, 10.0), Tally(0.5, 1, 3, 12.0)])
+    assert merged == Tally(2.0, 3, 7, 12.0)
+    assert Tally.merge([merged]) == merged
+
+
+def test_one_process_exchanges_nothing() -> None:
+    with join("cpu") as ranks:
+        assert (ranks.rank, ranks.world, ranks.main) == (0, 1, True)
+        assert ranks.gather("x") == ["x"]
+        assert ranks.from_main(3) == 3
+        assert ranks.maximum(2) == 2
+    assert not Ranks(1, 2, torch.device("cpu")).main
+
+
+@pytest.mark.parametrize("name", ["tpu", "cuda:99", "", "meta meta"])
+def test_a_device_that_is_not_there_is_told(name: str) -> None:
+    with pytest.raises(UsageError, match="--device") as error:
+        pick_device(name)
+    assert "\n" not in str(error.value)
+
+
+def test_auto_takes_what_is_there() -> None:
+    assert pick_device("auto").type == ("cuda" if torch.cuda.is_available() else "cpu")
