@@ -109,8 +109,8 @@ def findings(study: ScaleStudy) -> list[str]:
         first, last = study.group_names[0], study.group_names[-1]
         return [
             f"Enlarging the centre from {first} to {last} moved the selection to the larger kernel in "
-            f"{_of(up, len(units))}, and to the smaller one in {_of(down, len(units))}. In the others the 95 % "
-            "interval of the paired difference holds zero.",
+            f"{_of(up, len(units))}, and to the smaller one in {_of(down, len(units))}: the 95 % interval of the "
+            "paired difference leaves out zero.",
             "The paper sees it move to the larger kernel in low and middle units, and no pattern in the last ones. "
             "Mind that enlarging a small image also blurs it.",
         ]
