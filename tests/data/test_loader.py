@@ -145,9 +145,7 @@ def test_partners_come_from_the_whole_split_and_their_label_is_true() -> None:
         values = set(batch.images.unique().tolist())
         (other,) = values - {index} or {index}
         assert batch.partners.item() == other % 3 or batch.lam.item() == 1
-        assert (batch.images == index).float().mean().item() == pytest.approx(
-            batch.lam.item()
-        ) or other == index
+        assert (batch.images == index).float().mean().item() == pytest.approx(batch.lam.item()) or other == index
         seen.add(other)
     assert len(seen) > 12
 

@@ -20,9 +20,7 @@ from selkern.data.sources import open_source
 from selkern.data.split import Split
 from selkern.errors import DataError
 
-CIFAR10 = Path(
-    os.environ.get("SELKERN_CIFAR10", Path(__file__).parents[2].parent / "shared" / "data" / "cifar10")
-)
+CIFAR10 = Path(os.environ.get("SELKERN_CIFAR10", Path(__file__).parents[2].parent / "shared" / "data" / "cifar10"))
 
 
 def image_bytes(value: int) -> bytes:
@@ -54,9 +52,7 @@ def write(
     content = pa.table({image: column, "label": labels})
     if names is not None:
         features = {"label": {"names": names, "_type": "ClassLabel"}}
-        content = content.replace_schema_metadata(
-            {"huggingface": json.dumps({"info": {"features": features}})}
-        )
+        content = content.replace_schema_metadata({"huggingface": json.dumps({"info": {"features": features}})})
     path.parent.mkdir(exist_ok=True)
     pq.write_table(content, path, row_group_size=3)
     return path
@@ -82,9 +78,7 @@ def test_parquet_folder_with_shards_keeps_the_declared_class_order(tmp_path: Pat
 
 @pytest.mark.parametrize("struct", [True, False])
 def test_one_parquet_file_with_text_labels_is_cut(tmp_path: Path, struct: bool) -> None:
-    path = write(
-        tmp_path / "all.parquet", [["b", "a"][i % 2] for i in range(40)], struct=struct, image="picture"
-    )
+    path = write(tmp_path / "all.parquet", [["b", "a"][i % 2] for i in range(40)], struct=struct, image="picture")
     source = open_source(str(path))
     assert source.classes == ("a", "b")
     assert [len(s) for s in (source.train, source.val, source.test)] == [32, 4, 4]
@@ -143,9 +137,7 @@ def test_a_broken_row_is_named_and_the_rest_is_readable(tmp_path: Path) -> None:
     assert source.train.read(4).getpixel((0, 0)) == (7, 0, 0)
 
 
-@pytest.mark.skipif(
-    not (CIFAR10 / "train.parquet").is_file(), reason=f"no CIFAR-10 at {CIFAR10} (SELKERN_CIFAR10)"
-)
+@pytest.mark.skipif(not (CIFAR10 / "train.parquet").is_file(), reason=f"no CIFAR-10 at {CIFAR10} (SELKERN_CIFAR10)")
 def test_cifar10() -> None:
     source = open_source(str(CIFAR10))
     assert source.classes[0] == "airplane"

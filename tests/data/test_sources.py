@@ -67,9 +67,7 @@ def test_three_split_folders(tmp_path: Path, val: str) -> None:
     before = fingerprint(tmp_path)
     source = open_source(str(tmp_path))
     assert (source.kind, source.classes, source.notes) == ("folder", ("a", "b"), ())
-    assert (
-        source.train.labels.tolist() == [1] * 4 + [0] * 3 or source.train.labels.tolist() == [0] * 3 + [1] * 4
-    )
+    assert source.train.labels.tolist() == [1] * 4 + [0] * 3 or source.train.labels.tolist() == [0] * 3 + [1] * 4
     assert source.val.labels.tolist() == [0, 0]
     assert source.test.labels.tolist() == [1]  # test lacks class a: ids do not shift
     for split in (source.train, source.val, source.test):

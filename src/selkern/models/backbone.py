@@ -23,7 +23,7 @@ class Feature:
 class Backbone(nn.Module):
     """A network that turns images into the maps of its stages, and those into class scores.
 
-    A subclass makes its layers, fills `feature_info`, gives `forward_features`, and calls `make_head` last.
+    A subclass makes `stem`, `pool` and `stages`, fills `feature_info`, and calls `make_head` last.
 
     Args:
         num_classes: outputs of the classifier `fc`; 0 leaves it out and returns the pooled features.
@@ -33,6 +33,7 @@ class Backbone(nn.Module):
 
     arch: Any  # the row it was built from
     stem: nn.Sequential
+    pool: nn.Module
     stages: nn.ModuleList
     fc: nn.Module
 
@@ -53,7 +54,12 @@ class Backbone(nn.Module):
 
     def forward_features(self, x: Tensor) -> list[Tensor]:
         """(N, in_chans, H, W) to the maps after the stem and after each stage, as in `feature_info`."""
-        raise NotImplementedError
+        maps = [self.stem(x)]
+        y = self.pool(maps[0])
+        for stage in self.stages:
+            y = stage(y)
+            maps.append(y)
+        return maps
 
     def forward_head(self, y: Tensor) -> Tensor:
         """The last map (N, C, H, W) to logits (N, num_classes)."""

@@ -63,8 +63,6 @@ def convert(source: Path, target: Path, model: str, *, classes: tuple[str, ...] 
         raise UsageError(f"{len(names)} class names for {outputs} outputs", "--classes", f"give {outputs}")
     network = row.build(outputs, 3, False)
     expected = {name: tensor.shape for name, tensor in network.state_dict().items()}
-    # Statistics of how often BatchNorm was updated: other programs leave them out, and nothing depends on them here.
-    state = {name: torch.zeros((), dtype=torch.int64) for name in expected if name.endswith("batches_tracked")} | state
     for name in sorted(expected.keys() ^ state.keys()):
         what = "is missing" if name in expected else "belongs to no layer"
         raise CheckpointError(f"tensor {name} {what}", str(source), f"give weights of {model}")
@@ -116,7 +114,10 @@ def _tensors(source: Path) -> dict[str, Tensor]:
             break
     if not isinstance(found, Mapping) or not all(isinstance(value, Tensor) for value in found.values()):
         raise CheckpointError("not a state dict of tensors", str(source), fix)
-    return {str(name).removeprefix("module."): tensor for name, tensor in found.items()}
+    state = {str(name).removeprefix("module."): tensor for name, tensor in found.items()}
+    # How often BatchNorm was updated: some programs leave it out, and nothing here depends on it.
+    counts = [name.replace("running_mean", "num_batches_tracked") for name in state if name.endswith("running_mean")]
+    return {**dict.fromkeys(counts, torch.zeros((), dtype=torch.int64)), **state}
 
 
 def _restricted(source: Path) -> Any:

@@ -113,15 +113,6 @@ class ShuffleNet(Backbone):
             he_normal(module)
         self.make_head(arch.head)
 
-    def forward_features(self, x: Tensor) -> list[Tensor]:
-        """(N, in_chans, H, W) to the maps after the stem and after each stage, as in `feature_info`."""
-        maps = [self.stem(x)]
-        y = self.pool(maps[0])
-        for stage in self.stages:
-            y = stage(y)
-            maps.append(y)
-        return maps
-
     def forward_head(self, y: Tensor) -> Tensor:
         """The last map to logits, through the 1x1 convolution."""
         return super().forward_head(self.last(y))

@@ -166,15 +166,6 @@ class SKResNet(Backbone):
         if isinstance(self.fc, nn.Linear):
             self.fc.reset_parameters()
 
-    def forward_features(self, x: Tensor) -> list[Tensor]:
-        """(N, in_chans, H, W) to the maps after the stem and after each stage, as in `feature_info`."""
-        maps = [self.stem(x)]
-        y = self.pool(maps[0])
-        for stage in self.stages:
-            y = stage(y)
-            maps.append(y)
-        return maps
-
 
 _BASIC_18 = SKResNetArchitecture(
     depths=(2, 2, 2, 2), outs=(64, 128, 256, 512), bottleneck=False, reduction=8, min_width=16

@@ -156,12 +156,3 @@ class Trunk(Backbone):
         for module in self.modules():
             he_normal(module)
         self.make_head(channels)
-
-    def forward_features(self, x: Tensor) -> list[Tensor]:
-        """(N, in_chans, H, W) to the maps after the stem and after each stage, as in `feature_info`."""
-        maps = [self.stem(x)]
-        y = self.pool(maps[0])
-        for stage in self.stages:
-            y = stage(y)
-            maps.append(y)
-        return maps
