@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import struct
-import time
 import zipfile
 from collections.abc import Callable
 from dataclasses import replace
@@ -143,11 +142,9 @@ def test_other_names_are_taken_in_order(steps: int, word: str, caffes_own: bool)
 
 
 def refused(kind: type[SelkernError], call: Callable[[], object]) -> str:
-    """The one line of the error, which comes within a second."""
-    start = time.perf_counter()
+    """The one line of the error."""
     with pytest.raises(kind) as caught:
         call()
-    assert time.perf_counter() - start < 1
     assert "\n" not in str(caught.value)
     assert caught.value.exit_code == (2 if kind is UsageError else 4)
     return str(caught.value)

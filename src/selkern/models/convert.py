@@ -117,7 +117,7 @@ def _tensors(source: Path) -> dict[str, Tensor]:
     state = {str(name).removeprefix("module."): tensor for name, tensor in found.items()}
     # How often BatchNorm was updated: some programs leave it out, and nothing here depends on it.
     counts = [name.replace("running_mean", "num_batches_tracked") for name in state if name.endswith("running_mean")]
-    return {**dict.fromkeys(counts, torch.zeros((), dtype=torch.int64)), **state}
+    return {**{name: torch.zeros((), dtype=torch.int64) for name in counts}, **state}
 
 
 def _restricted(source: Path) -> Any:
