@@ -13,7 +13,7 @@ from types import ModuleType
 from typing import Any
 
 import pytest
-import torch
+from torch import library as torch_library
 
 _kept: list[Any] = []  # a library's definitions go when it does
 
@@ -32,7 +32,7 @@ def fix_torchvision() -> None:
             raise
         for name in [name for name in sys.modules if name.partition(".")[0] == "torchvision"]:
             del sys.modules[name]
-        library: Any = torch.library.Library("torchvision", "FRAGMENT")  # type: ignore[no-untyped-call]
+        library: Any = torch_library.Library("torchvision", "FRAGMENT")  # type: ignore[no-untyped-call]
         _kept.append(library)
         for operator in ("nms", "qnms"):
             library.define(f"{operator}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
