@@ -133,7 +133,7 @@ _CIFAR = Recipe(
 )
 
 RECIPES: dict[str, Recipe] = {
-    "digits": Recipe(warmup=0.3, lr=4e-3),
+    "digits": Recipe(epochs=6, warmup=0.3, lr=4e-3, label_smoothing=0.1, ema=0.99),
     "cifar": replace(
         _CIFAR,
         epochs=10,
