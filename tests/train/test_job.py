@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import re
 from collections.abc import Iterator
@@ -56,6 +57,7 @@ def test_the_report_and_its_files_are_there(run: RunFolder) -> None:
         "curves.png",
         "selection_bars.png",
         "selection_channels.png",
+        "train_batch.png",
     }
     for path in (run.path / "plots").iterdir():
         with Image.open(path) as image:
@@ -68,6 +70,10 @@ def test_the_tables_agree_with_the_weights(run: RunFolder) -> None:
     assert table["images"] == sum(row["images"] for row in table["classes"]) == 4
     right = sum(row["right"] * row["images"] for row in table["classes"])
     assert table["top1"] == pytest.approx(right / table["images"])
+    with (run.path / "predictions_test.csv").open(newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    assert sum(row["label"] == row["predicted"] for row in rows) == round(right)
+    assert all(Path(row["image"]).is_file() for row in rows)
     selection = json.loads((run.path / "selection.json").read_text())
     assert [row["unit"] for row in selection] == ["SK_2_1", "SK_3_1"]
     for row in selection:
@@ -86,7 +92,11 @@ def test_a_plain_network_has_a_report_without_selection(data: Path, tmp_path: Pa
     page = (run.path / "report.html").read_text(encoding="utf-8")
     assert "What the neurons chose" not in page
     assert "no selective-kernel units" in page
-    assert {path.name for path in (run.path / "plots").iterdir()} == {"confusion_matrix.png", "curves.png"}
+    assert {path.name for path in (run.path / "plots").iterdir()} == {
+        "confusion_matrix.png",
+        "curves.png",
+        "train_batch.png",
+    }
     assert not (run.path / "selection.json").exists()
     assert (run.path / "evaluation.json").is_file()
 
@@ -113,7 +123,8 @@ def test_digit_scenes_are_studied_by_their_true_size(tmp_path: Path, monkeypatch
 
 def test_no_report_is_made_where_none_is_wanted(data: Path, tmp_path: Path) -> None:
     run = train(make_options(data, tmp_path, model="sk_tiny", epochs=1, report=False))
-    assert not {"report.html", "plots", "evaluation.json", "selection.json"} & {p.name for p in run.path.iterdir()}
+    assert not {"report.html", "evaluation.json", "selection.json"} & {p.name for p in run.path.iterdir()}
+    assert [path.name for path in run.plots.iterdir()] == ["train_batch.png"]
 
 
 def test_the_report_can_go_elsewhere(run: RunFolder, tmp_path: Path) -> None:

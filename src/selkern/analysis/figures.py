@@ -13,6 +13,7 @@ from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
+from numpy.typing import NDArray
 
 from selkern.analysis.evaluation import Evaluation
 from selkern.analysis.scale import ScaleStudy, UnitScale
@@ -227,13 +228,28 @@ def confusion(evaluation: Evaluation) -> Figure:
             rotation = 0 if max(map(len, evaluation.classes)) <= 3 else 45
             ha = "center" if not rotation else "right"
             # Class names are the user's: a $ in them is a $ and not the start of a formula.
-            names = [name if len(name) <= LONGEST else name[: LONGEST - 1] + "…" for name in evaluation.classes]
+            names = [_short(name) for name in evaluation.classes]
             axes.set_xticks(range(n), names, rotation=rotation, ha=ha, parse_math=False)
             axes.set_yticks(range(n), names, parse_math=False)
             for (i, j), count in np.ndenumerate(counts):
                 if count:
                     colour = "white" if shares[i, j] > 0.3 else INK
                     axes.text(j, i, str(count), ha="center", va="center", fontsize=8, color=colour)
+        return figure
+
+
+def image_grid(images: NDArray[np.uint8], captions: Sequence[str]) -> Figure:
+    """Up to 32 images (n, 3, H, W), eight in a row, each with its caption: what the network really gets to see."""
+    shown = min(len(images), 32)
+    rows = -(-shown // 8)
+    with _drawing(7.2, 1.1 * rows + 0.3) as figure:
+        for number, axes in enumerate(figure.subplots(rows, 8, squeeze=False).ravel()):
+            axes.set_axis_off()
+            if number < shown:
+                axes.imshow(images[number].transpose(1, 2, 0), interpolation="nearest")
+                axes.set_title(
+                    _short(captions[number]), fontsize=7, fontweight="normal", loc="center", parse_math=False
+                )
         return figure
 
 
@@ -249,6 +265,10 @@ def _per_unit(study: ScaleStudy, draw: Callable[[Axes, int, UnitScale], None], x
         figure.supxlabel(x_name, fontsize=9)
         figure.supylabel(y_name, fontsize=9)
         return figure
+
+
+def _short(name: str) -> str:
+    return name if len(name) <= LONGEST else name[: LONGEST - 1] + "…"
 
 
 def _shade(number: int, of: int) -> str:

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from selkern.analysis.evaluation import Evaluation, evaluate
-from selkern.analysis.figures import to_png
+from selkern.analysis.figures import image_grid, to_png
 from selkern.analysis.report import Report, draw, make_examples, pick_examples, render
 from selkern.analysis.scale import ScaleStudy, studied_units, true_scale, zoom_sweep
 from selkern.data.order import TrainOrder
@@ -28,7 +28,7 @@ from selkern.train.loaded import Loaded, find_weights, load, open_data, pick_spl
 from selkern.train.loop import Training
 from selkern.train.options import TrainOptions, read_options
 from selkern.train.progress import Progress
-from selkern.train.run_folder import RunFolder, command, versions
+from selkern.train.run_folder import RunFolder, command, versions, write_csv
 
 SWEEP_IMAGES = 1000  # of the centre-crop sweep, each seen at every enlargement
 
@@ -59,6 +59,7 @@ def train(options: TrainOptions) -> RunFolder | None:
         training = Training(options, source, model, run, ranks, progress)
         if ranks.main:
             run.start(options, source)
+            draw_first_batch(training)
         _announce(training, progress)
         training.fit()
     return _finish(run, options, ranks, progress)
@@ -86,6 +87,17 @@ def resume(run: RunFolder, device: str = "auto", workers: int | None = None) -> 
         progress.say(f"resuming {run.path} at epoch {training.epoch + 1}, step {training.step + 1}")
         training.fit()
     return _finish(run, options, ranks, progress)
+
+
+def draw_first_batch(training: Training) -> None:
+    """plots/train_batch.png, augmented and labelled: a wrong label or augmentation is seen before hours are lost."""
+    drawn = [training.samples[key] for key in next(iter(training.order))[:32]]
+    good = [sample for sample in drawn if not isinstance(sample, str)]  # a text is the reason why it cannot be read
+    if good:
+        captions = [training.source.classes[sample.label] for sample in good]
+        figure = image_grid(np.stack([sample.pixels for sample in good]), captions)
+        training.run.plots.mkdir(exist_ok=True)
+        write_atomic(training.run.plots / "train_batch.png", to_png(figure))
 
 
 def _new_model(options: TrainOptions, source: Source) -> Backbone:
@@ -162,6 +174,7 @@ def analyze(loaded: Loaded, data: str | None = None, split_name: str = "test", o
         provenance=_provenance(loaded, time.monotonic() - started),
         notes=source.notes,
     )
+    write_predictions(evaluation, split, folder / f"predictions_{split.name}.csv")
     return Analysis(evaluation, study, write_report(report, folder))
 
 
@@ -187,6 +200,18 @@ def _provenance(loaded: Loaded, seconds: float) -> dict[str, str]:
     }
 
 
+def write_predictions(evaluation: Evaluation, split: Split, path: Path) -> None:
+    """One row per image: where it is, its class, the predicted one and its probability."""
+    names = evaluation.classes
+    rows = [
+        (split.where(int(index)), names[label], names[top[0]], f"{p[0]:.6f}")
+        for index, label, top, p in zip(
+            evaluation.indices, evaluation.labels, evaluation.top, evaluation.top_p, strict=True
+        )
+    ]
+    write_csv(path, ("image", "label", "predicted", "probability"), rows)
+
+
 def write_report(report: Report, folder: Path) -> Path:
     """Write the page, the figures as PNG, the per-class and selection tables; the page's path."""
     drawn = draw(report)
@@ -195,6 +220,7 @@ def write_report(report: Report, folder: Path) -> Path:
     for name, figure in drawn.items():
         write_atomic(plots / f"{name}.png", to_png(figure))
     write_atomic(folder / "evaluation.json", json.dumps(report.evaluation.to_dict(), indent=1))
+    write_csv(folder / "per_class.csv", ("class", "images", "right"), report.evaluation.per_class())
     if report.study is not None:
         write_atomic(folder / "selection.json", json.dumps(report.study.to_rows(), indent=1))
     page = folder / "report.html"

@@ -71,8 +71,8 @@ class Training:
         self.ema = make_ema(self.model, self.recipe)
         self.net: nn.Module = DistributedDataParallel(self.model) if ranks.world > 1 else self.model
         self.order = TrainOrder(len(source.train), self.recipe.batch_size, options.seed, ranks.rank, ranks.world)
-        samples = Samples(source.train, self.preprocess, self.recipe.augment, options.seed)
-        self.loader = make_loader(samples, self.order, options.workers)
+        self.samples = Samples(source.train, self.preprocess, self.recipe.augment, options.seed)
+        self.loader = make_loader(self.samples, self.order, options.workers)
         self.epoch, self.step = 0, 0  # the next step to do: number within the epoch
         self.tally = Tally()
         self.rows: list[dict[str, float]] = []

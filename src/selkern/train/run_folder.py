@@ -44,6 +44,7 @@ class RunFolder:
         self.weights = path / "weights"
         self.best = self.weights / "best.safetensors"
         self.last = self.weights / "last.safetensors"
+        self.plots = path / "plots"
         self.log = path / "log.txt"
         self.split_csv = path / "split.csv"
         self.metrics = path / "metrics.csv"
