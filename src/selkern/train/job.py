@@ -94,7 +94,8 @@ def draw_first_batch(training: Training) -> None:
     drawn = [training.samples[key] for key in next(iter(training.order))[:32]]
     good = [sample for sample in drawn if not isinstance(sample, str)]  # a text is the reason why it cannot be read
     if good:
-        captions = [training.source.classes[sample.label] for sample in good]
+        names = training.source.classes
+        captions = [names[s.label] if s.lam == 1 else f"{s.lam:.0%} {names[s.label]}, {names[s.partner]}" for s in good]
         figure = image_grid(np.stack([sample.pixels for sample in good]), captions)
         training.run.plots.mkdir(exist_ok=True)
         write_atomic(training.run.plots / "train_batch.png", to_png(figure))
