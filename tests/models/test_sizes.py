@@ -146,3 +146,10 @@ def test_counts_stand_beside_the_paper_s(name: str) -> None:
         assert min(apart) <= APART.get(name, 0.1)
     if row.gmacs is not None:
         assert cost.macs / 1e9 == pytest.approx(row.gmacs, rel=0.01)
+
+
+@pytest.mark.parametrize("name", ["seresnext29_8x64d", "resnext29_8x64d", "resnext29_16x64d", "resnext29_16x32d"])
+def test_the_networks_of_table_5_have_the_published_sizes(name: str) -> None:
+    row = PUBLISHED[name]
+    assert row.parameters is not None
+    assert parameters(on_meta(name, row.num_classes)) / 1e6 == pytest.approx(row.parameters, abs=0.1)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from selkern.models.trunk import Architecture, Mixer
 
 # Only branches 1x1 and 3x3 with G = 16 and r = 32 fit the size the paper publishes (27.7 M); the text leaves
@@ -45,8 +47,15 @@ _NAMES: dict[Mixer, tuple[str, str]] = {
     "sum": ("sknet29_sum", "sknet_mini_sum"),
 }
 
-ARCHITECTURES = {
+_TWINS = {
     name: arch.twin(mixer)
     for mixer, names in _NAMES.items()
     for name, arch in zip(names, (_SKNET29, _MINI), strict=True)
 }
+# What the paper compares SKNet-29 with in Table 5, beside ResNeXt-29 16x32d.
+_TABLE_5 = {
+    "resnext29_8x64d": replace(_SKNET29, mixer="plain", groups=8),
+    "resnext29_16x64d": replace(_SKNET29, mixer="plain", mids=(1024, 2048, 4096)),
+    "seresnext29_8x64d": replace(_SKNET29, mixer="se", groups=8),
+}
+ARCHITECTURES = {**_TWINS, **_TABLE_5}
