@@ -175,7 +175,7 @@ def test_a_real_program_stopped_by_a_signal_goes_on(
     flags = f"--epochs 6 --batch-size 8 --image-size 16 --ema 0.9 --workers {workers} --save-minutes 1e-9 --no-report"
     output = tmp_path / "my runs"
     words = [*PROGRAM, "train", "--recipe", "digits", "--data", str(data), "--output", str(output), "--name", "run"]
-    words += [*flags.split(), "--lr", str(recipe.lr), "--warmup", "0", "--device", "cpu"]
+    words += [*flags.split(), "--lr", str(recipe.lr), "--warmup", "0", "--label-smoothing", "0", "--device", "cpu"]
     program = subprocess.Popen(
         words, env=ENVIRONMENT, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True, start_new_session=True
     )
