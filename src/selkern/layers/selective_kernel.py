@@ -191,9 +191,12 @@ class SelectiveKernel(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(N, C_in, *) to (N, C_out, *)."""
         check_input("SelectiveKernel", x, self.in_channels, self.dims)
-        u = [branch(x) for branch in self.branches]
+        return self.combine([branch(x) for branch in self.branches])
+
+    def combine(self, u: Sequence[Tensor]) -> Tensor:
+        """Fuse and Select, or the plain sum: the branches' M maps (N, C_out, *) to one."""
         if self.gate is None:
-            return u[0] if len(u) == 1 else sum(u[1:], start=u[0])
+            return sum(u[1:], start=u[0])
         return ops.select(u, self.gate(ops.fuse(u)))
 
     def extra_repr(self) -> str:

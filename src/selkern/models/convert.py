@@ -21,7 +21,7 @@ from selkern.data.preprocess import Preprocess
 from selkern.errors import CheckpointError, UsageError
 from selkern.models import skresnet
 from selkern.models.registry import architecture
-from selkern.models.weights import Card, save_weights
+from selkern.models.weights import Card, require_fit, save_weights
 
 # What timm evaluates its SK networks with, and nearly everybody else.
 IMAGENET = Preprocess(size=224, crop=0.875, mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
@@ -61,15 +61,9 @@ def convert(source: Path, target: Path, model: str, *, classes: tuple[str, ...] 
     names = classes or tuple(str(number) for number in range(outputs))
     if len(names) != outputs:
         raise UsageError(f"{len(names)} class names for {outputs} outputs", "--classes", f"give {outputs}")
-    network = row.build(outputs, 3, False)
-    expected = {name: tensor.shape for name, tensor in network.state_dict().items()}
-    for name in sorted(expected.keys() ^ state.keys()):
-        what = "is missing" if name in expected else "belongs to no layer"
-        raise CheckpointError(f"tensor {name} {what}", str(source), f"give weights of {model}")
-    for name, shape in expected.items():
-        if state[name].shape != shape:
-            shapes = f"{tuple(state[name].shape)}, not {tuple(shape)}"
-            raise CheckpointError(f"tensor {name} has shape {shapes}", str(source), f"give weights of {model}")
+    with torch.device("meta"):  # names and shapes are all that is asked of it
+        expected = row.build(outputs, 3, False).state_dict()
+    require_fit(state, expected, str(source), f"give weights of {model}")
     notes = {"assumed": "BGR images with Caffe's customary means; the stem was turned to RGB"} if caffe else {}
     card = Card(
         model=model,

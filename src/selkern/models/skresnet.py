@@ -20,7 +20,6 @@ from selkern.layers.gate import Gate
 from selkern.layers.parts import check_input, divides
 from selkern.layers.selective_kernel import Branch, SelectiveKernel
 from selkern.models.backbone import Backbone, Feature
-from selkern.ops import select as ops
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,10 +76,7 @@ class SplitSelectiveKernel(SelectiveKernel):
         """(N, C_in, *) to (N, C_out, *)."""
         check_input("SplitSelectiveKernel", x, self.in_channels, self.dims)
         shares = x.chunk(len(self.branches), dim=1)
-        u = [branch(share) for branch, share in zip(self.branches, shares, strict=True)]
-        if self.gate is None:
-            return u[0] if len(u) == 1 else sum(u[1:], start=u[0])
-        return ops.select(u, self.gate(ops.fuse(u)))
+        return self.combine([branch(share) for branch, share in zip(self.branches, shares, strict=True)])
 
 
 def make_mixer(arch: SKResNetArchitecture, in_channels: int, out_channels: int, stride: int) -> SelectiveKernel:

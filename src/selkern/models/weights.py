@@ -6,6 +6,7 @@ Nothing here unpickles: a `.safetensors` file holds tensors and strings only.
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -95,12 +96,17 @@ def load_into(model: nn.Module, path: Path, *, keep_head: bool = True) -> None:
     own = model.state_dict()
     if not keep_head or "fc.weight" not in own:
         tensors = {name: tensor for name, tensor in tensors.items() if not name.startswith("fc.")}
-    expected = {name for name in own if keep_head or not name.startswith("fc.")}
-    for name in sorted(expected ^ tensors.keys()):
-        what = "is missing" if name in expected else "belongs to no layer"
-        raise CheckpointError(f"tensor {name} {what}", str(path), "the file is of another architecture")
-    for name, tensor in tensors.items():
-        if tensor.shape != own[name].shape:
-            shapes = f"{tuple(tensor.shape)}, the model {tuple(own[name].shape)}"
-            raise CheckpointError(f"tensor {name} has shape {shapes}", str(path), "the file is of another architecture")
+    expected = {name: own[name] for name in own if keep_head or not name.startswith("fc.")}
+    require_fit(tensors, expected, str(path), "the file is of another architecture")
     model.load_state_dict(tensors, strict=False)
+
+
+def require_fit(tensors: Mapping[str, Tensor], expected: Mapping[str, Tensor], where: str, fix: str) -> None:
+    """Raise CheckpointError, with `where` and `fix`, unless both have the same names and shapes."""
+    for name in sorted(expected.keys() ^ tensors.keys()):
+        what = "is missing" if name in expected else "belongs to no layer"
+        raise CheckpointError(f"tensor {name} {what}", where, fix)
+    for name, tensor in tensors.items():
+        if tensor.shape != expected[name].shape:
+            shapes = f"{tuple(tensor.shape)}, the model {tuple(expected[name].shape)}"
+            raise CheckpointError(f"tensor {name} has shape {shapes}", where, fix)
