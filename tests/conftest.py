@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import torch
@@ -23,3 +24,20 @@ def _seeded_and_restored() -> Iterator[None]:
     torch.set_float32_matmul_precision(precision)
     if torch.are_deterministic_algorithms_enabled() != exact:  # the setter imports a compiler: not every time
         torch.use_deterministic_algorithms(exact)
+
+
+@pytest.fixture(scope="module")
+def tiny_networks() -> Iterator[None]:
+    """For a whole file: the names `sk_tiny` and `plain_tiny` are models."""
+    from tiny import tiny_model  # here: most tests need nothing of the training that it imports
+
+    with tiny_model():
+        yield
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of small pictures, one folder per class."""
+    from tiny import make_folder
+
+    return make_folder(tmp_path_factory.mktemp("data"))

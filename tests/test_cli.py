@@ -7,13 +7,13 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file
-from tiny import ENVIRONMENT, PROGRAM, draw, make_folder, make_options, signal_at, tiny_model, train
+from tiny import ENVIRONMENT, PROGRAM, draw, make_folder, make_options, signal_at, train
 
 from selkern import __version__, cli
 from selkern.errors import CheckpointError, SelkernError
@@ -23,15 +23,7 @@ from selkern.train.run_folder import RunFolder
 QUICK = "--model sk_tiny --epochs 1 --batch-size 14 --image-size 16 --no-report --device cpu".split()  # noqa: SIM905
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _model() -> Iterator[None]:
-    with tiny_model():
-        yield
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_folder(tmp_path_factory.mktemp("data"))
+pytestmark = pytest.mark.usefixtures("tiny_networks")
 
 
 @pytest.fixture(scope="module")

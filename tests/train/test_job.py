@@ -5,13 +5,12 @@ from __future__ import annotations
 import csv
 import json
 import re
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
 from PIL import Image
-from tiny import make_folder, make_options, tiny_model, train, tree
+from tiny import make_folder, make_options, train, tree
 
 from selkern.data.scenes import SceneSplit
 from selkern.data.sources import Source
@@ -22,11 +21,7 @@ from selkern.train.loaded import load, open_data, pick_split
 from selkern.train.predict import list_images, predict
 from selkern.train.run_folder import RunFolder
 
-
-@pytest.fixture(scope="module", autouse=True)
-def _model() -> Iterator[None]:
-    with tiny_model():
-        yield
+pytestmark = pytest.mark.usefixtures("tiny_networks")
 
 
 @pytest.fixture(scope="module")

@@ -5,14 +5,13 @@ from __future__ import annotations
 import csv
 import json
 import math
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import load_file
-from tiny import BUSY_ADAMW, BUSY_SGD, draw, make_folder, make_options, rows, tiny_model, train, tree
+from tiny import BUSY_ADAMW, BUSY_SGD, draw, make_folder, make_options, rows, train, tree
 from torch import Tensor
 
 from selkern.analysis.evaluation import evaluate, to_input
@@ -28,16 +27,7 @@ from selkern.train.recipe import Recipe
 from selkern.train.run_folder import COLUMNS, RunFolder
 from selkern.train.state import load_state
 
-
-@pytest.fixture(scope="module", autouse=True)
-def _model() -> Iterator[None]:
-    with tiny_model():
-        yield
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_folder(tmp_path_factory.mktemp("data"))
+pytestmark = pytest.mark.usefixtures("tiny_networks")
 
 
 @pytest.fixture(scope="module")

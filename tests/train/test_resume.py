@@ -9,7 +9,6 @@ import shlex
 import signal
 import subprocess
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -23,12 +22,10 @@ from tiny import (
     assert_same,
     bits,
     everything,
-    make_folder,
     make_options,
     order_of,
     resume,
     signal_at,
-    tiny_model,
     train,
 )
 
@@ -44,15 +41,7 @@ RECIPES = {"sgd": BUSY_SGD, "adamw": BUSY_ADAMW}
 STEPS = 3  # of an epoch
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _model() -> Iterator[None]:
-    with tiny_model():
-        yield
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_folder(tmp_path_factory.mktemp("data"))
+pytestmark = pytest.mark.usefixtures("tiny_networks")
 
 
 @pytest.fixture(scope="module")
