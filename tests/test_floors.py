@@ -22,12 +22,14 @@ FLOORS = {
     "analysis": 3,
     "train": 4,
     "cli_options": 5,
+    "commands": 5,
     "cli": 5,
 }
 SAME_FLOOR = {
     ("files", "errors"),
     ("analysis", "models"),
-    ("cli", "cli_options"),
+    ("commands", "cli_options"),
+    ("cli", "commands"),
 }  # the one may use the other, never the reverse
 
 

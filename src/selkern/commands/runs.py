@@ -1,0 +1,144 @@
+"""The commands that train networks and use trained ones: train, evaluate, analyze, predict.
+
+Each function takes the words after the command's name, calls one function, prints what it returns, and gives the exit
+code. Nothing heavy is imported before it is needed.
+"""
+
+from __future__ import annotations
+
+import json
+import shlex
+import sys
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from selkern import __version__
+from selkern.errors import UsageError
+
+if TYPE_CHECKING:
+    from selkern.train.options import TrainOptions
+
+
+def train(argv: list[str]) -> int:
+    """`selkern train`, and with `--resume` its continuation."""
+    argv = [part for word in argv for part in (word.split("=", 1) if word.startswith("--resume=") else [word])]
+    if "--resume" in argv:
+        at = argv.index("--resume") + 1
+        if at == len(argv) or argv[at].startswith("-"):
+            argv = [*argv[:at], "latest", *argv[at:]]
+        from selkern.cli_options import ResumeOptions, parse
+
+        options = parse(ResumeOptions, argv, "train --resume")
+        from selkern.train import job
+        from selkern.train.run_folder import RunFolder
+
+        run = job.resume(RunFolder.find(options.resume), options.device, options.workers)
+    else:
+        asked = _train_options(argv)
+        print(
+            f"selkern {__version__}: {asked.model} on {asked.data}, recipe {asked.recipe}",
+            file=sys.stderr,
+            flush=True,
+        )
+        from selkern.train import job
+
+        run = job.train(asked)
+    if run is not None:  # rank 0
+        print(_next_commands(run.path))
+    return 0
+
+
+def _train_options(argv: list[str]) -> TrainOptions:
+    """Options from the flags, on top of the recipe's, which follow from --recipe or else from the data."""
+    from selkern.cli_options import parse
+    from selkern.train.options import TrainOptions, recipe_named
+
+    def given(flag: str, default: str) -> str:
+        values = [argv[i + 1] for i, word in enumerate(argv[:-1]) if word == flag]
+        values += [word.partition("=")[2] for word in argv if word.startswith(f"{flag}=")]
+        return values[-1] if values else default
+
+    name = given("--recipe", "digits" if given("--data", "digits") == "digits" else "cifar")
+    default = replace(TrainOptions(), recipe=name, training=recipe_named(name))
+    return parse(TrainOptions, argv, "train", default)
+
+
+def _next_commands(run: Path) -> str:
+    report = run / "report.html"
+    lines = [f"report: {report}"] if report.is_file() else []
+    lines += ["next:"]
+    lines += [
+        f"  selkern {words.format(shlex.quote(str(run)))}"
+        for words in ("predict {} IMAGE...", "evaluate {}", "analyze {}")
+    ]
+    return "\n".join(lines)
+
+
+def evaluate(argv: list[str]) -> int:
+    """`selkern evaluate`."""
+    from selkern.cli_options import EvaluateOptions, parse
+
+    options = parse(EvaluateOptions, argv, "evaluate")
+    from selkern.analysis import evaluation
+    from selkern.train.loaded import load, open_data, pick_split
+
+    loaded = load(options.run, options.device)
+    source = open_data(loaded, options.data)
+    result = evaluation.evaluate(loaded.model, pick_split(source, options.split), source.classes, loaded.preprocess)
+    if options.json:
+        print(json.dumps({"model": loaded.card.model, "split": options.split, **result.to_dict()}))
+        return 0
+    low, high = result.top1_interval
+    print(f"{loaded.card.model} on {source.name}, {options.split} split, {len(result):,} images")
+    print(f"top1 {result.top1:.2%} (95 % interval {low:.2%} to {high:.2%})  top5 {result.top5:.2%}  ", end="")
+    print(f"loss {result.loss:.4f} nats")
+    width = max(len(name) for name in result.classes)
+    for name, n, right in result.per_class():
+        print(f"  {name:{width}}  {n:6,} images  {right:7.2%}" if n else f"  {name:{width}}       0 images")
+    return 0
+
+
+def analyze(argv: list[str]) -> int:
+    """`selkern analyze`."""
+    from selkern.cli_options import AnalyzeOptions, parse
+
+    options = parse(AnalyzeOptions, argv, "analyze")
+    from selkern.analysis.report import findings
+    from selkern.train import job
+    from selkern.train.loaded import load
+
+    analysis = job.analyze(load(options.run, options.device), options.data, options.split, options.output)
+    study = analysis.study
+    if options.json:
+        rows = study.to_rows() if study else []
+        print(json.dumps({"report": str(analysis.page), "top1": analysis.evaluation.top1, "selection": rows}))
+        return 0
+    print(f"top1 {analysis.evaluation.top1:.2%} on {len(analysis.evaluation):,} images")
+    print("\n".join(findings(study)) if study else "this network has no selective-kernel units to study")
+    print(f"report: {analysis.page}")
+    return 0
+
+
+def predict(argv: list[str]) -> int:
+    """`selkern predict`; 3 where an image could not be read."""
+    from selkern.cli_options import PredictOptions, parse
+
+    options = parse(PredictOptions, argv, "predict")
+    if options.top_k < 1:
+        raise UsageError(f"top-k is {options.top_k}", "--top-k", "must be at least 1")
+    from selkern.train import predict as predicting
+    from selkern.train.loaded import load
+
+    images = predicting.list_images(options.paths)
+    unreadable = 0
+    for answer in predicting.predict(load(options.run, options.device), images, top_k=options.top_k):
+        unreadable += bool(answer.error)
+        if options.json:
+            print(json.dumps(asdict(answer), ensure_ascii=False), flush=True)
+        elif answer.error:
+            print(f"error: {answer.error}", file=sys.stderr)
+        else:
+            pairs = zip(answer.classes, answer.probabilities, strict=True)
+            print(answer.path, *(f"{name} {p:.3f}" for name, p in pairs), sep="\t", flush=True)
+    return 3 if unreadable else 0
