@@ -10,12 +10,13 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from selkern.analysis.conformance import check
     from selkern.analysis.probe import record
     from selkern.layers.fusion import SKFusion
     from selkern.layers.mlp_attention import Attention, MLPAttention
     from selkern.layers.selective_kernel import Branch, SelectiveKernel
     from selkern.layers.sk_attention import SKAttention
-    from selkern.models.registry import create_model, list_models
+    from selkern.models.registry import create_model, from_pretrained, list_models
 
 __version__ = "0.1.0"
 
@@ -26,7 +27,9 @@ _HOME = {
     "SKAttention": "layers.sk_attention",
     "SKFusion": "layers.fusion",
     "SelectiveKernel": "layers.selective_kernel",
+    "check": "analysis.conformance",
     "create_model": "models.registry",
+    "from_pretrained": "models.registry",
     "list_models": "models.registry",
     "record": "analysis.probe",
 }
@@ -37,7 +40,9 @@ __all__ = [
     "SKAttention",
     "SKFusion",
     "SelectiveKernel",
+    "check",
     "create_model",
+    "from_pretrained",
     "list_models",
     "record",
 ]

@@ -20,6 +20,7 @@ COMMANDS: dict[str, tuple[Callable[[list[str]], int], str]] = {
     "predict": (runs.predict, "the likeliest classes of image files and folders"),
     "analyze": (runs.analyze, "what the selective kernels chose, and the report"),
     "convert": (zoo.convert, "weights of timm, Caffe or a torch state dict to a file that describes itself"),
+    "check": (zoo.check, "is this SK code, ours or anybody's, what the paper says? rule by rule"),
     "models": (zoo.models, "the networks, their parameters and multiply-adds"),
 }
 
@@ -35,7 +36,7 @@ commands:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run a command; its exit code: 0, 2 usage, 3 data, 4 checkpoint, 5 resources, 6 numerics, 130 or 143 stopped."""
+    """Run a command; its exit code: 0, 1 a check failed, 2 usage, 3 data, 4 checkpoint, 5 resources, 6 numerics, 130 or 143 stopped."""
     words = list(sys.argv[1:] if argv is None else argv)
     debug = "--debug" in words
     words = [word for word in words if word != "--debug"]

@@ -35,7 +35,7 @@ class EvaluateOptions:
     """Measure trained weights: top-1, top-5, loss, and every class."""
 
     run: Run
-    """A run's folder or name, latest, a weights file, or weights in the box such as sknet_mini.digits."""
+    """A run's folder or name, latest, a weights file, weights in the box (sknet_mini.digits), or hf-hub:user/name."""
     data: str | None = None
     """Other data than the run's own: digits, a folder, .csv or .parquet."""
     split: str = "test"
@@ -51,7 +51,7 @@ class AnalyzeOptions:
     """Evaluate trained weights, study what their selective kernels chose, and write report.html."""
 
     run: Run
-    """A run's folder or name, latest, a weights file, or weights in the box such as sknet_mini.digits."""
+    """A run's folder or name, latest, a weights file, weights in the box (sknet_mini.digits), or hf-hub:user/name."""
     data: str | None = None
     """Other data than the run's own: digits, a folder, .csv or .parquet."""
     split: str = "test"
@@ -69,7 +69,7 @@ class PredictOptions:
     """Name the likeliest classes of images."""
 
     run: Run
-    """A run's folder or name, latest, a weights file, or weights in the box such as sknet_mini.digits."""
+    """A run's folder or name, latest, a weights file, weights in the box (sknet_mini.digits), or hf-hub:user/name."""
     paths: Annotated[Positional[tuple[str, ...]], tyro.conf.arg(metavar="PATH...")]
     """Image files and folders."""
     top_k: int = 5
@@ -84,8 +84,8 @@ class PredictOptions:
 class ConvertOptions:
     """Turn weights of others (timm, the authors' Caffe models, torch state dicts) into a file that describes itself."""
 
-    source: Annotated[Positional[Path], tyro.conf.arg(metavar="IN")]
-    """A .safetensors, .pth, .pt, .bin (restricted loading: no code runs) or .caffemodel file."""
+    source: Annotated[Positional[str], tyro.conf.arg(metavar="IN")]
+    """A .safetensors, .pth, .pt, .bin (restricted loading: no code runs) or .caffemodel file, or hf-hub:user/name."""
     target: Annotated[Positional[Path], tyro.conf.arg(metavar="OUT")]
     """The new .safetensors file; never one that exists."""
     model: str
@@ -100,6 +100,23 @@ class ModelsOptions:
 
     pattern: Annotated[Positional[str], tyro.conf.arg(metavar="PATTERN")] = "*"
     """Only names that fit, such as "sk*"."""
+    json: bool = False
+    """Print one JSON object instead of text."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class CheckOptions:
+    """Hold the rules of the paper and the authors' prototxt against any selective-kernel code, with the evidence.
+
+    Ends with 0 where all rules are obeyed and with 1 where one is broken.
+    """
+
+    subject: Annotated[Positional[str], tyro.conf.arg(metavar="WHAT")]
+    """A model's name, a weights file, timm:NAME, FILE.py:CLASS or package.module:CLASS (which runs that code)."""
+    arguments: Annotated[str, tyro.conf.arg(name="with")] = ""
+    """What a class is made with, as in Python: "64, kernels=[3, 5]"."""
+    input: str | None = None
+    """Shape of one input without the batch, such as 64,32,32; by default one that works is found."""
     json: bool = False
     """Print one JSON object instead of text."""
 

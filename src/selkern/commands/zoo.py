@@ -1,4 +1,4 @@
-"""The commands about the networks themselves: models, convert.
+"""The commands about the networks themselves: models, check, convert.
 
 Each function takes the words after the command's name, calls one function, prints what it returns, and gives the exit
 code. Nothing heavy is imported before it is needed.
@@ -78,3 +78,37 @@ def convert(argv: list[str]) -> int:
     card = converting.convert(options.source, options.target, options.model, classes=classes)
     print(f"{options.target}: {card.model}, {len(card.classes):,} classes")
     return 0
+
+
+def check(argv: list[str]) -> int:
+    """`selkern check`; 1 where a rule is broken."""
+    from selkern.cli_options import CheckOptions, parse
+
+    options = parse(CheckOptions, argv, "check")
+    shape = None
+    if options.input is not None:
+        try:
+            shape = tuple(int(side) for side in options.input.split(","))
+        except ValueError:
+            raise UsageError(f"{options.input!r} is no shape", "--input", "write it as 64,32,32") from None
+    from selkern.analysis.conformance import check as conformance
+    from selkern.analysis.subject import find_inputs, find_subject
+
+    model = find_subject(options.subject, options.arguments)
+    x = find_inputs(model, shape)
+    found = conformance(model, x)
+    if options.json:
+        print(json.dumps({"subject": options.subject, "input": list(x.shape), **asdict(found)}))
+        return 1 if found.broken else 0
+    units = f"{len(found.units)} selective-kernel unit{'s' if len(found.units) > 1 else ''}"
+    print(f"{options.subject}: {units}, {found.parameters:,} parameters, run on {tuple(x.shape)}\n")
+    for finding in found.findings:
+        more = f" (and {len(finding.evidence) - 1} alike)" if len(finding.evidence) > 1 else ""
+        print(f"{'ok' if finding.holds else 'BROKEN':8}{finding.rule}  [{finding.source}]")
+        print(f"{'':8}  {finding.evidence[0]}{more}")
+        if len(found.units) > 1 and finding.units:
+            rest = f" and {len(finding.units) - 3} more" if len(finding.units) > 3 else ""
+            print(f"{'':8}  in {', '.join(finding.units[:3])}{rest}")
+    names = ": " + "; ".join(finding.rule for finding in found.broken) if found.broken else ""
+    print(f"\n{len(found.findings) - len(found.broken)} rules obeyed, {len(found.broken)} broken{names}")
+    return 1 if found.broken else 0

@@ -1,0 +1,170 @@
+"""A forward pass as a graph of what ran: every operation with its inputs, its result, and the module it ran in.
+
+It sees what torch's dispatcher sees, so a module and a function of its own, `nn.ReLU` and `F.relu`, in place or not,
+look alike, and any code that runs can be traced.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+# Operations that only arrange the numbers they get.
+# fmt: off
+SHAPE = frozenset((
+    "view", "_unsafe_view", "reshape", "unsqueeze", "squeeze", "transpose", "permute", "t", "expand", "select", "slice",
+    "split", "split_with_sizes", "unbind", "unsafe_split", "clone", "_to_copy", "alias", "detach", "repeat",
+))
+# Operations of maps that weigh and add them.
+LINEAR_COMBINATION = frozenset((
+    "add", "sub", "rsub", "mul", "sum", "lerp", "addcmul", "stack", "cat", "bmm", "div",
+))
+# fmt: on
+# What people call the rest of an SK unit.
+NAMES = {
+    "convolution": "conv",
+    "native_batch_norm": "BN",
+    "_native_batch_norm_legit": "BN",
+    "_native_batch_norm_legit_no_training": "BN",
+    "cudnn_batch_norm": "BN",
+    "native_group_norm": "GroupNorm",
+    "native_layer_norm": "LayerNorm",
+    "relu": "ReLU",
+    "leaky_relu": "LeakyReLU",
+    "silu": "SiLU",
+    "hardswish": "Hardswish",
+    "hardtanh": "ReLU6",
+    "gelu": "GELU",
+    "elu": "ELU",
+    "sigmoid": "sigmoid",
+    "tanh": "tanh",
+    "_softmax": "softmax",
+}
+
+
+@dataclass(eq=False)
+class Node:
+    """One result of one operation.
+
+    Attributes:
+        op: the dispatcher's name without the mark of its in-place form; "input" and "parameter" for what was there.
+        args: as it was called, by position, the tensors as they were.
+        inputs: the nodes of the tensors among them.
+        value: the result.
+        path: the innermost module it ran in.
+        index: when it ran.
+        users: the nodes that read it.
+    """
+
+    op: str
+    args: tuple[Any, ...]
+    inputs: tuple[Node, ...]
+    value: Tensor
+    path: str
+    index: int
+    users: list[Node] = field(default_factory=list)
+
+    @property
+    def sources(self) -> tuple[Node, ...]:
+        """The inputs that are no parameters."""
+        return tuple(node for node in self.inputs if node.op != "parameter")
+
+    def ancestors(self) -> set[Node]:
+        """What it was computed from, itself included, parameters not."""
+        seen: set[Node] = set()
+        todo = [self]
+        while todo:
+            node = todo.pop()
+            if node not in seen:
+                seen.add(node)
+                todo += node.sources
+        return seen
+
+    def descendants(self) -> set[Node]:
+        """What was computed from it, itself included."""
+        seen: set[Node] = set()
+        todo = [self]
+        while todo:
+            node = todo.pop()
+            if node not in seen:
+                seen.add(node)
+                todo += node.users
+        return seen
+
+
+class _Recorder(TorchDispatchMode):
+    """Collects the nodes of everything that runs while it is active."""
+
+    def __init__(self, known: dict[int, Node], module_path: Callable[[], str]) -> None:
+        super().__init__()
+        self.nodes: list[Node] = list(known.values())
+        self.latest = known  # id of a tensor -> the node that made its present value
+        self.kept = [node.value for node in self.nodes]  # an id belongs to one tensor as long as that lives
+        self.module_path = module_path
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None) -> Any:
+        tensors = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
+        inputs = tuple(self._node_of(tensor) for tensor in tensors)
+        name = func._schema.name.split("::")[1]
+        if func._schema.is_mutable and inputs:
+            inputs[0].value = inputs[0].value.clone()  # what it was before it is overwritten
+        out = func(*args, **(kwargs or {}))
+        name = name.removesuffix("_") if func._schema.is_mutable else name
+        for tensor in tree_leaves(out):
+            if isinstance(tensor, Tensor):
+                self._add(Node(name, args, inputs, tensor, self.module_path(), len(self.nodes)), tensor)
+        return out
+
+    def _node_of(self, tensor: Tensor) -> Node:
+        if id(tensor) not in self.latest:  # a constant, or a parameter that no module owns
+            self._add(Node("parameter", (), (), tensor, self.module_path(), len(self.nodes)), tensor)
+        return self.latest[id(tensor)]
+
+    def _add(self, node: Node, tensor: Tensor) -> None:
+        self.nodes.append(node)
+        self.kept.append(tensor)
+        self.latest[id(tensor)] = node
+        for source in dict.fromkeys(node.inputs):
+            source.users.append(node)
+
+
+@contextmanager
+def _module_paths(model: nn.Module) -> Iterator[Callable[[], str]]:
+    """A function that tells which module is running."""
+    stack = [""]
+
+    def enter(path: str) -> Any:
+        return lambda _module, _inputs: stack.append(path)
+
+    def leave(_module: nn.Module, _inputs: Any, _output: Any) -> None:
+        stack.pop()
+
+    handles = []
+    for path, module in model.named_modules():
+        handles.append(module.register_forward_pre_hook(enter(path)))
+        handles.append(module.register_forward_hook(leave, always_call=True))
+    try:
+        yield lambda: stack[-1]
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+@torch.no_grad()
+def trace(model: nn.Module, inputs: Sequence[Any]) -> tuple[list[Node], Any]:
+    """Run `model(*inputs)` and give its nodes, in the order they ran, and its output."""
+    known: dict[int, Node] = {}
+    for op, tensors in (("parameter", [*model.parameters(), *model.buffers()]), ("input", tree_leaves(list(inputs)))):
+        for tensor in tensors:
+            if isinstance(tensor, Tensor):
+                known[id(tensor)] = Node(op, (), (), tensor, "", len(known))
+    with _module_paths(model) as module_path, _Recorder(known, module_path) as recorder:
+        output = model(*inputs)
+    return recorder.nodes, output
