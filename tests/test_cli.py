@@ -60,7 +60,7 @@ def refused(said: Said, code: int, *parts: str) -> None:
 
 MISTAKES: dict[str, tuple[Sequence[str], Sequence[str]]] = {
     "command": (["trian"], ["unknown command 'trian'", "did you mean train?"]),
-    "unlike any command": (["zzz"], ["one of train, evaluate, predict, analyze, convert, models"]),
+    "unlike any command": (["zzz"], ["one of train, evaluate, predict, analyze, convert, check, models"]),
     "flag for a command": (["--epochs", "3"], ["unknown command '--epochs'"]),
     "flag of train": (["train", "--epohcs", "2"], ["--epohcs", "did you mean --epochs?"]),
     "flag of evaluate": (["evaluate", "r", "--spilt", "val"], ["--spilt", "did you mean --split?"]),
@@ -446,3 +446,16 @@ def test_a_reader_that_left_is_no_error(words: list[str], buffered: bool) -> Non
     finally:
         os.close(write)
     assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_models_name_shows_layers_and_differences(capsys: pytest.CaptureFixture[str]) -> None:
+    lines = call(capsys, "models", "sknet101").out.splitlines()
+    assert lines[0] == "sknet101: paper Table 1; the authors' sknet50.prototxt"
+    assert lines[1] == "counted    48,736,040 parameters, 8.449 GMACs at 224 x 224 px"
+    assert lines[2] == "printed    48.9 M parameters, 8.46 GMACs, top-1 error 20.19 % (Table 1)"
+    run = next(line for line in lines if line.startswith("stages.2.1-22 "))
+    assert run.split("  ")[-1] == "1x1 512, SK(3x3 G32 + 3x3 d2 G32; d 32) 512, 1x1 1024"
+    assert "sknet101.prototxt has 16 in stage 3" in lines[-1]
+    told = json.loads(call(capsys, "models", "sknet101", "--json").out)
+    assert len(told["layers"]) == 2 + 33 + 1
+    assert sum(layer["parameters"] for layer in told["layers"]) == told["parameters"]

@@ -99,7 +99,7 @@ class ModelsOptions:
     """List the networks, with parameters and multiply-adds at the image size they were designed for."""
 
     pattern: Annotated[Positional[str], tyro.conf.arg(metavar="PATTERN")] = "*"
-    """Only names that fit, such as "sk*"."""
+    """Only names that fit, such as "sk*"; a whole name shows that network's layers and its differences."""
     json: bool = False
     """Print one JSON object instead of text."""
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import astuple
+from functools import cache
+
 import pytest
 import torch
 from torch import nn
@@ -10,11 +13,13 @@ from torch.utils.flop_counter import FlopCounterMode
 from selkern.layers.selective_kernel import SelectiveKernel
 from selkern.models.backbone import Backbone
 from selkern.models.cost import count
-from selkern.models.paper import PUBLISHED
+from selkern.models.describe import blocks
+from selkern.models.paper import PUBLISHED, differences, origin
 from selkern.models.registry import ARCHITECTURES, create_model, list_models
 from selkern.models.trunk import Architecture
 
 
+@cache
 def on_meta(name: str, num_classes: int | None = None) -> Backbone:
     with torch.device("meta"):
         return create_model(name, num_classes=num_classes).eval()
@@ -153,3 +158,31 @@ def test_the_networks_of_table_5_have_the_published_sizes(name: str) -> None:
     row = PUBLISHED[name]
     assert row.parameters is not None
     assert parameters(on_meta(name, row.num_classes)) / 1e6 == pytest.approx(row.parameters, abs=0.1)
+
+
+@pytest.mark.parametrize("name", list_models())
+def test_blocks_add_up_to_the_network(name: str) -> None:
+    model = on_meta(name)
+    lines = blocks(model, model.arch.input_size)
+    assert all(line.what for line in lines)
+    assert (sum(line.parameters for line in lines), sum(line.macs for line in lines)) == astuple(
+        count(model, model.arch.input_size)
+    )
+    assert lines[-1].output == (1000,)
+
+
+def test_a_block_tells_its_layers() -> None:
+    lines = {line.path: line for line in blocks(on_meta("sknet50"), 224)}
+    assert lines["stages.1.0"].what == ("1x1 256, SK(3x3/2 G32 + 3x3/2 d2 G32; d 32) 256, 1x1 512, shortcut 1x1/2 512")
+    assert lines["stages.1.0"].output == (512, 28, 28)
+    assert {line.path: line.what for line in blocks(on_meta("skresnet50d"), 64)}["stages.1.0"].endswith(
+        "shortcut avg-pool 2x2/2, shortcut 1x1 512"
+    )
+
+
+@pytest.mark.parametrize("name", list_models())
+def test_every_network_has_a_source_and_its_differences(name: str) -> None:
+    assert origin(name)
+    told = differences(name)
+    assert len(set(told)) == len(told)
+    assert bool(told) or not name.startswith(("skres", "seresnext", "sk_shuffle", "sknet_mini"))
