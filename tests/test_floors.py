@@ -20,6 +20,7 @@ FLOORS = {
     "layers": 2,
     "models": 3,
     "analysis": 3,
+    "timm": 4,
     "train": 4,
     "cli_options": 5,
     "commands": 5,

@@ -36,7 +36,10 @@ commands:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run a command; its exit code: 0, 1 a check failed, 2 usage, 3 data, 4 checkpoint, 5 resources, 6 numerics, 130 or 143 stopped."""
+    """Run a command and give its exit code.
+
+    0; 1 a rule is broken (`check`); 2 usage, 3 data, 4 checkpoint, 5 resources, 6 numerics; 130 or 143 stopped.
+    """
     words = list(sys.argv[1:] if argv is None else argv)
     debug = "--debug" in words
     words = [word for word in words if word != "--debug"]

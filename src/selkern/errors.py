@@ -38,6 +38,10 @@ class UsageError(SelkernError, ValueError):
     exit_code = 2
 
 
+class PackageError(SelkernError, ImportError):
+    """A package that is needed here is absent or broken (exit code 1). Also an ``ImportError``."""
+
+
 class DataError(SelkernError):
     """Images or labels that cannot be used (exit code 3)."""
 

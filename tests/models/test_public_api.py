@@ -26,7 +26,7 @@ def test_every_public_name_resolves(name: str) -> None:
 
 def test_the_public_names_are_these() -> None:
     expected = ["Attention", "Branch", "MLPAttention", "SKAttention", "SKFusion", "SelectiveKernel"]
-    assert selkern.__all__ == [*expected, "check", "create_model", "list_models", "record"]
+    assert selkern.__all__ == [*expected, "check", "create_model", "from_pretrained", "list_models", "record"]
 
 
 def test_another_name_is_an_attribute_error() -> None:
@@ -40,7 +40,8 @@ EXAMPLES = [
     ("layers.mlp_attention", 2),
     ("layers.selective_kernel", 3),
     ("layers.sk_attention", 2),
-    ("models.registry", 3),
+    ("models.backbone", 4),
+    ("models.registry", 6),
     ("analysis.probe", 4),
     ("analysis.conformance", 4),
 ]

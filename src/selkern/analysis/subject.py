@@ -90,8 +90,8 @@ def _likely_shapes(model: nn.Module) -> Iterator[tuple[int, ...]]:
     axes = 2 if first is None else len(first.kernel_size)
     reads = 3 if first is None else first.in_channels
     # Not square, so that axes can be told apart; 224 for networks that take nothing else.
-    spaces = {1: [(96,)], 2: [(64, 96), (224, 224)], 3: [(12, 16, 20)]}[axes]
-    for space in spaces:
+    spaces: dict[int, list[tuple[int, ...]]] = {1: [(96,)], 2: [(64, 96), (224, 224)], 3: [(12, 16, 20)]}
+    for space in spaces[axes]:
         for channels in dict.fromkeys((getattr(model, "in_chans", reads), reads, 2 * reads, 3 * reads, 4 * reads)):
             yield (channels, *space)
 
@@ -103,7 +103,9 @@ def _import(module: str, where: str) -> ModuleType:
         return importlib.import_module(module)
     except Exception as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise UsageError(f"{module} cannot be imported ({reason})", where, "install it, or mend it") from error
+        raise UsageError(
+            f"{module} cannot be imported ({reason})", where, f"install one that fits torch {torch.__version__}"
+        ) from error
 
 
 def _import_file(path: Path, where: str) -> ModuleType:

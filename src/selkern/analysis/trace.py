@@ -99,11 +99,11 @@ class Node:
         return seen
 
 
-class _Recorder(TorchDispatchMode):
+class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Collects the nodes of everything that runs while it is active."""
 
     def __init__(self, known: dict[int, Node], module_path: Callable[[], str]) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.nodes: list[Node] = list(known.values())
         self.latest = known  # id of a tensor -> the node that made its present value
         self.kept = [node.value for node in self.nodes]  # an id belongs to one tensor as long as that lives

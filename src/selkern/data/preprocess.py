@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
 from selkern.errors import UsageError
 
 if TYPE_CHECKING:
     import torch  # only here, so that recipes and their help come without it
+    from PIL import Image  # which the core is installed without, and cards of weights are made without
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,15 +49,17 @@ class Preprocess:
             image: any size; its short side becomes round(size / crop), then the centre is cut out.
             zoom: from 1; above it, the centre 1/zoom of that crop enlarged to ``size`` (the paper's sweep).
         """
+        from PIL.Image import Resampling
+
         if not zoom >= 1:
             raise UsageError(f"zoom {zoom}", "zoom", "give a number from 1")
         full = (self.size, self.size)
         # Resize just the crop's region: equal to resizing all, and no memory for a long, thin image.
-        cut = image.resize(full, Image.Resampling.BICUBIC, box=self._region(image.width, image.height))
+        cut = image.resize(full, Resampling.BICUBIC, box=self._region(image.width, image.height))
         if zoom > 1:
             edge = (self.size - self.size / zoom) / 2
             box = (edge, edge, self.size - edge, self.size - edge)
-            cut = cut.resize(full, Image.Resampling.BICUBIC, box=box)
+            cut = cut.resize(full, Resampling.BICUBIC, box=box)
         return np.ascontiguousarray(np.asarray(cut).transpose(2, 0, 1))
 
     def _region(self, width: int, height: int) -> tuple[float, float, float, float]:

@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 
+from selkern.errors import UsageError
+from selkern.files import write_atomic
+from selkern.layers.gate import Selection
 from selkern.layers.parts import check_input
+from selkern.models import hub
+from selkern.models.weights import Card, checksum, save_weights
 
 
 @dataclass(frozen=True)
@@ -20,6 +27,16 @@ class Feature:
     stride: int
 
 
+def make_classifier(channels: int, num_classes: int) -> nn.Module:
+    """Pooled features to scores: gaussian 0.01, bias 0, as in the authors' prototxt; nothing for 0 classes."""
+    if not num_classes:
+        return nn.Identity()
+    fc = nn.Linear(channels, num_classes)
+    nn.init.normal_(fc.weight, std=0.01)
+    nn.init.zeros_(fc.bias)
+    return fc
+
+
 class Backbone(nn.Module):
     """A network that turns images into the maps of its stages, and those into class scores.
 
@@ -29,9 +46,15 @@ class Backbone(nn.Module):
         num_classes: outputs of the classifier `fc`; 0 leaves it out and returns the pooled features.
         in_chans: channels of the images.
         features_only: return the list of maps instead; `feature_info` tells their channels and strides.
+
+    Attributes:
+        card: what is known of the weights, as `create_model` leaves it and `save_pretrained` writes it; None for a
+            network built by hand. Who trains a network sets it anew (`dataclasses.replace`).
     """
 
     arch: Any  # the row it was built from
+    card: Card | None = None
+    loaded: tuple[Card, int] | None = None  # the card it came with, and the checksum of the weights that it is about
     stem: nn.Sequential
     pool: nn.Module
     stages: nn.ModuleList
@@ -43,14 +66,9 @@ class Backbone(nn.Module):
         self.feature_info: list[Feature] = []
 
     def make_head(self, channels: int) -> None:
-        """The classifier on `channels` pooled features: gaussian 0.01, bias 0, as in the authors' prototxt."""
+        """The classifier on `channels` pooled features, unless maps alone are wanted."""
         self.num_features = channels
-        self.fc = nn.Identity()
-        if self.num_classes and not self.features_only:
-            self.fc = nn.Linear(channels, self.num_classes)
-            with torch.no_grad():
-                nn.init.normal_(self.fc.weight, std=0.01)
-                nn.init.zeros_(self.fc.bias)
+        self.fc = make_classifier(channels, 0 if self.features_only else self.num_classes)
 
     def forward_features(self, x: Tensor) -> list[Tensor]:
         """(N, in_chans, H, W) to the maps after the stem and after each stage, as in `feature_info`."""
@@ -70,6 +88,101 @@ class Backbone(nn.Module):
         check_input("the network", x, self.in_chans, 2)
         maps = self.forward_features(x)
         return maps if self.features_only else self.forward_head(maps[-1])
+
+    def save_pretrained(self, folder: str | Path, *, license: str | None = None) -> None:
+        """Write the network into a folder: `model.safetensors`, which describes itself, and a README.md about it.
+
+        Whatever the card's source tells (command, data, versions) stands in both. Weights that have changed since
+        they were loaded lose the figures that were measured with the old ones, unless `card` was set anew.
+
+        Args:
+            folder: is made where there is none; must hold neither of the two files.
+            license: the Hub's name of the licence that the weights are given under, such as "apache-2.0".
+
+        Raises:
+            UsageError: one of the files is there already, the network returns maps, or its card is missing or wrong.
+            ResourceError: the folder cannot be written to.
+
+        Example:
+            >>> import selkern, tempfile
+            >>> model = selkern.create_model("sknet_mini", weights="digits")
+            >>> with tempfile.TemporaryDirectory() as folder:
+            ...     model.save_pretrained(folder)
+            ...     again = selkern.from_pretrained(folder)
+            >>> again.card == model.card
+            True
+        """
+        folder = Path(folder)
+        self._write(folder, folder.resolve().name, None, license)
+
+    def push_to_hub(
+        self,
+        repo_id: str,
+        *,
+        private: bool | None = None,
+        token: str | None = None,
+        commit_message: str | None = None,
+        license: str | None = None,
+    ) -> str:
+        """Put the files of `save_pretrained` into a repository of the Hugging Face Hub, in one commit.
+
+        Files of these names that the repository has already are replaced; its history keeps them.
+
+        Args:
+            repo_id: user/name; the repository is made where there is none.
+            private: whether a repository that has to be made is private; None leaves it to the account's settings.
+            token: None takes that of `hf auth login` or HF_TOKEN.
+            commit_message: None names the model.
+            license: as in `save_pretrained`.
+
+        Returns:
+            The address of the commit.
+
+        Raises:
+            UsageError: as `save_pretrained` says; huggingface_hub is not installed, not logged in, or not allowed.
+            CheckpointError: the Hub cannot be reached.
+        """
+        with TemporaryDirectory() as folder:
+            card = self._write(Path(folder), repo_id.rpartition("/")[2], repo_id, license)
+            message = commit_message or f"Weights of {card.model}"
+            return hub.push(Path(folder), repo_id, private=private, token=token, message=message)
+
+    def _write(self, folder: Path, title: str, repository: str | None, license: str | None) -> Card:
+        """Write both files into a folder that has neither; the card that they tell."""
+        from selkern.models.cost import count
+        from selkern.models.model_card import Facts, render
+
+        card = self._card_to_save()
+        weights, readme = folder / hub.WEIGHTS, folder / hub.README
+        for file in (weights, readme):
+            if file.exists() or file.is_symlink():
+                raise UsageError("the file is there already", str(file), "give another folder")
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UsageError(f"the folder cannot be made ({error.strerror})", str(folder), "give another") from error
+        size = int(card.preprocess.get("size", self.arch.input_size))
+        with torch.device("meta"):  # shapes are all that is asked of it
+            cost = count(self.arch.build(self.num_classes, self.in_chans, False), size, self.in_chans)
+        units = sum(isinstance(module, Selection) for module in self.modules())
+        facts = Facts(title=title, repository=repository, cost=cost, size=size, units=units, license=license)
+        save_weights(weights, self.state_dict(), card)
+        write_atomic(readme, render(card, facts))
+        return card
+
+    def _card_to_save(self) -> Card:
+        if self.features_only:
+            fix = "make the network without features_only"
+            raise UsageError("a network that returns maps has no classifier to save", "features_only", fix)
+        if (card := self.card) is None:
+            fix = "make it by `create_model`, or set model.card to a selkern.models.weights.Card"
+            raise UsageError("the network has no card that tells what it is", "model.card", fix)
+        told, own = (len(card.classes), card.in_chans), (self.num_classes, self.in_chans)
+        if told != own:
+            what = "the card tells {} classes and {} channels, the network has {} and {}".format(*told, *own)
+            raise UsageError(what, "model.card", "mend the card")
+        unchanged = self.loaded is None or card != self.loaded[0] or checksum(self.state_dict()) == self.loaded[1]
+        return card if unchanged else card.successor()
 
 
 class Row(Protocol):

@@ -1,4 +1,4 @@
-"""Names to networks: `create_model` and `list_models`."""
+"""Names, files and repositories to networks: `create_model`, `from_pretrained` and `list_models`."""
 
 from __future__ import annotations
 
@@ -7,10 +7,21 @@ import logging
 from fnmatch import fnmatchcase
 from pathlib import Path
 
+from torch import Tensor
+
 from selkern.errors import CheckpointError, UsageError
-from selkern.models import cifar, shufflenet, sknet, skresnet
+from selkern.models import cifar, hub, shufflenet, sknet, skresnet
 from selkern.models.backbone import Backbone, Row
-from selkern.models.weights import find_boxed, load_into, read_card
+from selkern.models.weights import (
+    Card,
+    checksum,
+    describes_itself,
+    find_boxed,
+    load_into,
+    numbered,
+    read_card,
+    read_tensors,
+)
 
 ARCHITECTURES: dict[str, Row] = {
     **sknet.ARCHITECTURES,
@@ -52,15 +63,18 @@ def create_model(
         name: one of `list_models()`; None takes the architecture that the weights file tells.
         num_classes: outputs; None takes the weights' own, else 1000. Where it differs from the weights', the
             classifier is made anew and one line says so.
-        weights: a self-describing `.safetensors` file; or the name of weights in the box, "digits" for
-            `sknet_mini` and `resnet_mini`.
+        weights: a self-describing `.safetensors` file; the name of weights in the box, "digits" for `sknet_mini`
+            and `resnet_mini`; or a repository of the Hugging Face Hub, "hf-hub:user/name" or
+            "hf-hub:user/name@revision", the only ones that are ever fetched. timm's files of its SK networks are
+            taken too, such as "hf-hub:timm/skresnet18.ra_in1k".
         features_only: forward returns the maps after the stem and after each stage, told in
             `model.feature_info` (module, channels, stride).
         in_chans: channels of the images; None takes the weights' own, else 3.
 
     Raises:
-        UsageError: neither name nor weights, an unknown name, or a count out of range.
-        CheckpointError: a file that is missing, broken, or of another architecture.
+        UsageError: neither name nor weights, an unknown name, a count out of range, or huggingface_hub is missing.
+        CheckpointError: a file that is missing, broken, or of another architecture; the Hub cannot be reached, or
+            does not have it.
 
     Example:
         >>> import selkern
@@ -77,14 +91,71 @@ def create_model(
                 "neither a model name nor weights", "create_model", "give one; `selkern models` lists names"
             )
         classes, channels = (1000 if num_classes is None else num_classes), (3 if in_chans is None else in_chans)
-        return architecture(name).build(classes, channels, features_only)
-    return _from_weights(name, find_boxed(name, weights) or Path(weights), num_classes, features_only, in_chans)
+        model = architecture(name).build(classes, channels, features_only)
+        model.card = Card(
+            model=name, classes=numbered(classes), in_chans=channels, source={"started from": "random weights"}
+        )
+        return model
+    path = hub.fetch(str(weights)) if hub.is_reference(weights) else find_boxed(name, weights) or Path(weights)
+    return _from_weights(name, path, num_classes, features_only, in_chans)
+
+
+def from_pretrained(
+    source: str | Path,
+    *,
+    revision: str | None = None,
+    name: str | None = None,
+    num_classes: int | None = None,
+    features_only: bool = False,
+    in_chans: int | None = None,
+) -> Backbone:
+    """A network out of a folder that `save_pretrained` wrote, a weights file, or a repository of the Hugging Face Hub.
+
+    Args:
+        source: a folder with `model.safetensors`; a weights file; or, where there is no such path, the name of a
+            repository, "user/name", which alone is fetched (once: then it lies in the Hub's cache).
+        revision: of the repository: a branch, a tag or a commit; None takes main.
+        name: the architecture, where the weights do not tell it; the rest as in `create_model`.
+
+    Raises:
+        UsageError: a revision of a folder or file; or as `create_model` says.
+        CheckpointError: as `create_model` says.
+
+    Example:
+        >>> import selkern, tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     selkern.create_model("sknet_mini", num_classes=10).save_pretrained(folder)
+        ...     model = selkern.from_pretrained(folder, num_classes=3)
+        >>> model.card.model, model.card.classes
+        ('sknet_mini', ('0', '1', '2'))
+    """
+    path, weights = Path(source), source
+    named = isinstance(source, str) and path.suffix != ".safetensors" and hub.is_repository(source)
+    remote = hub.is_reference(source) or (named and not path.exists())
+    if revision is not None and not remote:
+        raise UsageError(f"revision {revision!r} of a file or folder", str(source), "only the Hub keeps revisions")
+    if remote:
+        repository = str(source).removeprefix(hub.PREFIX)
+        weights = hub.PREFIX + (repository if revision is None else f"{repository.partition('@')[0]}@{revision}")
+    elif path.is_dir():
+        weights = path / hub.WEIGHTS
+    return create_model(name, num_classes=num_classes, weights=weights, features_only=features_only, in_chans=in_chans)
+
+
+def _read(path: Path, name: str | None) -> tuple[Card, dict[str, Tensor]]:
+    """Card and tensors of a file of ours, or of timm's."""
+    if not describes_itself(path):
+        from selkern.models.foreign import read_timm
+
+        if (found := read_timm(path, name)) is not None:
+            return found
+    return read_card(path), read_tensors(path)
 
 
 def _from_weights(
     name: str | None, path: Path, num_classes: int | None, features_only: bool, in_chans: int | None
 ) -> Backbone:
-    card = read_card(path)
+    card, tensors = _read(path, name)
     if card.model not in ARCHITECTURES:
         raise CheckpointError(f"weights are of {card.model!r}, which is no model here", str(path), "`selkern models`")
     if name is not None and architecture(name) and name != card.model:
@@ -99,6 +170,8 @@ def _from_weights(
     model = architecture(card.model).build(classes, card.in_chans, features_only)
     keep_head = classes == len(card.classes)
     if not keep_head and not features_only and classes:
-        log.warning("head made anew for %d classes (%s has %d)", classes, path.name, len(card.classes))
-    load_into(model, path, keep_head=keep_head)
+        log.warning("head made anew for %d classes (%s has %d)", classes, hub.origin(path), len(card.classes))
+    load_into(model, tensors, str(path), keep_head=keep_head)
+    model.card = card if keep_head else card.successor(numbered(classes))
+    model.loaded = model.card, checksum(model.state_dict())
     return model

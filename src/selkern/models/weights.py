@@ -6,14 +6,15 @@ Nothing here unpickles: a `.safetensors` file holds tensors and strings only.
 from __future__ import annotations
 
 import json
+import zlib
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
-from torch import Tensor, nn
+from torch import Tensor, nn, uint8
 
 from selkern.errors import CheckpointError
 from selkern.files import write_atomic
@@ -41,6 +42,16 @@ class Card:
     metrics: dict[str, float] = field(default_factory=dict)
     source: dict[str, Any] = field(default_factory=dict)
 
+    def successor(self, classes: tuple[str, ...] | None = None) -> Card:
+        """The card of a network that started from these weights and has others now: no figure holds any more."""
+        names = self.classes if classes is None else classes
+        return replace(self, classes=names, metrics={}, source={"started from": self.source})
+
+
+def numbered(classes: int) -> tuple[str, ...]:
+    """Names for classes that have none: "0", "1", ..."""
+    return tuple(str(number) for number in range(classes))
+
 
 def boxed() -> dict[str, Path]:
     """The weights that come with the package, by name: `MODEL.DATA`, such as sknet_mini.digits."""
@@ -60,44 +71,75 @@ def save_weights(path: Path, state: dict[str, Tensor], card: Card) -> None:
     write_atomic(path, save(tensors, metadata={"format": FORMAT, "card": json.dumps(asdict(card))}))
 
 
+def _damaged(path: Path, error: Exception) -> CheckpointError:
+    return CheckpointError(f"cannot be read ({error})", str(path), "the file is damaged; take another")
+
+
+def _metadata(path: Path) -> dict[str, str]:
+    if not path.is_file():
+        raise CheckpointError("no such weights file", str(path), "check the path")
+    try:
+        with safe_open(str(path), framework="pt") as file:
+            return file.metadata() or {}
+    except (SafetensorError, OSError) as error:
+        raise _damaged(path, error) from error
+
+
+def describes_itself(path: Path) -> bool:
+    """Whether a safetensors file is one of ours. Raises CheckpointError for no such file, or a damaged one."""
+    return _metadata(path).get("format") == FORMAT
+
+
 def read_card(path: Path) -> Card:
     """The card of a weights file.
 
     Raises:
         CheckpointError: no such file, not a safetensors file, or one without our metadata.
     """
-    if not path.is_file():
-        raise CheckpointError("no such weights file", str(path), "check the path")
+    metadata = _metadata(path)
+    if metadata.get("format") != FORMAT:
+        fix = "give a weights/*.safetensors of a run, or the model's name beside timm's weights of an SK network"
+        raise CheckpointError("not a selkern weights file", str(path), fix)
     try:
-        with safe_open(str(path), framework="pt") as file:
-            metadata = file.metadata() or {}
-        if metadata.get("format") != FORMAT:
-            raise CheckpointError("not a selkern weights file", str(path), "give a weights/*.safetensors of a run")
         values = json.loads(metadata["card"])
         return Card(**{**values, "classes": tuple(values["classes"])})
-    except (SafetensorError, OSError, ValueError, KeyError, TypeError) as error:
-        raise CheckpointError(f"cannot be read ({error})", str(path), "the file is damaged; take another") from error
+    except (ValueError, KeyError, TypeError) as error:
+        raise _damaged(path, error) from error
 
 
-def load_into(model: nn.Module, path: Path, *, keep_head: bool = True) -> None:
-    """Load the tensors of a weights file into a model of the same architecture.
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    """Every tensor of a safetensors file. Raises CheckpointError for one that cannot be read."""
+    try:
+        with safe_open(str(path), framework="pt") as file:
+            return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
+    except (SafetensorError, OSError) as error:
+        raise _damaged(path, error) from error
+
+
+def checksum(state: Mapping[str, Tensor]) -> int:
+    """A number that tells whether tensors are bit for bit what they were, on whichever device they lie."""
+    total = 0
+    for tensor in state.values():
+        if not tensor.is_meta:
+            total = zlib.crc32(tensor.detach().cpu().contiguous().reshape(-1).view(uint8).numpy().data, total)
+    return total
+
+
+def load_into(model: nn.Module, tensors: dict[str, Tensor], where: str, *, keep_head: bool = True) -> None:
+    """Load tensors into a model of the same architecture.
 
     Args:
+        where: the file they are of, for the error.
         keep_head: False leaves the classifier (`fc.*`) as it was made; a model without one never needs it.
 
     Raises:
         CheckpointError: names or shapes that do not fit.
     """
-    try:
-        with safe_open(str(path), framework="pt") as file:
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
-    except (SafetensorError, OSError) as error:
-        raise CheckpointError(f"cannot be read ({error})", str(path), "the file is damaged; take another") from error
     own = model.state_dict()
     if not keep_head or "fc.weight" not in own:
         tensors = {name: tensor for name, tensor in tensors.items() if not name.startswith("fc.")}
     expected = {name: own[name] for name in own if keep_head or not name.startswith("fc.")}
-    require_fit(tensors, expected, str(path), "the file is of another architecture")
+    require_fit(tensors, expected, where, "the file is of another architecture")
     model.load_state_dict(tensors, strict=False)
 
 

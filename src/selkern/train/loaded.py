@@ -10,6 +10,7 @@ import torch
 from selkern.data.preprocess import Preprocess
 from selkern.data.sources import Source, Split, open_source
 from selkern.errors import CheckpointError, UsageError
+from selkern.models import hub
 from selkern.models.backbone import Backbone
 from selkern.models.registry import create_model
 from selkern.models.weights import Card, find_boxed, read_card
@@ -34,11 +35,14 @@ class Loaded:
 
 
 def find_weights(given: str) -> Path:
-    """The weights file of a run (its best), a weights file as it is, or weights in the box by name.
+    """The weights file of a run (its best), a weights file as it is, weights in the box by name, or "hf-hub:user/name".
 
     Raises:
-        CheckpointError: neither.
+        CheckpointError: none of these.
+        UsageError: as `hub.fetch` says, which alone needs a network.
     """
+    if hub.is_reference(given):
+        return hub.fetch(given)
     if Path(given).suffix == ".safetensors":
         return Path(given)
     if (inside := find_boxed(None, given)) is not None:
@@ -56,8 +60,8 @@ def load(given: str, device: str = "auto") -> Loaded:
         CheckpointError: not found, damaged, or without a word on preprocessing.
     """
     path = find_weights(given)
-    card = read_card(path)
     model = create_model(weights=path).eval().to(pick_device(device), memory_format=torch.channels_last)  # type: ignore[call-overload]
+    card = model.card or read_card(path)
     if not card.preprocess:
         raise CheckpointError("the file does not tell how to prepare images", str(path), "use weights of a run")
     inside = path.parent.parent

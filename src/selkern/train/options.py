@@ -28,7 +28,7 @@ class TrainOptions:
     recipe: str = "digits"
     """Preset of all the training options below: digits, cifar, cifar-paper, imagenet-paper, imagenet-light."""
     weights: str | None = None
-    """Start from this weights file or run instead of from random weights."""
+    """Start from this weights file, run or hf-hub:user/name instead of from random weights."""
     output: str = "runs"
     """Folder that run folders are made in."""
     name: str | None = None
