@@ -15,11 +15,14 @@ NAMES = [str(path.relative_to(SOURCE)) for path in FILES]
 FLOORS = {
     "errors": 0,
     "files": 0,
+    "tuning": 1,
     "ops": 1,
     "data": 1,
     "layers": 2,
     "models": 3,
     "analysis": 3,
+    "deploy": 3,
+    "bench": 4,
     "timm": 4,
     "train": 4,
     "cli_options": 5,
@@ -29,6 +32,7 @@ FLOORS = {
 SAME_FLOOR = {
     ("files", "errors"),
     ("analysis", "models"),
+    ("deploy", "models"),
     ("commands", "cli_options"),
     ("cli", "commands"),
 }  # the one may use the other, never the reverse

@@ -12,8 +12,10 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from selkern.analysis.conformance import check
     from selkern.analysis.probe import record
+    from selkern.deploy.fold import fold
     from selkern.layers.fusion import SKFusion
     from selkern.layers.mlp_attention import Attention, MLPAttention
+    from selkern.layers.parts import set_memory
     from selkern.layers.selective_kernel import Branch, SelectiveKernel
     from selkern.layers.sk_attention import SKAttention
     from selkern.models.registry import create_model, from_pretrained, list_models
@@ -29,9 +31,11 @@ _HOME = {
     "SelectiveKernel": "layers.selective_kernel",
     "check": "analysis.conformance",
     "create_model": "models.registry",
+    "fold": "deploy.fold",
     "from_pretrained": "models.registry",
     "list_models": "models.registry",
     "record": "analysis.probe",
+    "set_memory": "layers.parts",
 }
 __all__ = [
     "Attention",
@@ -42,9 +46,11 @@ __all__ = [
     "SelectiveKernel",
     "check",
     "create_model",
+    "fold",
     "from_pretrained",
     "list_models",
     "record",
+    "set_memory",
 ]
 
 

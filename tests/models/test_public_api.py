@@ -26,7 +26,8 @@ def test_every_public_name_resolves(name: str) -> None:
 
 def test_the_public_names_are_these() -> None:
     expected = ["Attention", "Branch", "MLPAttention", "SKAttention", "SKFusion", "SelectiveKernel"]
-    assert selkern.__all__ == [*expected, "check", "create_model", "from_pretrained", "list_models", "record"]
+    expected += ["check", "create_model", "fold", "from_pretrained", "list_models", "record", "set_memory"]
+    assert selkern.__all__ == expected
 
 
 def test_another_name_is_an_attribute_error() -> None:
@@ -44,6 +45,7 @@ EXAMPLES = [
     ("models.registry", 6),
     ("analysis.probe", 4),
     ("analysis.conformance", 4),
+    ("deploy.fold", 3),
 ]
 
 

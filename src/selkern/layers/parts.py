@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from selkern.ops import lean
+
 Norm = str | Callable[[int], nn.Module]
 Activation = str | Callable[[], nn.Module]
+# What training keeps for the backward pass: "plain" all that autograd keeps; "default" the convolutions' outputs in a
+# selective kernel, whose norms, activations and selected map are computed again; "lean" that of whole units.
+Memory = Literal["plain", "default", "lean"]
 
 CONVS: dict[int, type[nn.Conv1d] | type[nn.Conv2d] | type[nn.Conv3d]] = {
     1: nn.Conv1d,
@@ -18,6 +23,7 @@ CONVS: dict[int, type[nn.Conv1d] | type[nn.Conv2d] | type[nn.Conv3d]] = {
     3: nn.Conv3d,
 }
 _BATCH_NORMS = {1: nn.BatchNorm1d, 2: nn.BatchNorm2d, 3: nn.BatchNorm3d}
+_FORGOTTEN = (*_BATCH_NORMS.values(), nn.ReLU)
 _ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
     "relu": lambda: nn.ReLU(inplace=True),
     "leaky_relu": lambda: nn.LeakyReLU(0.01, inplace=True),
@@ -66,7 +72,13 @@ def make_activation(activation: Activation) -> nn.Module:
 
 
 def apply_norm(norm: nn.Module, x: Tensor, owner: str) -> Tensor:
-    """`norm(x)`, with one clear message where BatchNorm has a single value per channel to learn from.
+    """`norm(x)`; raises as `check_batch` does."""
+    check_batch(norm, x, owner)
+    return norm(x)
+
+
+def check_batch(norm: nn.Module, x: Tensor, owner: str) -> None:
+    """One clear message where BatchNorm has a single value per channel to learn from.
 
     Raises:
         ValueError: BatchNorm in training on one sample of one position (its variance does not exist).
@@ -76,7 +88,70 @@ def apply_norm(norm: nn.Module, x: Tensor, owner: str) -> Tensor:
             f"{owner}: BatchNorm cannot train on a batch of 1 here, it has one value per channel; "
             "use a larger batch, norm='group' or 'layer' (gate_norm=... for the gate alone), or .eval()"
         )
-    return norm(x)
+
+
+def forgets(*modules: nn.Module) -> bool:
+    """Whether all are what `ops.lean` computes again in the backward pass: BatchNorm and ReLU that no hook watches.
+
+    Not while torch.compile or torch.export looks on: the compiler decides itself what to keep.
+    """
+    known = all(type(module) in _FORGOTTEN and not is_hooked(module) for module in modules)
+    return known and torch.is_grad_enabled() and not torch.compiler.is_compiling()
+
+
+def is_hooked(module: nn.Module) -> bool:
+    """Whether a forward or backward hook watches a module."""
+    hooks = (module._forward_hooks, module._forward_pre_hooks, module._backward_hooks, module._backward_pre_hooks)
+    return any(hooks)
+
+
+def set_memory(model: nn.Module, memory: Memory) -> nn.Module:
+    """Say of every selective kernel and unit in a model what training keeps for the backward pass; gives the model.
+
+    Args:
+        model: a network or layer.
+        memory: "default", "lean" or "plain"; see `SelectiveKernel`. "lean" also computes the maps between the
+            convolutions of our networks' units again.
+
+    Raises:
+        ValueError: another word.
+    """
+    check_memory(memory)
+    for module in model.modules():
+        if hasattr(module, "memory"):
+            setattr(module, "memory", memory)  # noqa: B010 - of a module that has one, which its type does not tell
+    return model
+
+
+def check_memory(memory: str) -> None:
+    """Raise ValueError unless `memory` is one of the words of `Memory`."""
+    if memory not in get_args(Memory):
+        raise ValueError(f"memory must be one of {', '.join(get_args(Memory))}, got {memory!r}")
+
+
+def lean_norm(norm: nn.Module, x: Tensor, owner: str) -> lean.BatchNorm:
+    """What a BatchNorm is about to do with x, for `ops.lean`; counts the batch as its own forward would.
+
+    Raises:
+        ValueError: as `check_batch` says.
+    """
+    assert isinstance(norm, _BatchNorm)
+    check_batch(norm, x, owner)
+    momentum = 0.0 if norm.momentum is None else norm.momentum
+    if norm.training and norm.track_running_stats and norm.num_batches_tracked is not None:
+        norm.num_batches_tracked.add_(1)
+        if norm.momentum is None:  # a mean over all batches
+            momentum = 1.0 / float(norm.num_batches_tracked)
+    tracked = not norm.training or norm.track_running_stats
+    return lean.BatchNorm(
+        weight=norm.weight,
+        bias=norm.bias,
+        mean=norm.running_mean if tracked else None,
+        var=norm.running_var if tracked else None,
+        training=norm.training or norm.running_mean is None,
+        momentum=momentum,
+        eps=norm.eps,
+    )
 
 
 def positive(name: str, value: int) -> int:

@@ -16,17 +16,25 @@ from selkern.layers.gate import Gate
 from selkern.layers.parts import (
     CONVS,
     Activation,
+    Memory,
     Norm,
     apply_norm,
     check_input,
+    check_memory,
     divides,
+    forgets,
     he_normal,
+    is_hooked,
+    lean_norm,
     make_activation,
     make_norm,
     odd_kernels,
     positive,
 )
+from selkern.ops import lean
 from selkern.ops import select as ops
+
+_BRANCH = "a branch of a selective kernel"  # in messages
 
 
 @dataclass(frozen=True)
@@ -102,7 +110,7 @@ class ConvNormAct(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, C_in, *) to (N, C_out, *)."""
-        return self.act(apply_norm(self.norm, self.conv(x), "a branch of a selective kernel"))
+        return self.act(apply_norm(self.norm, self.conv(x), _BRANCH))
 
 
 class SelectiveKernel(nn.Module):
@@ -124,6 +132,9 @@ class SelectiveKernel(nn.Module):
         activation: "relu" and others by name, or a function that makes a module; used in the gate too.
         gate_norm: norm of the gate's descriptor; None takes `norm`.
         bias: of every convolution and linear map; False, as a norm follows each.
+        memory: what training keeps for the backward pass. "default" (and "lean") keeps each convolution's output and
+            computes BatchNorm, ReLU and the selection again: about half the memory, and no second derivatives. "plain"
+            is autograd's own way; so is every unit of other norms and activations.
 
     Raises:
         ValueError: an argument outside its range, or an input of another rank or channel count.
@@ -151,6 +162,7 @@ class SelectiveKernel(nn.Module):
         activation: Activation = "relu",
         gate_norm: Norm | None = None,
         bias: bool = False,
+        memory: Memory = "default",
         device: Any = None,
         dtype: Any = None,
     ) -> None:
@@ -161,12 +173,14 @@ class SelectiveKernel(nn.Module):
         positive("stride", stride)
         if positive("dims", dims) not in CONVS:
             raise ValueError(f"dims must be 1, 2 or 3, got {dims!r}")
+        check_memory(memory)
         if fuse not in ("select", "sum"):
             raise ValueError(f"fuse must be 'select' or 'sum', got {fuse!r}")
         if not isinstance(kernels, Sequence) or not kernels:
             raise ValueError(f"kernels must be a list with one entry per branch, such as (3, 5), got {kernels!r}")
         self.in_channels, self.out_channels, self.dims = in_channels, out_channels, dims
         self.kernels = tuple(Branch.of(k) for k in kernels)
+        self.memory: Memory = memory
         shared: dict[str, Any] = {
             "norm": norm,
             "activation": activation,
@@ -190,14 +204,44 @@ class SelectiveKernel(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, C_in, *) to (N, C_out, *)."""
-        check_input("SelectiveKernel", x, self.in_channels, self.dims)
-        return self.combine([branch(x) for branch in self.branches])
+        return self.mix(self.inputs_of(x))[0]
 
-    def combine(self, u: Sequence[Tensor]) -> Tensor:
-        """Fuse and Select, or the plain sum: the branches' M maps (N, C_out, *) to one."""
+    def inputs_of(self, x: Tensor) -> Sequence[Tensor]:
+        """What each branch reads of x: all of it."""
+        check_input("SelectiveKernel", x, self.in_channels, self.dims)
+        return [x] * len(self.branches)
+
+    def mix(self, inputs: Sequence[Tensor], remade: lean.Remade | None = None) -> tuple[Tensor, lean.Remade | None]:
+        """The branches, each on its input, then Fuse and Select, or the plain sum.
+
+        Args:
+            inputs: one map per branch.
+            remade: the one map that all branches read, where it can be made again and so need not be kept.
+
+        Returns:
+            V (N, C_out, *), and V as it can be made again, where this pass keeps little.
+        """
         if self.gate is None:
-            return sum(u[1:], start=u[0])
-        return ops.select(u, self.gate(ops.fuse(u)))
+            u = [branch(x) for branch, x in zip(self.branches, inputs, strict=True)]
+            return sum(u[1:], start=u[0]), None
+        if not self.forgets():
+            u = [branch(x) for branch, x in zip(self.branches, inputs, strict=True)]
+            return ops.select(u, self.gate(ops.fuse(u))), None
+        norms, y = [], []
+        for branch, x in zip(self.branches, inputs, strict=True):
+            assert isinstance(branch, ConvNormAct)
+            y.append(lean.convolve(branch.conv, x, remade))
+            norms.append(lean_norm(branch.norm, y[-1], _BRANCH))
+        s_NC, stand_ins, state = lean.fuse(norms, y)
+        a_NMC = self.gate(s_NC)
+        return lean.select(state, stand_ins, a_NMC), lean.again(state, stand_ins, a_NMC)
+
+    def forgets(self) -> bool:
+        """Whether this pass keeps only what `ops.lean` keeps."""
+        return self.memory != "plain" and all(
+            type(branch) is ConvNormAct and not is_hooked(branch) and forgets(branch.norm, branch.act)
+            for branch in self.branches
+        )
 
     def extra_repr(self) -> str:
         """What `print(layer)` adds: the window of each branch."""

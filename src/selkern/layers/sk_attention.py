@@ -15,8 +15,8 @@ import torch
 from torch import Tensor, nn
 
 from selkern.layers.gate import Selection
-from selkern.layers.parts import apply_norm, check_input, divides, odd_kernels, positive
-from selkern.ops import reference
+from selkern.layers.parts import Memory, apply_norm, check_input, divides, forgets, lean_norm, odd_kernels, positive
+from selkern.ops import lean, reference
 from selkern.ops import select as ops
 
 
@@ -79,16 +79,25 @@ class SKAttention(nn.Module):
         self.fcs = nn.ModuleList(nn.Linear(self.d, channel) for _ in kernels)
         self.selection = Selection()
         self.softmax_over = softmax_over
+        self.memory: Memory = "default"  # `selkern.set_memory` changes it
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, C, H, W) to (N, C, H, W)."""
         check_input("SKAttention", x, self.channel, 2)
-        u = []
-        for branch in self.convs:
-            conv, bn, relu = branch.children()
-            u.append(relu(apply_norm(bn, conv(x), "SKAttention")))
-        z_ND = self.fc(ops.fuse(u))
-        logits_NMC = torch.stack([fc(z_ND) for fc in self.fcs], dim=1)
+        branches = [tuple(branch.children()) for branch in self.convs]
+        keeps_little = self.memory != "plain" and self.softmax_over == "branches"
+        if keeps_little and all(forgets(bn, relu) for _, bn, relu in branches):
+            y = [conv(x) for conv, _, _ in branches]
+            norms = [lean_norm(bn, y_m, "SKAttention") for (_, bn, _), y_m in zip(branches, y, strict=True)]
+            s_NC, stand_ins, state = lean.fuse(norms, y)
+            return lean.select(state, stand_ins, self.selection(self._logits(s_NC)))
+        u = [relu(apply_norm(bn, conv(x), "SKAttention")) for conv, bn, relu in branches]
+        logits_NMC = self._logits(ops.fuse(u))
         if self.softmax_over == "batch":  # weights that do not add up to 1 over the branches
             return reference.select(u, logits_NMC.softmax(dim=0))
         return ops.select(u, self.selection(logits_NMC))
+
+    def _logits(self, s_NC: Tensor) -> Tensor:
+        """(N, C) to (N, M, C)."""
+        z_ND = self.fc(s_NC)
+        return torch.stack([fc(z_ND) for fc in self.fcs], dim=1)

@@ -13,8 +13,9 @@ from torch import Tensor, nn
 from selkern.errors import UsageError
 from selkern.files import write_atomic
 from selkern.layers.gate import Selection
-from selkern.layers.parts import check_input
+from selkern.layers.parts import Memory, check_input
 from selkern.models import hub
+from selkern.models.paths import stem_and_pool
 from selkern.models.weights import Card, checksum, save_weights
 
 
@@ -64,6 +65,7 @@ class Backbone(nn.Module):
         super().__init__()
         self.num_classes, self.in_chans, self.features_only = num_classes, in_chans, features_only
         self.feature_info: list[Feature] = []
+        self.memory: Memory = "default"  # `selkern.set_memory` changes it
 
     def make_head(self, channels: int) -> None:
         """The classifier on `channels` pooled features, unless maps alone are wanted."""
@@ -72,8 +74,8 @@ class Backbone(nn.Module):
 
     def forward_features(self, x: Tensor) -> list[Tensor]:
         """(N, in_chans, H, W) to the maps after the stem and after each stage, as in `feature_info`."""
-        maps = [self.stem(x)]
-        y = self.pool(maps[0])
+        first, y = stem_and_pool(self, x)
+        maps = [first]
         for stage in self.stages:
             y = stage(y)
             maps.append(y)

@@ -17,9 +17,10 @@ import torch
 from torch import Tensor, nn
 
 from selkern.layers.gate import Gate
-from selkern.layers.parts import check_input, divides
+from selkern.layers.parts import Memory, check_input, divides
 from selkern.layers.selective_kernel import Branch, SelectiveKernel
 from selkern.models.backbone import Backbone, Feature
+from selkern.models.paths import bottleneck
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,11 +73,10 @@ class SplitSelectiveKernel(SelectiveKernel):
         super().__init__(in_channels // len(kernels), out_channels, kernels, **options)
         self.in_channels = in_channels
 
-    def forward(self, x: Tensor) -> Tensor:
-        """(N, C_in, *) to (N, C_out, *)."""
+    def inputs_of(self, x: Tensor) -> Sequence[Tensor]:
+        """What each branch reads of x: its share of the channels."""
         check_input("SplitSelectiveKernel", x, self.in_channels, self.dims)
-        shares = x.chunk(len(self.branches), dim=1)
-        return self.combine([branch(share) for branch, share in zip(self.branches, shares, strict=True)])
+        return x.chunk(len(self.branches), dim=1)
 
 
 def make_mixer(arch: SKResNetArchitecture, in_channels: int, out_channels: int, stride: int) -> SelectiveKernel:
@@ -103,6 +103,7 @@ class SKResNetUnit(nn.Module):
             self.conv1 = nn.Conv2d(in_channels, mid, 1, bias=False)
             self.norm1 = nn.BatchNorm2d(mid)
         self.bottleneck = arch.bottleneck
+        self.memory: Memory = "default"
         self.mixer = make_mixer(arch, mid if arch.bottleneck else in_channels, mid, stride)
         kernel = 1 if arch.bottleneck else 3
         self.conv3 = nn.Conv2d(mid, out, kernel, padding=kernel // 2, bias=False)
@@ -117,8 +118,7 @@ class SKResNetUnit(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, C_in, H, W) to (N, out, H / stride, W / stride)."""
-        y = self.norm1(self.conv1(x)).relu_() if self.bottleneck else x
-        y = self.norm3(self.conv3(self.mixer(y)))
+        y = self.norm3(bottleneck(self, x) if self.bottleneck else self.conv3(self.mixer(x)))
         return (y + self.shortcut(x)).relu_()
 
 

@@ -12,9 +12,10 @@ from typing import Literal, get_args
 from torch import Tensor, nn
 
 from selkern.errors import UsageError
-from selkern.layers.parts import he_normal, make_norm
+from selkern.layers.parts import Memory, he_normal, make_norm
 from selkern.layers.selective_kernel import Branch, SelectiveKernel
 from selkern.models.backbone import Backbone, Feature
+from selkern.models.paths import bottleneck
 
 Mixer = Literal["plain", "se", "sum", "sk"]
 
@@ -105,6 +106,7 @@ class Unit(nn.Module):
     def __init__(self, arch: Architecture, stage: int, in_channels: int, stride: int) -> None:
         super().__init__()
         mid, out = arch.mids[stage], arch.outs[stage]
+        self.memory: Memory = "default"
         self.conv1 = nn.Conv2d(in_channels, mid, 1, bias=False)
         self.norm1 = make_norm("batch", mid, 2)
         self.mixer = make_mixer(arch, stage, mid, stride)
@@ -118,8 +120,7 @@ class Unit(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, C_in, H, W) to (N, out, H / stride, W / stride)."""
-        y = self.norm1(self.conv1(x)).relu_()
-        y = self.norm3(self.conv3(self.mixer(y)))
+        y = self.norm3(bottleneck(self, x))
         if self.se is not None:
             y = self.se(y)
         return (y + self.shortcut(x)).relu_()

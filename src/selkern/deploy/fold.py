@@ -1,0 +1,199 @@
+"""`fold`: a trained network for inference alone, with BatchNorm gone into the convolutions.
+
+What is left of a selective-kernel unit is two convolutions with ReLU, two means, two small matrix products, and one
+pass that weighs the branches. The fold is compared with the original before it is given.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.utils.fusion import fuse_conv_bn_eval, fuse_linear_bn_eval
+
+from selkern.deploy.fused import FusedConv
+from selkern.errors import NumericsError, UsageError
+from selkern.layers.gate import Gate
+from selkern.layers.selective_kernel import ConvNormAct
+from selkern.models.backbone import Backbone
+from selkern.models.skresnet import SKResNetUnit
+from selkern.models.trunk import Unit
+
+_CONVS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
+# Largest difference from the original, as a share of its largest value. A sum of thousands of float32 or bfloat16
+# products in another order; a fold that is wrong differs by its whole size.
+_TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-3, torch.float16: 0.05, torch.bfloat16: 0.2}
+
+
+class FoldedUnit(nn.Module):
+    """A bottleneck or basic unit whose every convolution ends in its ReLU, the last one in the residual sum as well."""
+
+    def __init__(self, unit: Unit | SKResNetUnit, fused: Callable[..., FusedConv]) -> None:
+        super().__init__()
+        first = getattr(unit, "conv1", None)
+        self.conv1 = nn.Identity() if first is None else fused(first, unit.norm1, relu=True)
+        self.mixer = unit.mixer
+        self.se = getattr(unit, "se", None)
+        self.conv3 = fused(unit.conv3, unit.norm3, relu=self.se is None)
+        self.shortcut = unit.shortcut
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, C_in, H, W) to (N, out, H / stride, W / stride)."""
+        y = self.mixer(self.conv1(x))
+        if self.se is None:
+            return self.conv3(y, self.shortcut(x))
+        return (self.se(self.conv3(y)) + self.shortcut(x)).relu_()
+
+
+class Folded(nn.Module):
+    """A folded network: takes and gives what the original does, in eval mode, without gradients.
+
+    Attributes:
+        net: the folded modules; `state_dict` holds their weights.
+        dtype: of the computation; images are converted to it, results back to float32.
+        micro_batch: largest number of images computed at once; None for all.
+        card: the original's.
+    """
+
+    def __init__(self, net: nn.Module, dtype: torch.dtype, micro_batch: int | None) -> None:
+        super().__init__()
+        self.net, self.dtype, self.micro_batch = net, dtype, micro_batch
+        self.card = getattr(net, "card", None)
+        self.run: Callable[[Tensor], Any] = net
+
+    @torch.inference_mode()
+    def forward(self, x: Tensor) -> Any:
+        """(N, C, H, W) to what the original gives."""
+        x = x.to(self.dtype)
+        if x.ndim == 4:
+            x = x.contiguous(memory_format=torch.channels_last)
+        if self.micro_batch is None or len(x) <= self.micro_batch:
+            return self._as_float(self.run(x))
+        parts = [self.run(part) for part in torch.split(x, self.micro_batch)]
+        if isinstance(parts[0], Tensor):
+            return self._as_float(torch.cat(parts))
+        return self._as_float([torch.cat(maps) for maps in zip(*parts, strict=True)])
+
+    def _as_float(self, out: Any) -> Any:
+        if isinstance(out, Tensor):
+            return out.float() if self.dtype in (torch.bfloat16, torch.float16) else out
+        return [self._as_float(part) for part in out]
+
+    def train(self, mode: bool = True) -> Folded:  # noqa: ARG002 - as every module's
+        """A folded network stays in eval mode: there is nothing to train."""
+        return super().train(False)
+
+
+def fold(
+    model: nn.Module,
+    *,
+    dtype: torch.dtype = torch.float32,
+    compile: bool = False,
+    micro_batch: int | None = 4,
+    example: Tensor | None = None,
+) -> Folded:
+    """A copy of a network for inference: norms folded into convolutions and gates, channels-last, one pass for Select.
+
+    Args:
+        model: one of `create_model`, a layer of ours, or any network that holds our layers; it is left as it is. Its
+            own conv -> BatchNorm pairs are folded where they stand one after the other in a `Sequential`.
+        dtype: of the computation. bfloat16 pays on CPUs with its instructions and on GPUs.
+        compile: compile the result with torch.compile, which takes a minute at the first call of each shape.
+        micro_batch: on a CPU, how many images are computed at once, so that their maps stay in the cache (None: all);
+            elsewhere all are.
+        example: a batch to compare original and fold on; networks of `create_model` need none.
+
+    Returns:
+        A module that gives what `model.eval()` gives. `fold(same architecture).load_state_dict(...)` takes its state.
+
+    Raises:
+        UsageError: a model that needs an `example` and has none.
+        NumericsError: the fold does not compute what the original does.
+
+    Example:
+        >>> import torch, selkern
+        >>> fast = selkern.fold(selkern.create_model("sknet_mini", weights="digits"))
+        >>> fast(torch.randn(2, 3, 48, 48)).shape
+        torch.Size([2, 10])
+    """
+    x = _example(model, example)
+    on_cpu = x.device.type == "cpu"
+    net = copy.deepcopy(model).eval().requires_grad_(False)
+    net = _folded(net, packed=on_cpu and not compile and torch.backends.mkldnn.is_available())  # type: ignore[no-untyped-call]
+    net = net.to(dtype=dtype)
+    for p in net.parameters():
+        if p.ndim == 4:
+            p.data = p.data.contiguous(memory_format=torch.channels_last)
+    folded = Folded(net, dtype, micro_batch if on_cpu else None).eval()
+    _compare(model, folded, x)
+    if compile:
+        folded.run = torch.compile(net, options={"freezing": True} if on_cpu else {})
+    return folded
+
+
+def _example(model: nn.Module, example: Tensor | None) -> Tensor:
+    if example is not None:
+        return example
+    if not isinstance(model, Backbone):
+        raise UsageError("no batch to compare original and fold on", "fold", "give example=a batch of its input")
+    device = next(model.parameters()).device
+    side = min(model.arch.input_size, 64)
+    return torch.randn(2, model.in_chans, side, side, generator=torch.Generator().manual_seed(0)).to(device)
+
+
+def _compare(model: nn.Module, folded: Folded, x: Tensor) -> None:
+    """Raise unless both give the same, as far as the fold's numbers can."""
+    training = {module: module.training for module in model.modules()}
+    model.eval()
+    try:
+        with torch.inference_mode():
+            expected, got = model(x), folded(x)
+    finally:
+        for module, was in training.items():
+            module.training = was
+    for want, have in zip(*([out] if isinstance(out, Tensor) else out for out in (expected, got)), strict=True):
+        error = (have.float() - want.float()).abs().max().item() / (want.abs().max().item() or 1.0)
+        if not error <= _TOLERANCE[folded.dtype]:
+            what = f"the fold differs by {error:.1e} of the largest value"
+            raise NumericsError(what, type(model).__name__, "report it; the model itself is untouched")
+
+
+def _folded(module: nn.Module, *, packed: bool) -> nn.Module:
+    """The module with its norms folded, in place or a new one."""
+
+    def fused(conv: nn.Module, norm: nn.Module, *, relu: bool) -> FusedConv:
+        assert isinstance(conv, _CONVS)
+        if isinstance(norm, _BatchNorm):
+            conv = fuse_conv_bn_eval(conv, norm)
+        return FusedConv(conv, relu=relu, packed=packed)
+
+    for name, child in list(module.named_children()):
+        setattr(module, name, _folded(child, packed=packed))
+    if isinstance(module, ConvNormAct) and isinstance(module.norm, (_BatchNorm, nn.Identity)):
+        relu = isinstance(module.act, nn.ReLU)
+        conv = fused(module.conv, module.norm, relu=relu)
+        return conv if relu or isinstance(module.act, nn.Identity) else nn.Sequential(conv, module.act)
+    if isinstance(module, (Unit, SKResNetUnit)):
+        return FoldedUnit(module, fused)
+    if isinstance(module, Gate) and isinstance(module.norm, _BatchNorm):
+        module.fc1, module.norm = fuse_linear_bn_eval(module.fc1, module.norm), nn.Identity()
+    if isinstance(module, nn.Sequential):
+        _fold_sequence(module, fused)
+    return module
+
+
+def _fold_sequence(sequence: nn.Sequential, fused: Callable[..., FusedConv]) -> None:
+    """Fold each conv -> BatchNorm [-> ReLU] of a `Sequential`; the places of what is gone stay, as Identity."""
+    names = list(sequence._modules)
+    for i, name in enumerate(names[:-1]):
+        conv, norm = sequence[i], sequence[i + 1]
+        if not (isinstance(conv, _CONVS) and isinstance(norm, _BatchNorm)) or conv.padding_mode != "zeros":
+            continue
+        relu = i + 2 < len(names) and isinstance(sequence[i + 2], nn.ReLU)
+        setattr(sequence, name, fused(conv, norm, relu=relu))
+        for gone in names[i + 1 : i + 2 + relu]:
+            setattr(sequence, gone, nn.Identity())

@@ -1,0 +1,150 @@
+"""A folded network gives what the network gives."""
+
+from __future__ import annotations
+
+from copy import deepcopy
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import selkern
+from selkern import SelectiveKernel, SKAttention, SKFusion, create_model, fold
+from selkern.errors import NumericsError, UsageError
+
+
+def trained(model: nn.Module) -> nn.Module:
+    """Norms off 1 and 0, where mistakes hide."""
+    for name, tensor in model.state_dict().items():
+        if tensor.is_floating_point() and ("norm" in name or "running" in name or ".bn" in name):
+            tensor.uniform_(0.5, 1.5)
+    return model.eval()
+
+
+def assert_close(got: Tensor, want: Tensor, tolerance: float = 1e-5) -> None:
+    torch.testing.assert_close(got, want, rtol=0, atol=tolerance * want.abs().max().item())
+
+
+NETWORKS = ["sknet_mini", "resnet_mini", "seresnet_mini", "sknet_mini_sum", "sk_shufflenet_v2_x05", "skresnet18"]
+
+
+@pytest.mark.parametrize("name", [*NETWORKS, "sknet26", "skresnet50d"])
+def test_networks(name: str) -> None:
+    torch.manual_seed(0)
+    model = trained(create_model(name, num_classes=7))
+    state = deepcopy(model.state_dict())
+    fast = fold(model)
+    assert not [m for m in fast.modules() if isinstance(m, (nn.BatchNorm1d, nn.BatchNorm2d))]
+    with torch.no_grad():
+        for shape in ((1, 3, 64, 64), (6, 3, 48, 75)):  # more than one micro-batch, odd maps
+            x = torch.randn(shape)
+            assert_close(fast(x), model(x))
+    assert all(torch.equal(tensor, state[key]) for key, tensor in model.state_dict().items())
+    assert all(p.requires_grad for p in model.parameters())
+
+
+def test_feature_maps_and_channels() -> None:
+    model = trained(create_model("sknet_mini", features_only=True, in_chans=1))
+    x = torch.randn(5, 1, 48, 48)
+    with torch.no_grad():
+        for got, want in zip(fold(model)(x), model(x), strict=True):
+            assert_close(got, want)
+
+
+@pytest.mark.parametrize(
+    ("layer", "shape"),
+    [
+        (SelectiveKernel(16, 24, groups=4, stride=2), (2, 16, 9, 9)),
+        (SelectiveKernel(16, kernels=(1, 3, 5), groups=4, dims=1), (2, 16, 11)),
+        (SelectiveKernel(8, groups=4, dims=3), (2, 8, 5, 6, 7)),
+        (SelectiveKernel(16, groups=4, norm="group"), (2, 16, 9, 9)),
+        (SelectiveKernel(16, groups=4, activation="silu"), (2, 16, 9, 9)),
+        (SKAttention(16), (2, 16, 9, 9)),
+        (nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), SelectiveKernel(8, groups=4)), (2, 3, 9, 9)),
+    ],
+)
+def test_layers(layer: nn.Module, shape: tuple[int, ...]) -> None:
+    torch.manual_seed(1)
+    trained(layer)
+    x = torch.randn(shape)
+    fast = fold(layer, example=x)
+    y = torch.randn(shape[0] + 4, *shape[1:])
+    with torch.no_grad():
+        assert_close(fast(y), layer(y))
+
+
+def test_bfloat16() -> None:
+    model = create_model("sknet_mini", weights="digits").eval()
+    fast = fold(model, dtype=torch.bfloat16)
+    x = torch.rand(64, 3, 48, 48)
+    with torch.no_grad():
+        want, got = model(x), fast(x)
+    assert got.dtype == torch.float32
+    assert next(fast.parameters()).dtype == torch.bfloat16
+    assert_close(got, want, 0.1)
+
+
+def test_selections_can_be_recorded() -> None:
+    model = trained(create_model("sknet_mini"))
+    x = torch.randn(2, 3, 48, 48)
+    fast = fold(model)
+    with torch.no_grad(), selkern.record(model) as want, selkern.record(fast) as got:
+        model(x)
+        fast(x)
+    assert [unit.label for unit in got.units.values()] == [unit.label for unit in want.units.values()]
+    for a, b in zip(got.values(), want.values(), strict=True):
+        assert_close(a, b)
+
+
+def test_state_is_saved_and_loaded() -> None:
+    model = trained(create_model("sknet_mini"))
+    fast, other = fold(model), fold(create_model("sknet_mini"))
+    x = torch.randn(2, 3, 48, 48)
+    assert not torch.equal(other(x), fast(x))
+    other.load_state_dict(fast.state_dict())
+    assert torch.equal(other(x), fast(x))
+
+
+def test_it_stays_in_eval_mode() -> None:
+    fast = fold(trained(create_model("sknet_mini")))
+    fast.train()
+    assert not any(module.training for module in fast.modules())
+    assert not any(p.requires_grad for p in fast.parameters())
+
+
+def test_a_training_model_is_folded_as_it_evaluates_and_left_in_training() -> None:
+    model = create_model("sknet_mini").train()
+    fold(model)
+    assert all(module.training for module in model.modules())
+
+
+class Reused(nn.Module):
+    """Uses the norm of a Sequential a second time, which no fold of the Sequential can know."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(nn.Conv2d(3, 3, 1), nn.BatchNorm2d(3))
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.layers(x) + self.layers[1](x)
+        return out
+
+
+def test_a_fold_that_differs_is_not_given() -> None:
+    with pytest.raises(NumericsError, match=r"the fold differs by .* of the largest value \| Reused"):
+        fold(trained(Reused()), example=torch.randn(2, 3, 5, 5))
+
+
+def test_a_layer_needs_an_example() -> None:
+    with pytest.raises(UsageError, match="give example="):
+        fold(SKFusion(8))
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit.script_method.*:DeprecationWarning")  # torch's own, inside inductor
+def test_compiled() -> None:
+    torch.manual_seed(2)
+    layer: Any = trained(SelectiveKernel(8, groups=4))
+    x = torch.randn(2, 8, 9, 9)
+    with torch.no_grad():
+        assert_close(fold(layer, example=x, compile=True)(x), layer(x))

@@ -1,0 +1,273 @@
+"""Training that keeps little computes what training that keeps everything computes."""
+
+from __future__ import annotations
+
+from copy import deepcopy
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from selkern import Branch, SelectiveKernel, SKAttention, create_model, set_memory
+from selkern.layers.parts import Memory
+from selkern.ops import reference
+
+# Share of the largest value; in float64 the order of sums is all that differs.
+DOUBLE = 1e-10
+
+
+def assert_close(got: Tensor, want: Tensor, tolerance: float, name: str = "") -> None:
+    scale = max(want.abs().max().item(), 1e-3)  # a gradient that is 0 but for rounding has no size of its own
+    torch.testing.assert_close(got, want, rtol=0, atol=tolerance * scale, msg=lambda text: f"{name}: {text}")
+
+
+def step(model: nn.Module, x: Tensor, passes: int = 1) -> dict[str, Tensor]:
+    """Outputs, gradients and buffers of a training step of `passes` forward passes, each with its backward pass."""
+    x = x.detach().clone(memory_format=torch.preserve_format).requires_grad_()
+    found: dict[str, Tensor] = {}
+    for i in range(passes):
+        v = model(x * (i + 1))
+        torch.autograd.backward(v, torch.linspace(-1, 1, v.numel(), dtype=v.dtype).reshape(v.shape).sin())
+        found[f"output {i}"] = v.detach()
+    assert x.grad is not None
+    grads = {f"gradient of {name}": p.grad for name, p in model.named_parameters() if p.requires_grad}
+    assert all(g is not None for g in grads.values())
+    return {**found, "gradient of x": x.grad, **grads, **dict(model.named_buffers())}  # type: ignore[dict-item]
+
+
+def assert_same_step(
+    model: nn.Module, x: Tensor, memory: Memory = "default", tolerance: float = DOUBLE, passes: int = 1
+) -> None:
+    plain = set_memory(deepcopy(model), "plain")
+    want, got = step(plain, x, passes), step(set_memory(model, memory), x, passes)
+    assert got.keys() == want.keys()
+    for name in want:
+        assert_close(got[name], want[name], tolerance, name)
+
+
+SIZES = {1: (13,), 2: (7, 9), 3: (5, 4, 6)}
+
+
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("dims", [1, 2, 3])
+@pytest.mark.parametrize("kernels", [(3,), (3, 5), (1, 3, 5), (1, 3, 5, 7), (3, 3, 5, Branch(5, groups=1), 7)])
+def test_a_unit_of_one_to_five_branches(kernels: tuple[Any, ...], dims: int, training: bool) -> None:
+    torch.manual_seed(0)
+    unit = SelectiveKernel(8, 12, kernels, groups=4, stride=2, dims=dims, dtype=torch.float64).train(training)
+    for name, tensor in unit.state_dict().items():
+        if "norm" in name and tensor.is_floating_point():
+            tensor.uniform_(0.5, 1.5)
+    assert_same_step(unit, torch.randn(3, 8, *SIZES[dims], dtype=torch.float64), passes=2)
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_the_article_s_module(training: bool) -> None:
+    torch.manual_seed(12)
+    module = SKAttention(8, kernels=(1, 3, 5, 7)).double().train(training)
+    assert_same_step(module, torch.randn(3, 8, 7, 9, dtype=torch.float64), passes=2)
+
+
+def test_memory_held_by_the_article_s_module() -> None:
+    module, x = SKAttention(32), torch.randn(4, 32, 28, 28)
+    assert held(module, x) <= 0.6 * held(set_memory(module, "plain"), x)
+
+
+def test_it_is_the_reference() -> None:
+    torch.manual_seed(1)
+    unit = SelectiveKernel(8, kernels=(3, 5, 7), groups=2, dtype=torch.float64)
+    assert unit.gate is not None
+    weight_MCD = unit.gate.fc2.weight.reshape(3, 8, -1)
+    x = torch.randn(4, 8, 6, 5, dtype=torch.float64, requires_grad=True)
+    other = deepcopy(unit)
+    assert other.gate is not None
+    v, _ = reference.selective_kernel(
+        x,
+        [lambda x, b=branch: b(x) for branch in unit.branches],  # type: ignore[misc]
+        unit.gate.fc1.weight,
+        unit.gate.norm,
+        unit.gate.act,
+        weight_MCD,
+    )
+    cotangent = torch.randn_like(v)
+    want = torch.autograd.grad(v, [x, *unit.parameters()], cotangent)
+    mine = other(x)
+    assert_close(mine, v, DOUBLE)
+    for got, expected in zip(torch.autograd.grad(mine, [x, *other.parameters()], cotangent), want, strict=True):
+        assert_close(got, expected, DOUBLE)
+
+
+def test_finite_differences() -> None:
+    torch.manual_seed(2)
+    unit = SelectiveKernel(4, kernels=(1, 3), groups=1, min_width=4, dtype=torch.float64)
+    x = torch.randn(2, 4, 3, 3, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(unit, (x,))
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"momentum": None},
+        {"affine": False},
+        {"track_running_stats": False},
+        {"eps": 0.1, "momentum": 0.9},
+    ],
+)
+def test_every_kind_of_batch_norm(options: dict[str, Any]) -> None:
+    torch.manual_seed(3)
+    unit = SelectiveKernel(8, groups=4, norm=lambda c: nn.BatchNorm2d(c, **options), gate_norm="batch").double()
+    assert_same_step(unit, torch.randn(3, 8, 6, 6, dtype=torch.float64), passes=3)
+
+
+def test_frozen_parts() -> None:
+    torch.manual_seed(4)
+    unit = SelectiveKernel(8, groups=4, dtype=torch.float64)
+    unit.branches[0].eval()
+    for p in unit.branches.parameters():
+        p.requires_grad_(False)
+    assert_same_step(unit, torch.randn(3, 8, 6, 6, dtype=torch.float64))
+
+
+@pytest.mark.parametrize("memory", ["default", "lean"])
+@pytest.mark.parametrize(
+    "name", ["sknet_mini", "sknet_mini_sum", "seresnet_mini", "sk_shufflenet_v2_x05", "skresnet18"]
+)
+def test_networks(name: str, memory: Memory) -> None:
+    torch.manual_seed(5)
+    model = create_model(name, num_classes=5).double()
+    assert_same_step(model, torch.randn(3, 3, 64, 70, dtype=torch.float64), memory, 1e-7, passes=2)
+
+
+@pytest.mark.parametrize("memory", ["default", "lean"])
+@pytest.mark.parametrize("name", ["sknet26", "skresnet50", "skresnext50_32x4d"])
+def test_networks_of_bottlenecks(name: str, memory: Memory) -> None:
+    torch.manual_seed(6)
+    model = create_model(name, num_classes=5).double()
+    assert_same_step(model, torch.randn(2, 3, 40, 40, dtype=torch.float64), memory, 1e-6)
+
+
+@pytest.mark.parametrize("memory", ["default", "lean"])
+def test_feature_maps(memory: Memory) -> None:
+    torch.manual_seed(7)
+    model = create_model("sknet26", features_only=True).double()
+    x = torch.randn(2, 3, 40, 40, dtype=torch.float64)
+    plain = set_memory(deepcopy(model), "plain")
+    for got, want in zip(set_memory(model, memory)(x), plain(x), strict=True):
+        assert_close(got, want, DOUBLE)
+
+
+def test_channels_last() -> None:
+    torch.manual_seed(8)
+    unit = SelectiveKernel(64).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    x = torch.randn(4, 64, 15, 13).to(memory_format=torch.channels_last)
+    assert_same_step(unit, x, tolerance=1e-5)
+    assert unit(x).is_contiguous(memory_format=torch.channels_last)
+
+
+@pytest.mark.parametrize("memory", ["default", "lean"])
+def test_bfloat16_autocast(memory: Memory) -> None:
+    """Its numbers have 8 bits, so gradients are compared with those of float32, and should be no worse than plain's."""
+    torch.manual_seed(9)
+    model = set_memory(create_model("sknet_mini", num_classes=5), "plain")
+    x = torch.randn(8, 3, 48, 48)
+    exact = step(deepcopy(model), x)
+    errors = {}
+    for kind in ("plain", memory):
+        copy = set_memory(deepcopy(model), kind)
+        with torch.autocast("cpu", torch.bfloat16):
+            got = step(copy, x)
+        assert {p.dtype for p in copy.parameters()} == {torch.float32}
+        key = "gradient of stages.0.0.mixer.branches.0.conv.weight"
+        errors[kind] = ((got[key] - exact[key]).norm() / exact[key].norm()).item()
+        assert_close(
+            got["stages.0.0.mixer.branches.0.norm.running_var"],
+            exact["stages.0.0.mixer.branches.0.norm.running_var"],
+            0.05,
+        )
+    assert errors[memory] < 1.3 * errors["plain"] + 0.02
+
+
+@pytest.mark.parametrize("memory", ["default", "lean"])
+def test_two_backward_passes_through_one_graph(memory: Memory) -> None:
+    torch.manual_seed(10)
+    model = set_memory(create_model("sknet_mini", num_classes=5).double(), memory)
+    x = torch.randn(3, 3, 48, 48, dtype=torch.float64, requires_grad=True)
+    loss = model(x).square().sum()
+    first = torch.autograd.grad(loss, [x, *model.parameters()], retain_graph=True)
+    for got, want in zip(torch.autograd.grad(loss, [x, *model.parameters()]), first, strict=True):
+        assert torch.equal(got, want)
+
+
+def test_second_derivatives_are_refused_and_plain_has_them() -> None:
+    unit = SelectiveKernel(8, groups=4)
+    x = torch.randn(3, 8, 5, 5, requires_grad=True)
+    (g,) = torch.autograd.grad(unit(x).square().sum(), x, create_graph=True)
+    with pytest.raises(RuntimeError, match="differentiate twice"):
+        torch.autograd.backward(g.sum())
+    (g,) = torch.autograd.grad(set_memory(unit, "plain")(x).square().sum(), x, create_graph=True)
+    torch.autograd.backward(g.sum())
+
+
+def test_inputs_stay_as_they_are() -> None:
+    x = torch.randn(3, 8, 5, 5, requires_grad=True)
+    before = x.detach().clone()
+    v = SelectiveKernel(8, groups=4)(x)
+    cotangent = torch.randn_like(v)
+    kept = cotangent.clone()
+    torch.autograd.backward(v, cotangent)
+    assert torch.equal(x, before)
+    assert torch.equal(cotangent, kept)
+
+
+def test_hooks_are_called() -> None:
+    """A hook on a part that would be computed otherwise takes the unit back to autograd's own way."""
+    unit = SelectiveKernel(8, groups=4)
+    x = torch.randn(3, 8, 5, 5)
+    for part in (unit.branches[0], unit.branches[1].get_submodule("norm"), unit.branches[0].get_submodule("act")):
+        assert unit.forgets()
+        seen: list[Tensor] = []
+        handle = part.register_forward_hook(lambda _m, _i, out: seen.append(out))  # noqa: B023
+        unit(x)
+        assert len(seen) == 1
+        handle.remove()
+
+
+def test_other_norms_and_activations_keep_everything() -> None:
+    assert not SelectiveKernel(8, groups=4, norm="group").forgets()
+    assert not SelectiveKernel(8, groups=4, activation="silu").forgets()
+    assert not SelectiveKernel(8, groups=4, memory="plain").forgets()
+    with torch.no_grad():
+        assert not SelectiveKernel(8, groups=4).forgets()
+
+
+def test_words_are_checked() -> None:
+    with pytest.raises(ValueError, match="memory must be one of plain, default, lean, got 'small'"):
+        SelectiveKernel(8, memory="small")  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="memory must be one of"):
+        set_memory(nn.Identity(), "none")  # type: ignore[arg-type]
+
+
+def held(model: nn.Module, x: Tensor) -> float:
+    """MiB per image that a forward pass keeps for the backward pass, parameters apart."""
+    own = {t.untyped_storage().data_ptr() for t in (*model.parameters(), *model.buffers())}
+    kept: dict[int, int] = {}
+
+    def pack(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in own:
+            kept[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        output = model(x)
+    assert output.requires_grad
+    return sum(kept.values()) / 2**20 / len(x)
+
+
+def test_memory_held_by_sknet50() -> None:
+    model, x = create_model("sknet50"), torch.randn(2, 3, 224, 224)
+    words: tuple[Memory, ...] = ("plain", "default", "lean")
+    measured = {memory: held(set_memory(model, memory), x) for memory in words}
+    assert measured["plain"] > 130
+    assert measured["default"] <= 118
+    assert measured["lean"] <= 90
