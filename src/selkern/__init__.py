@@ -14,8 +14,8 @@ if TYPE_CHECKING:
     from selkern.analysis.probe import record
     from selkern.deploy.fold import fold
     from selkern.layers.fusion import SKFusion
+    from selkern.layers.memory import set_memory
     from selkern.layers.mlp_attention import Attention, MLPAttention
-    from selkern.layers.parts import set_memory
     from selkern.layers.selective_kernel import Branch, SelectiveKernel
     from selkern.layers.sk_attention import SKAttention
     from selkern.models.registry import create_model, from_pretrained, list_models
@@ -35,7 +35,7 @@ _HOME = {
     "from_pretrained": "models.registry",
     "list_models": "models.registry",
     "record": "analysis.probe",
-    "set_memory": "layers.parts",
+    "set_memory": "layers.memory",
 }
 __all__ = [
     "Attention",

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from selkern import Branch, SelectiveKernel, SKAttention, create_model, set_memory
-from selkern.layers.parts import Memory
+from selkern.layers.memory import Memory
 from selkern.ops import reference
 
 # Share of the largest value; in float64 the order of sums is all that differs.

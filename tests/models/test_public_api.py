@@ -46,6 +46,7 @@ EXAMPLES = [
     ("analysis.probe", 4),
     ("analysis.conformance", 4),
     ("deploy.fold", 3),
+    ("layers.memory", 3),
 ]
 
 

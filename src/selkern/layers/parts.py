@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, Literal, get_args
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -13,9 +13,6 @@ from selkern.ops import lean
 
 Norm = str | Callable[[int], nn.Module]
 Activation = str | Callable[[], nn.Module]
-# What training keeps for the backward pass: "plain" all that autograd keeps; "default" the convolutions' outputs in a
-# selective kernel, whose norms, activations and selected map are computed again; "lean" that of whole units.
-Memory = Literal["plain", "default", "lean"]
 
 CONVS: dict[int, type[nn.Conv1d] | type[nn.Conv2d] | type[nn.Conv3d]] = {
     1: nn.Conv1d,
@@ -103,30 +100,6 @@ def is_hooked(module: nn.Module) -> bool:
     """Whether a forward or backward hook watches a module."""
     hooks = (module._forward_hooks, module._forward_pre_hooks, module._backward_hooks, module._backward_pre_hooks)
     return any(hooks)
-
-
-def set_memory(model: nn.Module, memory: Memory) -> nn.Module:
-    """Say of every selective kernel and unit in a model what training keeps for the backward pass; gives the model.
-
-    Args:
-        model: a network or layer.
-        memory: "default", "lean" or "plain"; see `SelectiveKernel`. "lean" also computes the maps between the
-            convolutions of our networks' units again.
-
-    Raises:
-        ValueError: another word.
-    """
-    check_memory(memory)
-    for module in model.modules():
-        if hasattr(module, "memory"):
-            setattr(module, "memory", memory)  # noqa: B010 - of a module that has one, which its type does not tell
-    return model
-
-
-def check_memory(memory: str) -> None:
-    """Raise ValueError unless `memory` is one of the words of `Memory`."""
-    if memory not in get_args(Memory):
-        raise ValueError(f"memory must be one of {', '.join(get_args(Memory))}, got {memory!r}")
 
 
 def lean_norm(norm: nn.Module, x: Tensor, owner: str) -> lean.BatchNorm:

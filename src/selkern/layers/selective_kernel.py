@@ -13,14 +13,13 @@ from typing import Any, Literal
 from torch import Tensor, nn
 
 from selkern.layers.gate import Gate
+from selkern.layers.memory import Memory, check_memory
 from selkern.layers.parts import (
     CONVS,
     Activation,
-    Memory,
     Norm,
     apply_norm,
     check_input,
-    check_memory,
     divides,
     forgets,
     he_normal,

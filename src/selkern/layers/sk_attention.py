@@ -15,7 +15,8 @@ import torch
 from torch import Tensor, nn
 
 from selkern.layers.gate import Selection
-from selkern.layers.parts import Memory, apply_norm, check_input, divides, forgets, lean_norm, odd_kernels, positive
+from selkern.layers.memory import Memory
+from selkern.layers.parts import apply_norm, check_input, divides, forgets, lean_norm, odd_kernels, positive
 from selkern.ops import lean, reference
 from selkern.ops import select as ops
 

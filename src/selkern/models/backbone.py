@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from selkern.errors import UsageError
 from selkern.files import write_atomic
 from selkern.layers.gate import Selection
-from selkern.layers.parts import Memory, check_input
+from selkern.layers.memory import Memory
+from selkern.layers.parts import check_input
 from selkern.models import hub
 from selkern.models.paths import stem_and_pool
 from selkern.models.weights import Card, checksum, save_weights

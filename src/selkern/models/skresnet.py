@@ -17,7 +17,8 @@ import torch
 from torch import Tensor, nn
 
 from selkern.layers.gate import Gate
-from selkern.layers.parts import Memory, check_input, divides
+from selkern.layers.memory import Memory
+from selkern.layers.parts import check_input, divides
 from selkern.layers.selective_kernel import Branch, SelectiveKernel
 from selkern.models.backbone import Backbone, Feature
 from selkern.models.paths import bottleneck

@@ -12,7 +12,8 @@ from typing import Literal, get_args
 from torch import Tensor, nn
 
 from selkern.errors import UsageError
-from selkern.layers.parts import Memory, he_normal, make_norm
+from selkern.layers.memory import Memory
+from selkern.layers.parts import he_normal, make_norm
 from selkern.layers.selective_kernel import Branch, SelectiveKernel
 from selkern.models.backbone import Backbone, Feature
 from selkern.models.paths import bottleneck

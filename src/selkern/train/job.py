@@ -20,6 +20,7 @@ from selkern.data.scenes import SceneSplit, SceneTruth
 from selkern.data.sources import Source, Split, open_source
 from selkern.errors import CheckpointError, ResourceError, UsageError
 from selkern.files import write_atomic
+from selkern.layers.memory import set_memory
 from selkern.models.backbone import Backbone
 from selkern.models.cost import count
 from selkern.models.registry import create_model
@@ -104,7 +105,8 @@ def draw_first_batch(training: Training) -> None:
 def _new_model(options: TrainOptions, source: Source) -> Backbone:
     torch.manual_seed(options.seed)
     weights = None if options.weights is None else find_weights(options.weights)
-    return create_model(options.model, num_classes=len(source.classes), weights=weights)
+    model = create_model(options.model, num_classes=len(source.classes), weights=weights)
+    return set_memory(model, options.training.memory)
 
 
 def _announce(training: Training, progress: Progress) -> None:

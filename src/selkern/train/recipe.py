@@ -9,13 +9,19 @@ from __future__ import annotations
 import math
 from bisect import bisect_right
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Literal, get_args
 
 from selkern.data.augment import Augment
 from selkern.data.preprocess import Preprocess
 from selkern.errors import UsageError
+from selkern.layers.memory import Memory
 
-_CHOICES = {"optimizer": ("sgd", "adamw"), "schedule": ("cosine", "steps"), "precision": ("auto", "fp32", "bf16")}
+_CHOICES = {
+    "optimizer": ("sgd", "adamw"),
+    "schedule": ("cosine", "steps"),
+    "precision": ("auto", "fp32", "bf16"),
+    "memory": get_args(Memory),
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,6 +66,8 @@ class Recipe:
     """Decay of the moving average of the weights, which is then what is evaluated and saved; 0 for none."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     """bf16 is autocast; auto takes it on a GPU that has it, and fp32 on a CPU."""
+    memory: Memory = "default"
+    """What is kept for the backward pass: lean is the least, for a few percent of time; plain is autograd's own way."""
     augment: Augment = Augment()  # noqa: RUF009 - frozen
 
     def __post_init__(self) -> None:
