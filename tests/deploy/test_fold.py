@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 import selkern
 from selkern import SelectiveKernel, SKAttention, SKFusion, create_model, fold
+from selkern.deploy.article import FoldedSKAttention
 from selkern.errors import NumericsError, UsageError
 
 
@@ -72,6 +73,23 @@ def test_layers(layer: nn.Module, shape: tuple[int, ...]) -> None:
     y = torch.randn(shape[0] + 4, *shape[1:])
     with torch.no_grad():
         assert_close(fast(y), layer(y))
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_the_article_s_module_by_fourier_coefficients(layout: torch.memory_format) -> None:
+    torch.manual_seed(3)
+    module = trained(SKAttention(128))
+    x = torch.randn(8, 128, 20, 28).contiguous(memory_format=layout)
+    fast = fold(module, example=x, micro_batch=None)
+    assert isinstance(fast.net, FoldedSKAttention)
+    assert fast.net._ready is not None
+    with torch.no_grad():
+        assert_close(fast(x), module(x))
+        assert_close(fast(x[:, :, :7, :7]), module(x[:, :, :7, :7]))
+        assert_close(fast(x), module(x))
+    direct = fold(trained(SKAttention(128, spectral=False)), example=x)
+    assert isinstance(direct.net, FoldedSKAttention)
+    assert direct.net._ready is None
 
 
 def test_bfloat16() -> None:

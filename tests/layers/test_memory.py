@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from selkern import Branch, SelectiveKernel, SKAttention, create_model, set_memory
 from selkern.layers.memory import Memory
 from selkern.ops import reference
+from selkern.ops.spectral_plan import worthwhile
 
 # Share of the largest value; in float64 the order of sums is all that differs.
 DOUBLE = 1e-10
@@ -66,6 +67,14 @@ def test_the_article_s_module(training: bool) -> None:
     torch.manual_seed(12)
     module = SKAttention(8, kernels=(1, 3, 5, 7)).double().train(training)
     assert_same_step(module, torch.randn(3, 8, 7, 9, dtype=torch.float64), passes=2)
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_the_article_s_module_by_fourier_coefficients(training: bool) -> None:
+    torch.manual_seed(13)
+    module, x = SKAttention(128).double().train(training), torch.randn(8, 128, 20, 28, dtype=torch.float64)
+    assert worthwhile((8, 128, 20, 28), 128, (1, 3, 5, 7), training=True) is not None
+    assert_same_step(module, x)
 
 
 def test_memory_held_by_the_article_s_module() -> None:

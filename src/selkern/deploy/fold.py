@@ -15,10 +15,12 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.utils.fusion import fuse_conv_bn_eval, fuse_linear_bn_eval
 
+from selkern.deploy.article import FoldedSKAttention
 from selkern.deploy.fused import FusedConv
 from selkern.errors import NumericsError, UsageError
 from selkern.layers.gate import Gate
 from selkern.layers.selective_kernel import ConvNormAct
+from selkern.layers.sk_attention import SKAttention
 from selkern.models.backbone import Backbone
 from selkern.models.skresnet import SKResNetUnit
 from selkern.models.trunk import Unit
@@ -177,6 +179,9 @@ def _folded(module: nn.Module, *, packed: bool) -> nn.Module:
         relu = isinstance(module.act, nn.ReLU)
         conv = fused(module.conv, module.norm, relu=relu)
         return conv if relu or isinstance(module.act, nn.Identity) else nn.Sequential(conv, module.act)
+    if isinstance(module, SKAttention):
+        branches = [branch.get_submodule("conv") for branch in module.convs]  # folded by now
+        return FoldedSKAttention(module, branches, limit=512 if packed and module.spectral else 0)
     if isinstance(module, (Unit, SKResNetUnit)):
         return FoldedUnit(module, fused)
     if isinstance(module, Gate) and isinstance(module.norm, _BatchNorm):

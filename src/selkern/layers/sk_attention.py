@@ -16,9 +16,10 @@ from torch import Tensor, nn
 
 from selkern.layers.gate import Selection
 from selkern.layers.memory import Memory
-from selkern.layers.parts import apply_norm, check_input, divides, forgets, lean_norm, odd_kernels, positive
-from selkern.ops import lean, reference
+from selkern.layers.parts import apply_norm, check_input, divides, forgets, is_hooked, lean_norm, odd_kernels, positive
+from selkern.ops import lean, reference, spectral
 from selkern.ops import select as ops
+from selkern.ops.spectral_plan import worthwhile
 
 
 class SKAttention(nn.Module):
@@ -33,6 +34,9 @@ class SKAttention(nn.Module):
         L: the least d.
         softmax_over: "branches" as it is meant; "batch" for weights of those old copies, where what an image gets
             depends on the others in its batch, and alone it gets the plain sum of the branches.
+
+        spectral: in training on a CPU, convolve by Fourier coefficients where that is faster (`ops/spectral.py`), which
+            has no second derivatives; for inference `selkern.fold` does so.
 
     State-dict keys: `convs.{i}.conv.{weight,bias}`, `convs.{i}.bn.*`, `fc.*`, `fcs.{i}.*`.
 
@@ -57,6 +61,7 @@ class SKAttention(nn.Module):
         L: int = 32,
         *,
         softmax_over: Literal["branches", "batch"] = "branches",
+        spectral: bool = True,
     ) -> None:
         super().__init__()
         odd_kernels(kernels)
@@ -65,7 +70,7 @@ class SKAttention(nn.Module):
         self.channel = positive("channel", channel)
         divides("group", positive("group", group), channel=channel)
         self.d = max(positive("L", L), channel // positive("reduction", reduction))
-        self.extents = tuple(kernels)
+        self.extents, self.group = tuple(kernels), group
         self.convs = nn.ModuleList(
             nn.Sequential(
                 OrderedDict(
@@ -79,7 +84,7 @@ class SKAttention(nn.Module):
         self.fc = nn.Linear(channel, self.d)
         self.fcs = nn.ModuleList(nn.Linear(self.d, channel) for _ in kernels)
         self.selection = Selection()
-        self.softmax_over = softmax_over
+        self.softmax_over, self.spectral = softmax_over, spectral
         self.memory: Memory = "default"  # `selkern.set_memory` changes it
 
     def forward(self, x: Tensor) -> Tensor:
@@ -88,15 +93,29 @@ class SKAttention(nn.Module):
         branches = [tuple(branch.children()) for branch in self.convs]
         keeps_little = self.memory != "plain" and self.softmax_over == "branches"
         if keeps_little and all(forgets(bn, relu) for _, bn, relu in branches):
-            y = [conv(x) for conv, _, _ in branches]
+            y = self._convolved(x)
             norms = [lean_norm(bn, y_m, "SKAttention") for (_, bn, _), y_m in zip(branches, y, strict=True)]
             s_NC, stand_ins, state = lean.fuse(norms, y)
             return lean.select(state, stand_ins, self.selection(self._logits(s_NC)))
-        u = [relu(apply_norm(bn, conv(x), "SKAttention")) for conv, bn, relu in branches]
+        y = self._convolved(x) if torch.is_grad_enabled() else [conv(x) for conv, _, _ in branches]
+        u = [relu(apply_norm(bn, y_m, "SKAttention")) for (_, bn, relu), y_m in zip(branches, y, strict=True)]
         logits_NMC = self._logits(ops.fuse(u))
         if self.softmax_over == "batch":  # weights that do not add up to 1 over the branches
             return reference.select(u, logits_NMC.softmax(dim=0))
         return ops.select(u, self.selection(logits_NMC))
+
+    def _convolved(self, x: Tensor) -> list[Tensor]:
+        """The convolutions' outputs, M of (N, C, H, W)."""
+        convs = [branch.get_submodule("conv") for branch in self.convs]
+        plan = None
+        plain = self.memory == "plain" or torch.compiler.is_compiling() or any(map(is_hooked, convs))
+        if self.spectral and not plain and spectral.suits(x):
+            shape = (x.shape[0], x.shape[1], x.shape[2], x.shape[3])
+            plan = worthwhile(shape, self.channel, self.extents, training=True, groups=self.group)
+        if plan is None:
+            return [conv(x) for conv in convs]
+        weights, biases = [[getattr(conv, name) for conv in convs] for name in ("weight", "bias")]
+        return spectral.spectral_convolutions(x, weights, biases, plan)
 
     def _logits(self, s_NC: Tensor) -> Tensor:
         """(N, C) to (N, M, C)."""
