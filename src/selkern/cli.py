@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable, Sequence
 
 from selkern import __version__
-from selkern.commands import runs, zoo
+from selkern.commands import bench, runs, zoo
 from selkern.errors import Interrupted, ResourceError, SelkernError, UsageError
 
 COMMANDS: dict[str, tuple[Callable[[list[str]], int], str]] = {
@@ -22,6 +22,8 @@ COMMANDS: dict[str, tuple[Callable[[list[str]], int], str]] = {
     "convert": (zoo.convert, "weights of timm, Caffe or a torch state dict to a file that describes itself"),
     "check": (zoo.check, "is this SK code, ours or anybody's, what the paper says? rule by rule"),
     "models": (zoo.models, "the networks, their parameters and multiply-adds"),
+    "bench": (bench.bench, "time and memory of ours beside timm's and the article's, against the project's goals"),
+    "doctor": (bench.doctor, "versions, devices, cores, settings and missing packages of this machine"),
 }
 
 HELP = f"""usage: selkern COMMAND [OPTIONS]

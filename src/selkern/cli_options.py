@@ -7,7 +7,7 @@ import io
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, TypeVar
+from typing import Annotated, Literal, TypeVar
 
 import tyro
 from tyro.conf import Positional
@@ -16,6 +16,7 @@ from selkern.errors import UsageError
 
 T = TypeVar("T")
 Run = Annotated[Positional[str], tyro.conf.arg(metavar="RUN")]
+Workload = Literal["start", "article", "layer", "infer", "train", "memory", "scaling", "ddp", "data", "all"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -117,6 +118,52 @@ class CheckOptions:
     """What a class is made with, as in Python: "64, kernels=[3, 5]"."""
     input: str | None = None
     """Shape of one input without the batch, such as 64,32,32; by default one that works is found."""
+    json: bool = False
+    """Print one JSON object instead of text."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class BenchOptions:
+    """Measure our code beside timm's, the article's and the bare convolutions, in turn, against the project's goals.
+
+    Prints a table and, as its last line, one JSON object; writes both and a chart into a new folder.
+    """
+
+    workloads: Annotated[Positional[tuple[Workload, ...]], tyro.conf.arg(metavar="WORKLOAD...")] = ()
+    """start, article, layer, infer, train, memory, scaling, ddp, data or all; by default a short set (minutes)."""
+    budget: float = 10.0
+    """Seconds for the rounds of one comparison; at least three rounds are run."""
+    rounds: int | None = None
+    """Exactly so many rounds instead."""
+    threads: int | None = None
+    """Of torch; by default what `selkern doctor` tells."""
+    batches: tuple[int, ...] = ()
+    """Of infer: 1 8 32; in the short set 1 8."""
+    train_batch: int = 8
+    """Of train."""
+    compile: bool = False
+    """Also measure what torch.compile makes of SKNet-50; compiling takes minutes."""
+    output: Path = Path("bench-results")
+    """Folder in which the run's own is made."""
+    trial: bool = False
+    """Small shapes that try the harness itself: figures without a meaning, in seconds."""
+    json: bool = False
+    """Print the JSON object alone."""
+
+    def __post_init__(self) -> None:
+        for name in ("rounds", "threads", "train_batch"):
+            if (value := getattr(self, name)) is not None and value < 1:
+                raise UsageError(f"{name} is {value}", f"--{name.replace('_', '-')}", "must be at least 1")
+        if not self.budget > 0:
+            raise UsageError(f"budget is {self.budget}", "--budget", "must be above 0")
+        if any(batch < 1 for batch in self.batches):
+            raise UsageError(f"batches are {self.batches}", "--batches", "must be at least 1 each")
+
+
+@dataclass(frozen=True, kw_only=True)
+class DoctorOptions:
+    """Tell versions, devices, cores, settings, disk, missing packages and a short measured speed of this machine."""
+
     json: bool = False
     """Print one JSON object instead of text."""
 

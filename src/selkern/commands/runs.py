@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 from selkern import __version__
 from selkern.errors import UsageError
+from selkern.tuning import tune
 
 if TYPE_CHECKING:
     from selkern.train.options import TrainOptions
@@ -33,6 +34,7 @@ def train(argv: list[str]) -> int:
         from selkern.train import job
         from selkern.train.run_folder import RunFolder
 
+        tune(training=True)
         run = job.resume(RunFolder.find(options.resume), options.device, options.workers)
     else:
         asked = _train_options(argv)
@@ -43,6 +45,7 @@ def train(argv: list[str]) -> int:
         )
         from selkern.train import job
 
+        tune(training=True)
         run = job.train(asked)
     if run is not None:  # rank 0
         print(_next_commands(run.path))
@@ -83,6 +86,7 @@ def evaluate(argv: list[str]) -> int:
     from selkern.analysis import evaluation
     from selkern.train.loaded import load, open_data, pick_split
 
+    tune()
     loaded = load(options.run, options.device)
     source = open_data(loaded, options.data)
     result = evaluation.evaluate(loaded.model, pick_split(source, options.split), source.classes, loaded.preprocess)
@@ -108,6 +112,7 @@ def analyze(argv: list[str]) -> int:
     from selkern.train import job
     from selkern.train.loaded import load
 
+    tune()
     analysis = job.analyze(load(options.run, options.device), options.data, options.split, options.output)
     study = analysis.study
     if options.json:
@@ -130,6 +135,7 @@ def predict(argv: list[str]) -> int:
     from selkern.train import predict as predicting
     from selkern.train.loaded import load
 
+    tune()
     images = predicting.list_images(options.paths)
     unreadable = 0
     for answer in predicting.predict(load(options.run, options.device), images, top_k=options.top_k):
