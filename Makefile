@@ -11,7 +11,7 @@ help:
 	@echo "make demo   install, train on digit scenes, evaluate, analyze, write a report (minutes)"
 	@echo "make test   install, lint, check types, run the tests"
 	@echo "make lint   the lint and type gates alone"
-	@echo "make bench  cost of the SK unit and its twins on this machine"
+	@echo "make bench  time and memory beside other implementations, on this machine"
 	@echo "make clean  remove .venv and caches; runs/ stays"
 
 # Made anew when the dependencies change; an unfinished install leaves no stamp and is repeated.
@@ -36,7 +36,7 @@ test: lint
 	$(BIN)/pytest -n 2
 
 bench: $(VENV)/installed
-	$(BIN)/python benchmarks/units.py
+	$(BIN)/selkern bench
 
 clean:
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache

@@ -12,13 +12,13 @@ from __future__ import annotations
 import argparse
 import json
 import statistics
-import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from functools import partial
 
 import torch
 from torch import Tensor, nn
 
+from selkern.bench.timing import in_turn
 from selkern.layers.sk_attention import SKAttention
 from selkern.ops import select as ops
 from selkern.ops.spectral import convolve, spectra, spectral_convolutions
@@ -91,17 +91,6 @@ class Spectral(nn.Module):
         return ops.select(u, torch.stack([fc(z) for fc in self.module.fcs], dim=1).softmax(dim=1))
 
 
-def time_in_turn(jobs: Mapping[str, Callable[[], None]], rounds: int) -> dict[str, float]:
-    """Median ms of every job, run in turn; the first round is warm-up."""
-    times: dict[str, list[float]] = {name: [] for name in jobs}
-    for _ in range(rounds + 1):
-        for name, job in jobs.items():
-            start = time.perf_counter()
-            job()
-            times[name].append((time.perf_counter() - start) * 1e3)
-    return {name: statistics.median(values[1:]) for name, values in times.items()}
-
-
 def forward(function: Callable[[Tensor], object], x: Tensor) -> None:
     """One forward, without gradients."""
     with torch.inference_mode():
@@ -144,7 +133,8 @@ def main() -> None:
                 print(f"  {k} x {k}", "direct" if tile is None else f"{tile.count} tiles, P {tile.rows.period}")
         job = partial(step, parameters=list(module.parameters())) if training else forward
         jobs = {name: partial(job, variant, x) for name, variant in variants.items()}
-        times = result[mode] = time_in_turn(jobs, args.rounds)
+        seconds = in_turn(jobs, budget=0, rounds=args.rounds, warm_up=1)
+        times = result[mode] = {name: statistics.median(values) * 1e3 for name, values in seconds.items()}
         for name, ms in times.items():
             print(f"{mode:13} {name:22} {ms:9.2f} ms   article / this {times['article'] / ms:5.2f}", flush=True)
     setting = {"shape": list(shape), "threads": torch.get_num_threads(), "torch": torch.__version__}

@@ -87,17 +87,6 @@ class Node:
                 todo += node.sources
         return seen
 
-    def descendants(self) -> set[Node]:
-        """What was computed from it, itself included."""
-        seen: set[Node] = set()
-        todo = [self]
-        while todo:
-            node = todo.pop()
-            if node not in seen:
-                seen.add(node)
-                todo += node.users
-        return seen
-
 
 class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Collects the nodes of everything that runs while it is active."""
