@@ -71,7 +71,7 @@ class SKFusion(nn.Module):
             got = len(maps) if isinstance(maps, (list, tuple)) else type(maps).__name__
             raise ValueError(f"SKFusion takes a list of {self.gate.branches} maps, got {got}")
         shapes = [tuple(u.shape) for u in maps]
-        if len(set(shapes)) != 1:
+        if any(shape != shapes[0] for shape in shapes):  # no set: sizes that torch.export leaves free have no hash
             raise ValueError(f"SKFusion takes maps of one shape, got {shapes}")
         if maps[0].ndim < 3 or maps[0].shape[1] != self.channels:
             raise ValueError(f"SKFusion was built for maps (N, {self.channels}, *), got {shapes[0]}")
