@@ -1,6 +1,6 @@
-"""The goals of the project's PERFORMANCE.md, 1 to 4, one line each: what `selkern bench` holds its figures against.
+"""The goals of speed and memory, one line each: what `selkern bench` holds its figures against.
 
-Goal 5 is about a GPU, and the equality of gradients (goal 2) is for the tests to see to; neither stands here.
+Those for a GPU, and the equality of gradients, which is for the tests to see to, do not stand here.
 """
 
 from __future__ import annotations

@@ -89,7 +89,7 @@ class Found:
 
 @dataclass(frozen=True)
 class Goal:
-    """One line of PERFORMANCE.md's goals.
+    """One line of the goals.
 
     Attributes:
         number: of the goal there.
