@@ -38,7 +38,7 @@ def test_networks(name: str) -> None:
     fast = fold(model)
     assert not [m for m in fast.modules() if isinstance(m, (nn.BatchNorm1d, nn.BatchNorm2d))]
     with torch.no_grad():
-        for shape in ((1, 3, 64, 64), (6, 3, 48, 75)):  # more than one micro-batch, odd maps
+        for shape in ((1, 3, 64, 64), (10, 3, 48, 75)):  # more than one micro-batch, odd maps
             x = torch.randn(shape)
             assert_close(fast(x), model(x))
     assert all(torch.equal(tensor, state[key]) for key, tensor in model.state_dict().items())
@@ -47,7 +47,7 @@ def test_networks(name: str) -> None:
 
 def test_feature_maps_and_channels() -> None:
     model = trained(create_model("sknet_mini", features_only=True, in_chans=1))
-    x = torch.randn(5, 1, 48, 48)
+    x = torch.randn(10, 1, 48, 48)
     with torch.no_grad():
         for got, want in zip(fold(model)(x), model(x), strict=True):
             assert_close(got, want)
@@ -70,7 +70,7 @@ def test_layers(layer: nn.Module, shape: tuple[int, ...]) -> None:
     trained(layer)
     x = torch.randn(shape)
     fast = fold(layer, example=x)
-    y = torch.randn(shape[0] + 4, *shape[1:])
+    y = torch.randn(shape[0] + 8, *shape[1:])
     with torch.no_grad():
         assert_close(fast(y), layer(y))
 

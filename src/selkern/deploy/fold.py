@@ -95,7 +95,7 @@ def fold(
     *,
     dtype: torch.dtype = torch.float32,
     compile: bool = False,
-    micro_batch: int | None = 4,
+    micro_batch: int | None = 8,
     example: Tensor | None = None,
 ) -> Folded:
     """A copy of a network for inference: norms folded into convolutions and gates, channels-last, one pass for Select.

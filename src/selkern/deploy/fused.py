@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+_KEPT = 2  # layouts of the weights: of a batch, and of the rest at its end
 _CONV: dict[int, Callable[..., Tensor]] = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
 
 
@@ -32,15 +33,15 @@ class FusedConv(nn.Module):
         self.bias = nn.Parameter(bias, requires_grad=False)
         self.stride, self.padding, self.dilation = conv.stride, conv.padding, conv.dilation
         self.groups, self.relu, self.packed = conv.groups, relu, packed
-        self._weights_of_onednn: Tensor | None = None
+        self._weights_of_onednn: dict[torch.Size, Tensor] = {}  # by shape of the input, on which the layout depends
 
     def _apply(self, fn: Callable[..., Any], recurse: bool = True) -> FusedConv:
-        self._weights_of_onednn = None  # of another device or dtype
+        self._weights_of_onednn = {}  # of another device or dtype
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
         return self
 
     def _load_from_state_dict(self, *args: Any) -> None:
-        self._weights_of_onednn = None
+        self._weights_of_onednn = {}
         super()._load_from_state_dict(*args)
 
     def forward(self, x: Tensor, other: Tensor | None = None) -> Tensor:
@@ -54,10 +55,12 @@ class FusedConv(nn.Module):
 
     def _by_onednn(self, x: Tensor, other: Tensor | None) -> Tensor:
         how: tuple[Any, ...] = (list(self.padding), list(self.stride), list(self.dilation), self.groups)
-        if self._weights_of_onednn is None:
+        weight, operator = self._weights_of_onednn.get(x.shape), torch.ops.mkldnn._convolution_pointwise
+        if weight is None:
+            while len(self._weights_of_onednn) >= _KEPT:
+                del self._weights_of_onednn[next(iter(self._weights_of_onednn))]
             reorder: Any = torch._C._nn.mkldnn_reorder_conv2d_weight
-            self._weights_of_onednn = reorder(self.weight.to_mkldnn(), *how, list(x.shape))
-        weight, operator = self._weights_of_onednn, torch.ops.mkldnn._convolution_pointwise
+            weight = self._weights_of_onednn[x.shape] = reorder(self.weight.to_mkldnn(), *how, list(x.shape))
         after = "relu" if self.relu else "none"
         if other is None:
             return operator(x, weight, self.bias, *how, after, [], "")
