@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -95,7 +95,7 @@ def fold(
     *,
     dtype: torch.dtype = torch.float32,
     compile: bool = False,
-    micro_batch: int | None = 8,
+    micro_batch: int | Literal["auto"] | None = "auto",
     example: Tensor | None = None,
 ) -> Folded:
     """A copy of a network for inference: norms folded into convolutions and gates, channels-last, one pass for Select.
@@ -105,8 +105,8 @@ def fold(
             own conv -> BatchNorm pairs are folded where they stand one after the other in a `Sequential`.
         dtype: of the computation. bfloat16 pays on CPUs with its instructions and on GPUs.
         compile: compile the result with torch.compile, which takes a minute at the first call of each shape.
-        micro_batch: on a CPU, how many images are computed at once, so that their maps stay in the cache (None: all);
-            elsewhere all are.
+        micro_batch: how many images are computed at once (None: all). "auto": 8 in our networks on a CPU, where their
+            maps then stay in the cache; else all.
         example: a batch to compare original and fold on; networks of `create_model` need none.
 
     Returns:
@@ -130,7 +130,9 @@ def fold(
     for p in net.parameters():
         if p.ndim == 4:
             p.data = p.data.contiguous(memory_format=torch.channels_last)
-    folded = Folded(net, dtype, micro_batch if on_cpu else None).eval()
+    if micro_batch == "auto":
+        micro_batch = 8 if on_cpu and isinstance(model, Backbone) else None
+    folded = Folded(net, dtype, micro_batch).eval()
     _compare(model, folded, x)
     if compile:
         folded.run = torch.compile(net, options={"freezing": True} if on_cpu else {})
