@@ -5,8 +5,6 @@ The rules (`rules.py`) are held against what really ran (`trace.py`, `anatomy.py
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,6 +17,7 @@ from selkern.analysis.probe import label_of
 from selkern.analysis.rules import NETWORK_RULES, TOLERANCE, UNIT_RULES, UnitRule
 from selkern.analysis.trace import trace
 from selkern.errors import UsageError
+from selkern.layers.parts import evaluating
 
 
 @dataclass(frozen=True)
@@ -82,7 +81,7 @@ def check(model: nn.Module, *inputs: Any) -> Conformance:
         ()
     """
     images = next((len(leaf) for leaf in tree_leaves(inputs) if isinstance(leaf, Tensor)), 0)
-    with _evaluating(model):
+    with evaluating(model):
         nodes, output = trace(model, inputs)
         units = find_anatomies(nodes, images)
         if not units:
@@ -95,18 +94,6 @@ def check(model: nn.Module, *inputs: Any) -> Conformance:
         if (verdict := rule.judge(model, nodes, units)) is not None:
             findings.append(Finding(rule.text, rule.source, verdict[0], (verdict[1],)))
     return Conformance(labels, sum(p.numel() for p in model.parameters()), (*findings, alone))
-
-
-@contextmanager
-def _evaluating(model: nn.Module) -> Iterator[None]:
-    """Every module in eval mode within the block, and afterwards as it was."""
-    was = {module: module.training for module in model.modules()}
-    model.eval()
-    try:
-        yield
-    finally:
-        for module, training in was.items():
-            module.training = training
 
 
 def _of_units(rule: UnitRule, units: list[Anatomy], labels: tuple[str, ...]) -> Finding | None:

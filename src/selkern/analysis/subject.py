@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from selkern.errors import CheckpointError, UsageError
+from selkern.layers.parts import evaluating
 from selkern.models.registry import architecture, create_model, list_models
 
 IMAGES = 5  # a batch size that is seldom a number of branches or channels
@@ -65,19 +66,15 @@ def find_inputs(model: nn.Module, shape: tuple[int, ...] | None = None) -> Tenso
     shapes = [shape] if shape is not None else list(_likely_shapes(model))
     first = next(model.parameters(), torch.empty(0))
     generator = torch.Generator().manual_seed(0)
-    training = {module: module.training for module in model.modules()}
     failure = ""
     for candidate in shapes:
         x = torch.randn(IMAGES, *candidate, generator=generator).to(first)
         try:
-            with torch.no_grad():
-                model.eval()(x)
+            with torch.no_grad(), evaluating(model):
+                model(x)
             return x
         except Exception as error:  # noqa: BLE001 - the user's code may raise anything
             failure = failure or f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
-        finally:
-            for module, was in training.items():
-                module.training = was
     others = f" and {len(shapes) - 1} other shapes" if len(shapes) > 1 else ""
     tried = f"{(IMAGES, *shapes[0])}{others}"
     raise UsageError(f"the model does not run on {tried} ({failure})", "--input", "give its shape, such as 64,32,32")

@@ -19,6 +19,7 @@ from selkern.deploy.article import FoldedSKAttention
 from selkern.deploy.fused import FusedConv
 from selkern.errors import NumericsError, UsageError
 from selkern.layers.gate import Gate
+from selkern.layers.parts import evaluating
 from selkern.layers.selective_kernel import ConvNormAct
 from selkern.layers.sk_attention import SKAttention
 from selkern.models.backbone import Backbone
@@ -151,14 +152,8 @@ def _example(model: nn.Module, example: Tensor | None) -> Tensor:
 
 def _compare(model: nn.Module, folded: Folded, x: Tensor) -> None:
     """Raise unless both give the same, as far as the fold's numbers can."""
-    training = {module: module.training for module in model.modules()}
-    model.eval()
-    try:
-        with torch.inference_mode():
-            expected, got = model(x), folded(x)
-    finally:
-        for module, was in training.items():
-            module.training = was
+    with evaluating(model), torch.inference_mode():
+        expected, got = model(x), folded(x)
     for want, have in zip(*([out] if isinstance(out, Tensor) else out for out in (expected, got)), strict=True):
         error = (have.float() - want.float()).abs().max().item() / (want.abs().max().item() or 1.0)
         if not error <= _TOLERANCE[folded.dtype]:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -94,6 +95,18 @@ def forgets(*modules: nn.Module) -> bool:
     """
     known = all(type(module) in _FORGOTTEN and not is_hooked(module) for module in modules)
     return known and torch.is_grad_enabled() and not torch.compiler.is_compiling()
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Every module of a model in eval mode within the block, and afterwards each as it was."""
+    was = {module: module.training for module in model.modules()}
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, training in was.items():
+            module.training = training
 
 
 def is_hooked(module: nn.Module) -> bool:

@@ -34,7 +34,6 @@ class SKAttention(nn.Module):
         L: the least d.
         softmax_over: "branches" as it is meant; "batch" for weights of those old copies, where what an image gets
             depends on the others in its batch, and alone it gets the plain sum of the branches.
-
         spectral: in training on a CPU, convolve by Fourier coefficients where that is faster (`ops/spectral.py`), which
             has no second derivatives; for inference `selkern.fold` does so.
 

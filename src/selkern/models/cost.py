@@ -8,6 +8,8 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from selkern.layers.parts import evaluating
+
 
 @dataclass(frozen=True)
 class Cost:
@@ -23,9 +25,6 @@ def count(model: nn.Module, size: int, in_chans: int = 3) -> Cost:
     On a model made on the meta device nothing is computed or allocated.
     """
     device = next(model.parameters()).device
-    was_training = model.training
-    model.eval()
-    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+    with evaluating(model), torch.no_grad(), FlopCounterMode(display=False) as counter:
         model(torch.empty(1, in_chans, size, size, device=device))
-    model.train(was_training)
     return Cost(sum(p.numel() for p in model.parameters()), counter.get_total_flops() // 2)

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from selkern.layers.parts import evaluating
 from selkern.layers.selective_kernel import SelectiveKernel
 from selkern.models.backbone import Backbone
 from selkern.models.trunk import SqueezeExcite
@@ -49,11 +50,9 @@ def blocks(model: Backbone, size: int) -> list[Block]:
         return lambda _module, _inputs, output: shapes.update({path: tuple(output.shape[1:])})
 
     handles = [part.register_forward_hook(note(path)) for path, part in parts.items()]
-    training = model.training
     image = torch.empty(1, model.in_chans, size, size, device=next(model.parameters()).device)
-    with torch.no_grad(), FlopCounterMode(display=False) as counter:
-        model.eval()(image)
-    model.train(training)
+    with evaluating(model), torch.no_grad(), FlopCounterMode(display=False) as counter:
+        model(image)
     for handle in handles:
         handle.remove()
     flops = counter.get_flop_counts()
