@@ -18,6 +18,7 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
+from selkern.bench.peers import article_module
 from selkern.bench.timing import in_turn
 from selkern.layers.sk_attention import SKAttention
 from selkern.ops import select as ops
@@ -35,21 +36,6 @@ class Bare(nn.Module):
     def forward(self, x: Tensor) -> list[Tensor]:
         """(N, C, H, W) to M of the same."""
         return [conv(x) for conv in self.convs]
-
-
-class Article(nn.Module):
-    """The module as the article writes it: stacked branches, softmax, weighted sum."""
-
-    def __init__(self, module: SKAttention) -> None:
-        super().__init__()
-        self.module = module
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(N, C, H, W) to the same."""
-        maps = torch.stack([branch(x) for branch in self.module.convs], 0)
-        z = self.module.fc(maps.sum(0).mean(-1).mean(-1))
-        logits = torch.stack([fc(z)[:, :, None, None] for fc in self.module.fcs], 0)
-        return (torch.softmax(logits, dim=0) * maps).sum(0)
 
 
 class Spectral(nn.Module):
@@ -121,9 +107,10 @@ def main() -> None:
         training = mode == "train step"
         module.train(training)
         plan = worthwhile(shape, shape[1], module.extents, training=training)
+        article = article_module(module)
         variants: dict[str, Callable[[Tensor], object]] = {
             "bare convolutions": Bare(module),
-            "article": Article(module),
+            "article": article,
         }
         if plan is not None:
             spectral = Spectral(module, plan, folded=not training)
@@ -131,7 +118,7 @@ def main() -> None:
             print(f"{mode}: {plan.weights(shape[1], shape[1]) * 4 / 2**20:.0f} MiB of coefficients of the weights")
             for k, tile in zip(plan.kernels, plan.tiles, strict=True):
                 print(f"  {k} x {k}", "direct" if tile is None else f"{tile.count} tiles, P {tile.rows.period}")
-        job = partial(step, parameters=list(module.parameters())) if training else forward
+        job = partial(step, parameters=[*module.parameters(), *article.parameters()]) if training else forward
         jobs = {name: partial(job, variant, x) for name, variant in variants.items()}
         seconds = in_turn(jobs, budget=0, rounds=args.rounds, warm_up=1)
         times = result[mode] = {name: statistics.median(values) * 1e3 for name, values in seconds.items()}
