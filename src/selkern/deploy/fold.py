@@ -27,6 +27,7 @@ from selkern.models.skresnet import SKResNetUnit
 from selkern.models.trunk import Unit
 
 _CONVS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
+_HALF = (torch.float16, torch.bfloat16)
 # Largest difference from the original, as a share of its largest value. A sum of thousands of float32 or bfloat16
 # products in another order; a fold that is wrong differs by its whole size.
 _TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-3, torch.float16: 0.05, torch.bfloat16: 0.2}
@@ -57,7 +58,8 @@ class Folded(nn.Module):
 
     Attributes:
         net: the folded modules; `state_dict` holds their weights.
-        dtype: of the computation; images are converted to it, results back to float32.
+        dtype: of the computation; results are converted back to float32.
+        takes: dtype that images are converted to.
         micro_batch: largest number of images computed at once; None for all.
         card: the original's.
     """
@@ -65,13 +67,14 @@ class Folded(nn.Module):
     def __init__(self, net: nn.Module, dtype: torch.dtype, micro_batch: int | None) -> None:
         super().__init__()
         self.net, self.dtype, self.micro_batch = net, dtype, micro_batch
+        self.takes = next((p.dtype for p in net.parameters()), dtype)
         self.card = getattr(net, "card", None)
         self.run: Callable[[Tensor], Any] = net
 
     @torch.inference_mode()
     def forward(self, x: Tensor) -> Any:
         """(N, C, H, W) to what the original gives."""
-        x = x.to(self.dtype)
+        x = x.to(self.takes)
         if x.ndim == 4:
             x = x.contiguous(memory_format=torch.channels_last)
         if self.micro_batch is None or len(x) <= self.micro_batch:
@@ -83,7 +86,7 @@ class Folded(nn.Module):
 
     def _as_float(self, out: Any) -> Any:
         if isinstance(out, Tensor):
-            return out.float() if self.dtype in (torch.bfloat16, torch.float16) else out
+            return out.float() if self.dtype in _HALF else out
         return [self._as_float(part) for part in out]
 
     def train(self, mode: bool = True) -> Folded:  # noqa: ARG002 - as every module's
@@ -104,7 +107,8 @@ def fold(
     Args:
         model: one of `create_model`, a layer of ours, or any network that holds our layers; it is left as it is. Its
             own conv -> BatchNorm pairs are folded where they stand one after the other in a `Sequential`.
-        dtype: of the computation. bfloat16 pays on CPUs with its instructions and on GPUs.
+        dtype: of the computation. bfloat16 pays on CPUs with its instructions and on GPUs; a network's first
+            convolution stays float32, since rounded images change more predictions than all the rest (docs/log.md).
         compile: compile the result with torch.compile, which takes a minute at the first call of each shape.
         micro_batch: how many images are computed at once (None: all). "auto": 8 in our networks on a CPU, where their
             maps then stay in the cache; else all.
@@ -127,7 +131,7 @@ def fold(
     on_cpu = x.device.type == "cpu"
     net = copy.deepcopy(model).eval().requires_grad_(False)
     net = _folded(net, packed=on_cpu and not compile and torch.backends.mkldnn.is_available())  # type: ignore[no-untyped-call]
-    net = net.to(dtype=dtype)
+    net = _cast(net, dtype)
     for p in net.parameters():
         if p.ndim == 4:
             p.data = p.data.contiguous(memory_format=torch.channels_last)
@@ -138,6 +142,17 @@ def fold(
     if compile:
         folded.run = torch.compile(net, options={"freezing": True} if on_cpu else {})
     return folded
+
+
+def _cast(net: nn.Module, dtype: torch.dtype) -> nn.Module:
+    """The network in a dtype; of 16 bits, all but its first convolution."""
+    first = net.stem[0] if isinstance(net, Backbone) and isinstance(net.stem, nn.Sequential) else None
+    if not isinstance(first, FusedConv) or dtype not in _HALF:
+        return net.to(dtype=dtype)
+    exact = copy.deepcopy(first)
+    exact.gives = dtype
+    net.to(dtype=dtype).stem[0] = exact  # type: ignore[operator, assignment]
+    return net
 
 
 def _example(model: nn.Module, example: Tensor | None) -> Tensor:

@@ -24,6 +24,9 @@ class FusedConv(nn.Module):
         conv: with zero padding; its weights are copied.
         relu: whether a ReLU follows.
         packed: use oneDNN's layout where it can be: two axes, on a CPU.
+
+    Attributes:
+        gives: dtype of the result; None for that of the weights.
     """
 
     def __init__(self, conv: nn.Conv1d | nn.Conv2d | nn.Conv3d, *, relu: bool, packed: bool) -> None:
@@ -33,6 +36,7 @@ class FusedConv(nn.Module):
         self.bias = nn.Parameter(bias, requires_grad=False)
         self.stride, self.padding, self.dilation = conv.stride, conv.padding, conv.dilation
         self.groups, self.relu, self.packed = conv.groups, relu, packed
+        self.gives: torch.dtype | None = None
         self._weights_of_onednn: dict[torch.Size, Tensor] = {}  # by shape of the input, on which the layout depends
 
     def _apply(self, fn: Callable[..., Any], recurse: bool = True) -> FusedConv:
@@ -46,8 +50,10 @@ class FusedConv(nn.Module):
 
     def forward(self, x: Tensor, other: Tensor | None = None) -> Tensor:
         """(N, C_in, *), and what is added to the result, to (N, C_out, *)."""
-        if self.packed and x.ndim == 4 and x.device.type == "cpu":
-            return self._by_onednn(x, other)
+        y = self._by_onednn(x, other) if self.packed and x.ndim == 4 and x.device.type == "cpu" else self._plain(x, other)
+        return y if self.gives is None else y.to(self.gives)
+
+    def _plain(self, x: Tensor, other: Tensor | None) -> Tensor:
         y = _CONV[x.ndim - 2](x, self.weight, self.bias, self.stride, self.padding, self.dilation, self.groups)
         if other is not None:
             y = y.add_(other)
