@@ -64,7 +64,7 @@ MISTAKES: dict[str, tuple[Sequence[str], Sequence[str]]] = {
     "flag for a command": (["--epochs", "3"], ["unknown command '--epochs'"]),
     "flag of train": (["train", "--epohcs", "2"], ["--epohcs", "did you mean --epochs?"]),
     "flag of evaluate": (["evaluate", "r", "--spilt", "val"], ["--spilt", "did you mean --split?"]),
-    "flag of resume": (["train", "--resume", "r", "--epochs", "3"], ["--epochs"]),
+    "flag of resume": (["train", "--resume", "r", "--lr", "3"], ["--lr"]),
     "word too many": (["evaluate", "r", "s"], ["s", "selkern evaluate"]),
     "word for train": (["train", "imgs"], ["imgs"]),
     "no number": (["train", "--epochs", "two"], ["--epochs", "'two'"]),
@@ -156,7 +156,9 @@ def test_an_unreadable_training_image_is_named(tmp_path: Path, capsys: pytest.Ca
     broken = make_folder(tmp_path / "data" / "train", images=7) / "dog" / "001.jpg"
     make_folder(tmp_path / "data" / "val", images=2)
     broken.write_bytes(broken.read_bytes()[:80])
-    said = call(capsys, "train", "--data", tmp_path / "data", "--output", tmp_path / "runs", *QUICK)
+    said = call(
+        capsys, "train", "--data", tmp_path / "data", "--output", tmp_path / "runs", *QUICK, "--on-bad-image", "error"
+    )
     refused(said, 3, str(broken))
 
 
@@ -398,7 +400,8 @@ def test_help_is_help(words: list[str], capsys: pytest.CaptureFixture[str]) -> N
 def test_help_of_resume_is_its_own(capsys: pytest.CaptureFixture[str]) -> None:
     said = call(capsys, "train", "--resume", "--help")
     assert said.code == 0
-    assert "--epochs" not in said.out
+    assert "--extend" in said.out
+    assert "--lr" not in said.out
 
 
 def test_the_version_is_told(capsys: pytest.CaptureFixture[str]) -> None:

@@ -26,6 +26,7 @@ from selkern.train.loop import Training
 from selkern.train.options import TrainOptions
 from selkern.train.recipe import Recipe
 from selkern.train.run_folder import RunFolder
+from selkern.train.state import pointed_to
 
 # A network of two SK units: three times as fast as sknet_mini. It has a name only within `tiny_model`.
 TINY = Architecture(
@@ -150,7 +151,7 @@ def rows(run: RunFolder) -> list[dict[str, float]]:
 
 def everything(run: RunFolder) -> dict[str, Any]:
     """All that a run computed: kept weights, the whole state, metrics."""
-    last = run.state / (run.state / "LAST").read_text()
+    last = run.state / pointed_to(run.state)
     files = [run.best, run.last, *sorted(last.glob("*.safetensors"))]
     return {"rows": rows(run), **{file.name: bits(file) for file in files}}
 

@@ -61,6 +61,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # the reader of our output left, as `head` does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+    except OSError as error:  # a disk that is full or broken, wherever it was met
+        if debug:
+            raise
+        fix = "free space, or choose a folder that can be read and written"
+        told = ResourceError(error.strerror or str(error), str(error.filename or words[0]), fix)
+        print(f"error: {told}", file=sys.stderr)
+        return told.exit_code
     except KeyboardInterrupt:
         print("stopped", file=sys.stderr)
         return 130

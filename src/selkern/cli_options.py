@@ -29,6 +29,10 @@ class ResumeOptions:
     """auto, cpu or cuda."""
     workers: int | None = None
     """Processes that read images ahead; cannot change a result."""
+    epochs: int | None = None
+    """Another number of epochs than the run was started with."""
+    extend: Literal["keep", "rescale"] | None = None
+    """With another --epochs: keep the planned learning rate of every epoch, or stretch the plan over all of them."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,6 +47,8 @@ class EvaluateOptions:
     """train, val or test."""
     device: str = "auto"
     """auto, cpu or cuda."""
+    on_bad_image: Literal["error", "skip"] = "error"
+    """An image that cannot be read: end, or leave it out and say how many were."""
     json: bool = False
     """Print one JSON object instead of text."""
 
@@ -61,6 +67,8 @@ class AnalyzeOptions:
     """Folder for report.html, plots/ and tables; by default the run's own."""
     device: str = "auto"
     """auto, cpu or cuda."""
+    on_bad_image: Literal["error", "skip"] = "error"
+    """An image that cannot be read: end, or leave it out and say how many were."""
     json: bool = False
     """Print one JSON object instead of text."""
 

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import os
+import shutil
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from selkern.errors import ResourceError
 
@@ -38,3 +43,20 @@ def sync_folder(folder: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
+
+
+def write_csv(path: Path, header: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
+    """A CSV file, written whole or not at all."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(header)
+    writer.writerows(rows)
+    write_atomic(path, text.getvalue())
+
+
+def require_space(folder: Path, size: int) -> None:
+    """Raise ResourceError where a disk has less room than `size` bytes."""
+    free = shutil.disk_usage(folder).free
+    if free < size:
+        what = f"{free / 2**20:.0f} MiB are free, {size / 2**20:.0f} are needed for the saved states"
+        raise ResourceError(what, str(folder), "free space or choose another --output")

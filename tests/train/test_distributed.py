@@ -14,8 +14,8 @@ from selkern.analysis.evaluation import evaluate
 from selkern.errors import UsageError
 from selkern.train.distributed import Ranks, join, pick_device
 from selkern.train.loaded import load, open_data
-from selkern.train.loop import Tally
 from selkern.train.run_folder import RunFolder
+from selkern.train.tally import Tally
 
 
 @pytest.fixture(scope="module")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import math
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -83,7 +84,7 @@ def test_the_kept_weights_are_the_moving_average(
 
     def step(self: Training, batch: Any) -> None:
         original(self, batch)
-        seen.append({name: value.detach().clone().double() for name, value in self.model.state_dict().items()})
+        seen.append({name: value.detach().clone().double() for name, value in self.stepper.model.state_dict().items()})
 
     monkeypatch.setattr(Training, "_train_step", step)
     run = train(make_options(data, tmp_path, recipe, model="sk_tiny"))
@@ -111,7 +112,7 @@ def test_every_step_has_its_learning_rate(data: Path, tmp_path: Path, monkeypatc
 
     def step(self: Training, batch: Any) -> None:
         original(self, batch)
-        rates.append([group["lr"] for group in self.optimizer.param_groups])
+        rates.append([group["lr"] for group in self.stepper.optimizer.param_groups])
 
     monkeypatch.setattr(Training, "_train_step", step)
     train(make_options(data, tmp_path, BUSY_SGD, model="sk_tiny"))
@@ -143,7 +144,7 @@ def test_one_step_is_the_gradient_step_computed_by_hand(
     original = Training._train_step
 
     def step(self: Training, batch: Any) -> None:
-        before.update({name: p.detach().clone() for name, p in self.model.named_parameters()})
+        before.update({name: p.detach().clone() for name, p in self.stepper.model.named_parameters()})
         batches.append(batch)
         original(self, batch)
 
@@ -152,7 +153,7 @@ def test_one_step_is_the_gradient_step_computed_by_hand(
     (batch,) = batches
     model = create_model("sk_tiny", num_classes=2)
     model.load_state_dict({**model.state_dict(), **before})
-    parts = torch.arange(24).chunk(accumulate)
+    parts = torch.arange(24).tensor_split(accumulate)
     assert [len(part) for part in parts] == ([24] if accumulate == 1 else [5, 5, 5, 5, 4])
     logits = torch.cat([model(recipe.preprocess.normalise(batch.images[part])) for part in parts])
     one_hot = torch.eye(2)
@@ -191,7 +192,7 @@ def test_a_loss_that_is_not_finite_ends_the_run_before_it_can_be_kept(
         kept.update(tree(run.weights))
         return torch.full_like(to_input(images, preprocess, device), value)
 
-    monkeypatch.setattr("selkern.train.loop.to_input", poisoned)
+    monkeypatch.setattr("selkern.train.step.to_input", poisoned)
     with pytest.raises(NumericsError) as error:
         train(make_options(data, tmp_path, BUSY_SGD, model="sk_tiny", name="run"))
     assert error.value.exit_code == 6
@@ -199,7 +200,7 @@ def test_a_loss_that_is_not_finite_ends_the_run_before_it_can_be_kept(
     assert "\n" not in str(error.value)
     assert tree(run.weights) == kept != {}
     assert all(v.isfinite().all() for v in load_file(run.last).values())
-    state = load_state(run.state)
+    state = load_state(run.state).state
     assert all(v.isfinite().all() for group in state.tensors.values() for v in group.values())
     assert len(run.read_metrics()) == 1
 
@@ -217,7 +218,17 @@ def test_an_unreadable_training_image_is_named(workers: int, tmp_path: Path) -> 
     make_folder(tmp_path / "data" / "val", images=2)
     (folder / "dog" / "005.jpg").write_bytes(b"not an image")
     with pytest.raises(DataError) as error:
-        train(make_options(tmp_path / "data", tmp_path, model="sk_tiny", epochs=1, batch_size=36, workers=workers))
+        train(
+            make_options(
+                tmp_path / "data",
+                tmp_path,
+                model="sk_tiny",
+                epochs=1,
+                batch_size=36,
+                workers=workers,
+                on_bad_image="error",
+            )
+        )
     assert str(folder / "dog" / "005.jpg") in str(error.value)
     assert "\n" not in str(error.value)
 
@@ -279,7 +290,7 @@ def test_the_split_of_the_run_outlives_new_files(tmp_path: Path, monkeypatch: py
         seen.append(self.source)
 
     monkeypatch.setattr(Training, "__init__", init)
-    run.state.joinpath("LAST").unlink()
+    shutil.rmtree(run.state)
     job.resume(run, "cpu")
     assert (seen[0].train.labels == before.train.labels).all()
     assert seen[0].train.files == before.train.files  # type: ignore[attr-defined]
@@ -292,7 +303,7 @@ def test_training_goes_on_from_the_weights_of_another_run(
     original = Training.fit
 
     def fit(self: Training) -> None:
-        first.append({name: value.clone() for name, value in self.model.state_dict().items()})
+        first.append({name: value.clone() for name, value in self.stepper.model.state_dict().items()})
         original(self)
 
     monkeypatch.setattr(Training, "fit", fit)

@@ -32,9 +32,10 @@ from tiny import (
 from selkern import cli
 from selkern.analysis import evaluation
 from selkern.errors import CheckpointError, Interrupted
-from selkern.train import loop
+from selkern.train import loop, run_folder
 from selkern.train.recipe import Recipe
 from selkern.train.run_folder import RunFolder
+from selkern.train.state import pointed_to
 from selkern.train.stop import StopRequest
 
 RECIPES = {"sgd": BUSY_SGD, "adamw": BUSY_ADAMW}
@@ -130,7 +131,7 @@ def test_a_crash_at_any_moment_loses_nothing(
         return moment == f"step {steps[0]}"
 
     crash_after(loop.Training, "_train_step", counted)
-    crash_after(loop, "save_weights", lambda: moment == "weights kept" and steps[0] == STEPS)
+    crash_after(run_folder, "save_weights", lambda: moment == "weights kept" and steps[0] == STEPS)
     crash_after(RunFolder, "write_metrics", lambda: moment == "metrics written" and steps[0] == STEPS)
     if moment == "state staged":
         from selkern.train import state
@@ -170,7 +171,7 @@ def test_a_real_program_stopped_by_a_signal_goes_on(
     )
     try:
         run = RunFolder(output / "train" / "run")
-        wait_for(lambda: run.has_state and (run.state / "LAST").read_text() > "step-000002", program)
+        wait_for(lambda: run.has_state and pointed_to(run.state) > "step-000002", program)
         os.killpg(program.pid, signum)
         _, said = program.communicate(timeout=30)
     finally:

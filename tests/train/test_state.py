@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import io
 import json
 import os
@@ -16,7 +17,15 @@ import torch
 from selkern.errors import CheckpointError, ResourceError
 from selkern.files import write_atomic
 from selkern.models.weights import Card, read_card, save_weights
-from selkern.train.state import State, load_optimizer, load_state, optimizer_tensors, save_state
+from selkern.train.state import (
+    State,
+    load_optimizer,
+    load_state,
+    optimizer_tensors,
+    point_to,
+    pointed_to,
+    save_state,
+)
 
 
 def make_state(number: int) -> State:
@@ -44,13 +53,13 @@ def assert_equal(one: State, other: State) -> None:
 
 def test_round_trip_brings_back_every_bit(tmp_path: Path) -> None:
     save_state(tmp_path / "state", 7, make_state(1))
-    assert_equal(load_state(tmp_path / "state"), make_state(1))
+    assert_equal(load_state(tmp_path / "state").state, make_state(1))
 
 
 def test_the_newest_and_the_one_before_are_kept(tmp_path: Path) -> None:
     for step in (1, 2, 999_999, 1_000_000, 3):
         save_state(tmp_path, step, make_state(step))
-        assert_equal(load_state(tmp_path), make_state(step))
+        assert_equal(load_state(tmp_path).state, make_state(step))
     assert {path.name for path in tmp_path.iterdir()} == {"step-1000000", "step-000003", "LAST"}
 
 
@@ -58,13 +67,13 @@ def test_the_same_step_again_replaces_nothing_that_is_needed(tmp_path: Path) -> 
     """Between the folder and the pointer to it, the state before must still be there."""
     for number in range(4):
         save_state(tmp_path, 5, make_state(number))
-        assert_equal(load_state(tmp_path), make_state(number))
+        assert_equal(load_state(tmp_path).state, make_state(number))
     with pytest.MonkeyPatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr("selkern.train.state.write_atomic", raise_for("LAST", KeyboardInterrupt()))
         save_state(tmp_path, 5, make_state(9))
-    assert_equal(load_state(tmp_path), make_state(3))
+    assert_equal(load_state(tmp_path).state, make_state(3))
     save_state(tmp_path, 5, make_state(4))
-    assert_equal(load_state(tmp_path), make_state(4))
+    assert_equal(load_state(tmp_path).state, make_state(4))
     assert len(list(tmp_path.glob("step-*"))) == 2
 
 
@@ -94,19 +103,30 @@ DAMAGES: dict[str, Callable[[Path], object]] = {
 
 @pytest.mark.parametrize("file", ["model.safetensors", "ema.safetensors", "progress.json", "manifest.json"])
 @pytest.mark.parametrize("damage", DAMAGES.values(), ids=DAMAGES.keys())
-def test_damage_is_told_in_one_line(damage: Callable[[Path], object], file: str, tmp_path: Path) -> None:
-    save_state(tmp_path, 1, make_state(1))
+def test_damage_is_told_in_one_line_and_the_state_before_is_taken(
+    damage: Callable[[Path], object], file: str, tmp_path: Path
+) -> None:
+    oldest = save_state(tmp_path, 1, make_state(1))
     newest = save_state(tmp_path, 2, make_state(2))
     damage(newest / file)
-    with pytest.raises(CheckpointError) as error:
-        load_state(tmp_path)
-    told = str(error.value)
+    found = load_state(tmp_path)
+    assert_equal(found.state, make_state(1))
+    assert found.folder == oldest
+    (told,) = found.damaged
     assert "\n" not in told
     assert str(newest) in told
     assert file in told or file == "manifest.json"
 
+    point_to(found.folder)  # from here on it is the one that the next save keeps
+    third = save_state(tmp_path, 3, make_state(3))
+    assert {folder.name for folder in tmp_path.glob("step-*")} == {oldest.name, third.name}
+    damage(oldest / file)
+    damage(third / file)
+    with pytest.raises(CheckpointError, match=r"no saved state is sound \(.*step-000003"):
+        load_state(tmp_path)
 
-@pytest.mark.parametrize("manifest", ["[]", "{}", '{"model.safetensors": 3}', "\xff", "null"])
+
+@pytest.mark.parametrize("manifest", ["[]", "{}", '{"model.safetensors": 3}', "\xff", "null", "[" * 100_000])
 def test_a_manifest_that_is_not_one_is_told(manifest: str, tmp_path: Path) -> None:
     newest = save_state(tmp_path, 2, make_state(2))
     (newest / "manifest.json").write_text(manifest, encoding="latin-1")
@@ -114,12 +134,31 @@ def test_a_manifest_that_is_not_one_is_told(manifest: str, tmp_path: Path) -> No
         load_state(tmp_path)
 
 
-@pytest.mark.parametrize("pointer", ["step-000009", "", "../elsewhere", "\xff", "\0"])
-def test_a_pointer_to_nothing_is_told(pointer: str, tmp_path: Path) -> None:
+def test_a_manifest_cannot_point_out_of_its_folder(tmp_path: Path) -> None:
+    newest = save_state(tmp_path / "state", 2, make_state(2))
+    secret = tmp_path / "secret.json"
+    secret.write_text("{}")
+    entry = {"bytes": 2, "sha256": hashlib.sha256(b"{}").hexdigest()}
+    (newest / "manifest.json").write_text(json.dumps({"../../secret.json": entry, "progress.json": entry}, indent=1))
+    with pytest.raises(CheckpointError, match=r"No such file|differs"):
+        load_state(tmp_path / "state")
+
+
+@pytest.mark.parametrize("pointer", ["step-000009", "", "../elsewhere", "\xff", "\0", "step-000001"])
+def test_a_damaged_pointer_is_told_and_the_newest_sound_state_taken(pointer: str, tmp_path: Path) -> None:
     save_state(tmp_path, 1, make_state(1))
     (tmp_path / "LAST").write_text(pointer, encoding="latin-1")
-    with pytest.raises(CheckpointError):
-        load_state(tmp_path)
+    found = load_state(tmp_path)
+    assert_equal(found.state, make_state(1))
+    assert found.damaged == (f"{tmp_path / 'LAST'}: differs from what was written",)
+
+
+def test_a_file_larger_than_it_can_be_is_not_read(tmp_path: Path) -> None:
+    newest = save_state(tmp_path, 1, make_state(1))
+    with (newest / "model.safetensors").open("r+b") as file:
+        file.truncate(1 << 40)  # sparse: it takes no room
+    with pytest.raises(CheckpointError, match="larger than it can be"):
+        load_state(tmp_path, 1 << 20)
 
 
 def test_no_state_is_told(tmp_path: Path) -> None:
@@ -173,11 +212,11 @@ def test_a_failing_write_leaves_the_state_before(
         assert error.exit_code == 5
     monkeypatch.undo()
     assert failed == (seen[0] > nth)
-    pointed = (tmp_path / "LAST").read_text()
+    pointed = pointed_to(tmp_path)
     assert pointed == ("step-000002" if failed and (call, nth) != ("fsync", 10) else "step-000003")
-    assert_equal(load_state(tmp_path), make_state(int(pointed[-1])))
+    assert_equal(load_state(tmp_path).state, make_state(int(pointed[-1])))
     save_state(tmp_path, 4, make_state(4))  # and what the failure left lying does not disturb the next
-    assert_equal(load_state(tmp_path), make_state(4))
+    assert_equal(load_state(tmp_path).state, make_state(4))
     assert not list(tmp_path.glob(".*"))
 
 

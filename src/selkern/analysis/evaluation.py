@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -19,7 +19,9 @@ from selkern.data.order import eval_shards
 from selkern.data.preprocess import Preprocess
 from selkern.data.split import Split
 from selkern.errors import DataError
+from selkern.layers.parts import evaluating
 
+OnBad = Literal["error", "skip"]  # what becomes of images that cannot be read
 TOP = 5  # predictions kept per image
 
 
@@ -34,6 +36,7 @@ class Evaluation:
         losses: (n,) cross-entropy, nats.
         top: (n, k) the k likeliest classes, k = min(5, classes), best first.
         top_p: (n, k) their probabilities.
+        skipped: a line for each image that could not be read and is not among the n.
     """
 
     classes: tuple[str, ...]
@@ -42,6 +45,7 @@ class Evaluation:
     losses: NDArray[np.float32]
     top: NDArray[np.int64]
     top_p: NDArray[np.float32]
+    skipped: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -91,14 +95,16 @@ class Evaluation:
         low, high = self.top1_interval
         classes = [{"class": name, "images": n, "right": right if n else None} for name, n, right in self.per_class()]
         figures = {"top1": self.top1, "top1_low": low, "top1_high": high, "top5": self.top5, "loss": self.loss}
-        return {"images": len(self), **figures, "classes": classes}
+        return {"images": len(self), "skipped": len(self.skipped), **figures, "classes": classes}
 
     @classmethod
     def merge(cls, parts: Sequence[Evaluation]) -> Evaluation:
         """Evaluations of disjoint parts of a split (the ranks' shares) as one, in the order of the split."""
         order = np.argsort(np.concatenate([part.indices for part in parts]), kind="stable")
         names = ("indices", "labels", "losses", "top", "top_p")
-        return cls(parts[0].classes, *(np.concatenate([getattr(p, name) for p in parts])[order] for name in names))
+        columns = (np.concatenate([getattr(part, name) for part in parts])[order] for name in names)
+        lines = tuple(line for part in parts for line in part.skipped)
+        return cls(parts[0].classes, **dict(zip(names, columns, strict=True)), skipped=lines)
 
 
 def wilson(right: int, n: int) -> tuple[float, float]:
@@ -116,14 +122,15 @@ def batches_of(
     *,
     zoom: float = 1.0,
     workers: int = 0,
+    on_bad: OnBad = "error",
 ) -> Iterator[Batch]:
-    """Batches of a split for evaluation.
+    """Batches of a split for evaluation; with `on_bad="skip"` each names the images that it lacks.
 
     Raises:
-        DataError: an image cannot be read; an evaluation never counts around one.
+        DataError: an image cannot be read, where that is an error.
     """
     for batch in make_loader(Samples(split, preprocess, None, 0, zoom), batches, workers):
-        if batch.bad:
+        if batch.bad and on_bad == "error":
             raise DataError.from_line(batch.bad[0])
         yield batch
 
@@ -146,6 +153,8 @@ def evaluate(
     workers: int = 0,
     share: tuple[int, int] = (0, 1),
     autocast: AbstractContextManager[object] | None = None,
+    on_bad: OnBad = "error",
+    between: Callable[[], None] = lambda: None,
 ) -> Evaluation:
     """Run a model over a split, in eval mode, and put it back into the mode it was in.
 
@@ -153,33 +162,36 @@ def evaluate(
         model: (N, 3, H, W) to logits (N, K), K at least 2.
         share: (rank, ranks): this process takes every ranks-th image; see `Evaluation.merge`.
         autocast: context of the forward passes.
+        on_bad: "skip" leaves out images that cannot be read, and names them; an error is the default, since figures
+            on other images than meant are wrong figures.
+        between: called before every batch; what it raises ends the evaluation.
 
     Raises:
         DataError: an image cannot be read, or there is none.
     """
     device = device or next(model.parameters()).device
-    was_training = model.training
-    model.eval()
-    kept: list[tuple[NDArray[np.generic], ...]] = []
-    for batch in batches_of(split, preprocess, eval_shards(len(split), batch_size, *share), workers=workers):
-        with autocast or nullcontext():
-            logits = model(to_input(batch.images, preprocess, device)).float()
-        labels = batch.labels.to(device)
-        top_p, top = logits.softmax(dim=1).topk(min(TOP, logits.shape[1]), dim=1)
-        losses = F.cross_entropy(logits, labels, reduction="none")
-        kept.append(tuple(part.cpu().numpy() for part in (batch.indices, labels, losses, top, top_p)))
-    model.train(was_training)
-    if not kept:
-        if share == (0, 1):
-            raise DataError("no images to evaluate", split.name, "give a split that has some")
-        k = min(TOP, len(classes))
-        none = np.zeros(0, dtype=np.int64)
-        return Evaluation(
-            classes,
-            none,
-            none,
-            none.astype(np.float32),
-            np.zeros((0, k), np.int64),
-            np.zeros((0, k), np.float32),
-        )
-    return Evaluation(classes, *(np.concatenate(column) for column in zip(*kept, strict=True)))
+    kept: list[tuple[NDArray[Any], ...]] = []
+    skipped: list[str] = []
+    shards = eval_shards(len(split), batch_size, *share)
+    with evaluating(model):
+        for batch in batches_of(split, preprocess, shards, workers=workers, on_bad=on_bad):
+            between()
+            skipped += batch.bad
+            if not len(batch.labels):
+                continue
+            with autocast or nullcontext():
+                logits = model(to_input(batch.images, preprocess, device)).float()
+            labels = batch.labels.to(device)
+            top_p, top = logits.softmax(dim=1).topk(min(TOP, logits.shape[1]), dim=1)
+            losses = F.cross_entropy(logits, labels, reduction="none")
+            kept.append(tuple(part.cpu().numpy() for part in (batch.indices, labels, losses, top, top_p)))
+    if kept:
+        columns = [np.concatenate(column) for column in zip(*kept, strict=True)]
+        return Evaluation(classes, *columns, skipped=tuple(skipped))  # type: ignore[arg-type, misc]
+    if share == (0, 1):
+        what = f"none of {len(skipped)} images can be read" if skipped else "no images to evaluate"
+        raise DataError(what, split.name, "give a split that has some")
+    empty, none = np.zeros((0, min(TOP, len(classes))), np.float32), np.zeros(0, np.int64)
+    return Evaluation(
+        classes, none, none, none.astype(np.float32), empty.astype(np.int64), empty, skipped=tuple(skipped)
+    )

@@ -35,7 +35,13 @@ def train(argv: list[str]) -> int:
         from selkern.train.run_folder import RunFolder
 
         tune(training=True)
-        run = job.resume(RunFolder.find(options.resume), options.device, options.workers)
+        run = job.resume(
+            RunFolder.find(options.resume),
+            options.device,
+            options.workers,
+            epochs=options.epochs,
+            extend=options.extend,
+        )
     else:
         asked = _train_options(argv)
         print(
@@ -89,12 +95,18 @@ def evaluate(argv: list[str]) -> int:
     tune()
     loaded = load(options.run, options.device)
     source = open_data(loaded, options.data)
-    result = evaluation.evaluate(loaded.model, pick_split(source, options.split), source.classes, loaded.preprocess)
+    split = pick_split(source, options.split)
+    result = evaluation.evaluate(loaded.model, split, source.classes, loaded.preprocess, on_bad=options.on_bad_image)
+    for line in result.skipped:
+        print(f"warning: skipped: {line}", file=sys.stderr)
     if options.json:
         print(json.dumps({"model": loaded.card.model, "split": options.split, **result.to_dict()}))
         return 0
     low, high = result.top1_interval
-    print(f"{loaded.card.model} on {source.name}, {options.split} split, {len(result):,} images")
+    counts = f"{len(result):,} images"
+    if result.skipped:
+        counts = f"{len(result):,} of {len(split):,} images, {len(result.skipped):,} could not be read"
+    print(f"{loaded.card.model} on {source.name}, {options.split} split, {counts}")
     print(f"top1 {result.top1:.2%} (95 % interval {low:.2%} to {high:.2%})  top5 {result.top5:.2%}  ", end="")
     print(f"loss {result.loss:.4f} nats")
     width = max(len(name) for name in result.classes)
@@ -113,7 +125,8 @@ def analyze(argv: list[str]) -> int:
     from selkern.train.loaded import load
 
     tune()
-    analysis = job.analyze(load(options.run, options.device), options.data, options.split, options.output)
+    loaded = load(options.run, options.device)
+    analysis = job.analyze(loaded, options.data, options.split, options.output, options.on_bad_image)
     study = analysis.study
     if options.json:
         rows = study.to_rows() if study else []

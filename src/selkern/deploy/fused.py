@@ -50,7 +50,11 @@ class FusedConv(nn.Module):
 
     def forward(self, x: Tensor, other: Tensor | None = None) -> Tensor:
         """(N, C_in, *), and what is added to the result, to (N, C_out, *)."""
-        y = self._by_onednn(x, other) if self.packed and x.ndim == 4 and x.device.type == "cpu" else self._plain(x, other)
+        y = (
+            self._by_onednn(x, other)
+            if self.packed and x.ndim == 4 and x.device.type == "cpu"
+            else self._plain(x, other)
+        )
         return y if self.gives is None else y.to(self.gives)
 
     def _plain(self, x: Tensor, other: Tensor | None) -> Tensor:

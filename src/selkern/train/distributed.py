@@ -15,9 +15,10 @@ import torch
 from torch import distributed as dist
 from torch import nn
 
-from selkern.errors import UsageError
+from selkern.errors import ResourceError, UsageError
 
 T = TypeVar("T")
+_LOST = ("gloo", "Gloo", "NCCL", "Connection closed", "Connection reset")  # in the messages of torch.distributed
 
 
 @dataclass(frozen=True)
@@ -54,6 +55,23 @@ class Ranks:
         if self.world > 1:
             for buffer in module.buffers():
                 dist.broadcast(buffer, 0)
+
+    @contextmanager
+    def together(self) -> Iterator[None]:
+        """What the ranks do together; where one of them is gone, the others end with one line.
+
+        Raises:
+            ResourceError: the connection to another rank is lost.
+        """
+        try:
+            yield
+        except RuntimeError as error:
+            lost = isinstance(error, dist.DistError) or any(word in str(error) for word in _LOST)
+            if self.world == 1 or not lost:
+                raise
+            what = f"another process of this run is gone ({str(error).splitlines()[0][:120]})"
+            fix = "torchrun --max-restarts goes on by itself; else continue with --resume"
+            raise ResourceError(what, f"process {self.rank} of {self.world}", fix) from error
 
     def from_main(self, value: T) -> T:
         """Rank 0's value, on every rank."""

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import json
+import os
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
-from selkern.analysis.evaluation import Evaluation, evaluate
+from selkern.analysis.evaluation import Evaluation, OnBad, evaluate
 from selkern.analysis.figures import image_grid, to_png
 from selkern.analysis.report import Report, draw, make_examples, pick_examples, render
 from selkern.analysis.scale import ScaleStudy, studied_units, true_scale, zoom_sweep
@@ -19,7 +22,7 @@ from selkern.data.order import TrainOrder
 from selkern.data.scenes import SceneSplit, SceneTruth
 from selkern.data.sources import Source, Split, open_source
 from selkern.errors import CheckpointError, ResourceError, UsageError
-from selkern.files import write_atomic
+from selkern.files import write_atomic, write_csv
 from selkern.layers.memory import set_memory
 from selkern.models.backbone import Backbone
 from selkern.models.cost import count
@@ -29,7 +32,7 @@ from selkern.train.loaded import Loaded, find_weights, load, open_data, pick_spl
 from selkern.train.loop import Training
 from selkern.train.options import TrainOptions, read_options
 from selkern.train.progress import Progress
-from selkern.train.run_folder import RunFolder, command, versions, write_csv
+from selkern.train.run_folder import RunFolder, command, versions
 
 SWEEP_IMAGES = 1000  # of the centre-crop sweep, each seen at every enlargement
 
@@ -50,6 +53,9 @@ def train(options: TrainOptions) -> RunFolder | None:
         SelkernError: as `Training.fit`, `open_source` and `create_model` say.
         Interrupted: the run was asked to stop and has saved its state.
     """
+    # torchrun started all processes again after one was lost: it is this run that goes on, not a new one.
+    if int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) and (run := RunFolder.unfinished(options)):
+        return resume(run, options.device)
     with join(options.device) as ranks:
         source = open_source(options.data, seed=options.seed, val_fraction=options.val_fraction)
         model = _new_model(options, source)
@@ -66,27 +72,43 @@ def train(options: TrainOptions) -> RunFolder | None:
     return _finish(run, options, ranks, progress)
 
 
-def resume(run: RunFolder, device: str = "auto", workers: int | None = None) -> RunFolder | None:
-    """Continue a run in its own folder, from its newest state; only device and workers may differ.
+def resume(
+    run: RunFolder,
+    device: str = "auto",
+    workers: int | None = None,
+    *,
+    epochs: int | None = None,
+    extend: Literal["keep", "rescale"] | None = None,
+) -> RunFolder | None:
+    """Continue a run in its own folder, from its newest sound state; only device, workers and epochs may differ.
+
+    Args:
+        epochs: another number than the run was started with.
+        extend: what then becomes of the learning rate, see `Recipe.extended`.
 
     Raises:
-        CheckpointError: a damaged state, or a run that is finished.
+        CheckpointError: no sound state, or a run that is finished.
+        UsageError: as `Recipe.extended` says.
     """
     options = read_options(run.path)
+    if epochs is not None and epochs != options.training.epochs:
+        options = replace(options, training=options.training.extended(epochs, extend))
     with join(device) as ranks:
         split_csv = run.split_csv if run.split_csv.is_file() else None
         source = open_source(options.data, seed=options.seed, val_fraction=options.val_fraction, split_csv=split_csv)
         progress = Progress(run.log if ranks.main else None)
-        options = options if workers is None else replace(options, workers=workers)
-        training = Training(options, source, _new_model(options, source), run, ranks, progress)
-        if run.has_state:  # killed before the first one was saved, a run starts from its beginning
+        now = options if workers is None else replace(options, workers=workers)
+        training = Training(now, source, _new_model(now, source), run, ranks, progress)
+        if ranks.from_main(run.has_state):  # killed before the first one was saved, a run starts from its beginning
             training.restore()
-        if training.finished:
-            raise CheckpointError(
-                "this run is finished", str(run.path), "train a new one with --weights to go on from it"
-            )
-        progress.say(f"resuming {run.path} at epoch {training.epoch + 1}, step {training.step + 1}")
-        training.fit()
+        if not training.finished:
+            if ranks.main:
+                write_atomic(run.path / "config.yaml", options.to_yaml())
+            progress.say(f"resuming {run.path} at epoch {training.epoch + 1}, step {training.step + 1}")
+            training.fit()
+        elif not options.report or run.report.is_file():
+            fix = "give more --epochs and --extend, or train a new one with --weights to go on from it"
+            raise CheckpointError("this run is finished", str(run.path), fix)
     return _finish(run, options, ranks, progress)
 
 
@@ -111,7 +133,7 @@ def _new_model(options: TrainOptions, source: Source) -> Backbone:
 
 def _announce(training: Training, progress: Progress) -> None:
     options, source = training.options, training.source
-    parameters = sum(p.numel() for p in training.model.parameters())
+    parameters = sum(p.numel() for p in training.stepper.model.parameters())
     progress.say(
         f"{options.model} ({parameters / 1e6:.2f} M parameters) on {source.name}: {len(source.train):,} training, "
         f"{len(source.val):,} validation, {len(source.test):,} test images, {len(source.classes)} classes"
@@ -126,17 +148,24 @@ def _finish(run: RunFolder, options: TrainOptions, ranks: Ranks, progress: Progr
         return None
     if options.report:
         progress.say("evaluating and analyzing the best weights")
-        analysis = analyze(load(str(run.path), str(ranks.device)))
+        analysis = analyze(load(str(run.path), str(ranks.device)), on_bad=options.on_bad_image)
         progress.say(f"test top1 {analysis.evaluation.top1:.2%} on {len(analysis.evaluation):,} images")
     return run
 
 
-def analyze(loaded: Loaded, data: str | None = None, split_name: str = "test", output: Path | None = None) -> Analysis:
+def analyze(
+    loaded: Loaded,
+    data: str | None = None,
+    split_name: str = "test",
+    output: Path | None = None,
+    on_bad: OnBad = "error",
+) -> Analysis:
     """Evaluate weights, study their selection, and write report.html with its figures and tables.
 
     Args:
         data: None takes what the weights' run was trained on.
         output: folder to write into; None takes the run's own.
+        on_bad: "skip" leaves out images that cannot be read; the report tells how many.
 
     Raises:
         UsageError: the weights lie in no run and no output is given.
@@ -153,9 +182,9 @@ def analyze(loaded: Loaded, data: str | None = None, split_name: str = "test", o
     source = open_data(loaded, data)
     split = pick_split(source, split_name)
     started = time.monotonic()
-    evaluation = evaluate(loaded.model, split, source.classes, loaded.preprocess)
+    evaluation = evaluate(loaded.model, split, source.classes, loaded.preprocess, on_bad=on_bad)
     truths = [split.truth(index) for index in range(len(split))] if isinstance(split, SceneSplit) else []
-    study = study_selection(loaded, split, truths)
+    study = study_selection(loaded, split, truths, evaluation.indices)
     sizes = np.array([truths[i].scale for i in evaluation.indices]) if truths else None
     notes = [f"{truth.scale:.1f}x" for truth in truths] or None
     right, wrong = (
@@ -175,20 +204,28 @@ def analyze(loaded: Loaded, data: str | None = None, split_name: str = "test", o
         right=right,
         wrong=wrong,
         provenance=_provenance(loaded, time.monotonic() - started),
-        notes=source.notes,
+        notes=(*source.notes, *_skipped(evaluation)),
     )
     write_predictions(evaluation, split, folder / f"predictions_{split.name}.csv")
     return Analysis(evaluation, study, write_report(report, folder))
 
 
-def study_selection(loaded: Loaded, split: Split, truths: Sequence[SceneTruth]) -> ScaleStudy | None:
+def _skipped(evaluation: Evaluation) -> list[str]:
+    """A remark on images that could not be read, if there were any."""
+    n = len(evaluation.skipped)
+    return [f"{n:,} of {n + len(evaluation):,} images could not be read and are not counted"] if n else []
+
+
+def study_selection(
+    loaded: Loaded, split: Split, truths: Sequence[SceneTruth], readable: NDArray[np.int64]
+) -> ScaleStudy | None:
     """The study that the data allows: true scale where it is known, else the sweep of centre crops."""
     if not studied_units(loaded.model):
         return None
     if truths:
         scale, digits = np.array([truth.scale for truth in truths]), np.array([truth.digit for truth in truths])
         return true_scale(loaded.model, split, loaded.preprocess, scale, digits)
-    chosen = np.unique(np.linspace(0, len(split) - 1, min(SWEEP_IMAGES, len(split))).astype(int))
+    chosen = readable[np.unique(np.linspace(0, len(readable) - 1, min(SWEEP_IMAGES, len(readable))).astype(int))]
     return zoom_sweep(loaded.model, split, loaded.preprocess, chosen.tolist())
 
 

@@ -1,54 +1,35 @@
 """The training loop: one epoch after the other, each ended by a validation and a saved state.
 
 Nothing in it depends on how the run came here: order and augmentation follow from (seed, epoch, index), the
-learning rate from the step, and everything else is in the state that `_save` writes and `_restore` reads.
+learning rate from the step, and everything else is in the state that `_save` writes and `restore` reads.
 """
 
 from __future__ import annotations
 
-import math
 import shlex
 import time
-from collections.abc import Sequence
-from contextlib import nullcontext
-from dataclasses import asdict, dataclass
+from collections.abc import Callable
+from dataclasses import asdict
 from typing import Any
 
-import torch
-from torch import Tensor, nn
-from torch.nn import functional as F
-from torch.nn.parallel import DistributedDataParallel
-
-from selkern.analysis.evaluation import Evaluation, evaluate, to_input
+from selkern.analysis.evaluation import Evaluation, evaluate
 from selkern.data.loader import Batch, Samples, make_loader
 from selkern.data.order import TrainOrder
 from selkern.data.sources import Source
 from selkern.errors import CheckpointError, DataError, Interrupted, NumericsError
+from selkern.files import require_space
 from selkern.models.backbone import Backbone
-from selkern.models.weights import Card, save_weights
+from selkern.train.bad_files import BadFiles
 from selkern.train.distributed import Ranks
-from selkern.train.optim import make_ema, make_optimizer, set_lr
 from selkern.train.options import TrainOptions
-from selkern.train.progress import Progress
-from selkern.train.run_folder import RunFolder, command, versions
-from selkern.train.state import State, load_optimizer, load_state, optimizer_tensors, save_state
+from selkern.train.progress import Progress, epoch_line, step_line
+from selkern.train.run_folder import RunFolder, make_card
+from selkern.train.state import State, load_state, point_to, save_state
+from selkern.train.step import NotFinite, Stepper
 from selkern.train.stop import StopRequest
+from selkern.train.tally import Tally
 
-
-@dataclass
-class Tally:
-    """Sums over the images that this rank has trained on in the epoch so far."""
-
-    loss: float = 0.0
-    right: float = 0.0
-    images: int = 0
-    seconds: float = 0.0
-
-    @classmethod
-    def merge(cls, ranks: Sequence[Tally]) -> Tally:
-        """All ranks as one; they worked at the same time, so the longest counts."""
-        loss, right, images = (sum(getattr(t, name) for t in ranks) for name in ("loss", "right", "images"))
-        return cls(loss, right, images, max(t.seconds for t in ranks))
+_ROLLBACKS = 5  # in a row without an epoch between them; more are a sign that the recipe itself diverges
 
 
 class Training:
@@ -66,146 +47,155 @@ class Training:
         self.options, self.recipe, self.source = options, options.training, source
         self.run, self.ranks, self.progress = run, ranks, progress
         self.preprocess = self.recipe.preprocess
-        self.model = model.to(ranks.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self.optimizer = make_optimizer(self.model, self.recipe)
-        self.ema = make_ema(self.model, self.recipe)
-        self.net: nn.Module = DistributedDataParallel(self.model) if ranks.world > 1 else self.model
+        self.stepper = Stepper(model, self.recipe, ranks, progress.say)
         self.order = TrainOrder(len(source.train), self.recipe.batch_size, options.seed, ranks.rank, ranks.world)
         self.samples = Samples(source.train, self.preprocess, self.recipe.augment, options.seed)
         self.loader = make_loader(self.samples, self.order, options.workers)
+        self.bad = BadFiles(run.bad_files, progress.say)
         self.epoch, self.step = 0, 0  # the next step to do: number within the epoch
-        self.tally = Tally()
+        self.avoided: list[tuple[int, int]] = []  # (epoch, step) of batches that are passed over after a rollback
+        self.rollbacks = 0
         self.rows: list[dict[str, float]] = []
-
-    @property
-    def averaged(self) -> nn.Module:
-        """The model that is evaluated and whose weights are kept: the moving average where there is one."""
-        return self.model if self.ema is None else self.ema.module
 
     @property
     def finished(self) -> bool:
         """Whether all epochs are done."""
         return self.epoch >= self.recipe.epochs
 
-    def autocast(self) -> torch.autocast:
-        """The context of every forward pass."""
-        bf16 = self.recipe.precision == "bf16"
-        if self.recipe.precision == "auto":
-            bf16 = self.ranks.device.type == "cuda" and torch.cuda.is_bf16_supported()
-        return torch.autocast(self.ranks.device.type, dtype=torch.bfloat16, enabled=bf16)
-
     def fit(self) -> None:
         """Train from the present position to the last epoch.
 
         Raises:
             Interrupted: SIGINT or SIGTERM came; the state is saved.
-            DataError: a training image cannot be read.
-            NumericsError: the loss is not finite; the last good state stays.
+            DataError: an image cannot be read, where that is an error, or not one of an epoch's can.
+            NumericsError: loss, gradient or weights are not finite; the last good state stays.
+            ResourceError: the disk has no room for the run's states, or another process of the run is gone.
         """
         steps, batch = self.order.steps_per_epoch, self.recipe.batch_size
+        if self.ranks.main:
+            require_space(self.run.path, 3 * self.stepper.state_bytes)  # two that are kept, and the one being written
         self.progress.begin(self.recipe.epochs * steps * batch, (self.epoch * steps + self.step) * batch)
         try:
-            with StopRequest() as stop:
+            with StopRequest() as stop, self.ranks.together():
+                if self.options.on_nan == "rollback" and not self.ranks.from_main(self.run.has_state):
+                    self._save()  # something to go back to
                 while not self.finished:
-                    self._train_epoch(stop)
-                    self._finish_epoch()
+                    try:
+                        self._train_epoch(stop)
+                        self._finish_epoch(stop)
+                    except NotFinite as found:
+                        self._roll_back(found)
         finally:
             self.loader._iterator = None  # ends the workers now; left to the garbage collector it takes 5 s for each
             self.progress.end()
 
     def restore(self) -> None:
-        """Take up the newest saved state.
+        """Take up the newest saved state that is sound.
 
         Raises:
-            CheckpointError: there is none, it is damaged, or it is of another model.
+            CheckpointError: there is none, or it is of another model.
         """
-        state = load_state(self.run.state)
+        largest = 8 * sum(t.nbytes for t in self.stepper.model.state_dict().values()) + (64 << 20)
+        found = load_state(self.run.state, largest)
+        place = found.state.progress
         try:
-            self.model.load_state_dict(dict(state.tensors["model"]))
-            load_optimizer(self.optimizer, state.tensors["optimizer"])
-            if self.ema is not None:
-                self.ema.load_state_dict(dict(state.tensors["ema"]))
-        except (RuntimeError, ValueError, KeyError) as error:
+            self.stepper.load(found.state.tensors)
+            self.epoch, self.step, self.rows = place["epoch"], place["step"], list(place["rows"])
+            self.avoided = [(epoch, step) for epoch, step in place["avoided"]]
+            self.stepper.parts = place["parts"]
+            self.stepper.tally = Tally(**place["tally"]) if self.ranks.main else Tally()
+        except (RuntimeError, ValueError, KeyError, TypeError) as error:
             fix = "resume with the version and the config.yaml it was started with"
             raise CheckpointError("the state does not fit the model", str(self.run.state), fix) from error
-        place = state.progress
-        self.epoch, self.step, self.rows = place["epoch"], place["step"], list(place["rows"])
-        self.tally = Tally(**place["tally"]) if self.ranks.main else Tally()
         if self.ranks.main:
+            for reason in found.damaged:
+                self.progress.say(f"warning: {reason}; going on from {found.folder.name}")
+            if found.damaged:
+                point_to(found.folder)
             self.run.write_metrics(self.rows)
+            self.run.cut_order(self.epoch, self.step)
+        self.ranks.gather(None)  # no rank goes on before these files are as they were
 
     def _train_epoch(self, stop: StopRequest) -> None:
-        self.net.train()
+        self.stepper.net.train()
         self.order.seek(self.epoch, self.step)
         started = saved = time.monotonic()
-        before = self.tally.seconds
+        tally = self.stepper.tally
+        before = tally.seconds
         for batch in self.loader:
-            self._train_step(batch)
+            if (self.epoch, self.step) not in self.avoided:
+                self._train_step(batch)
             self.step += 1
             now = time.monotonic()
-            self.tally.seconds = before + now - started
+            tally.seconds = before + now - started
             self.progress.advance(self.recipe.batch_size, self._line())
-            if signum := self.ranks.maximum(stop.signum):
+            # One answer for all ranks, whose clocks and signals differ: a signal's number, 1 to save, 0 for nothing.
+            asked = self.ranks.maximum(stop.signum or int(self.ranks.main and self._is_due(now - saved)))
+            if asked:
                 self._save()
-                run = shlex.quote(str(self.run.path))
-                raise Interrupted(signum, f"state saved; continue with: selkern train --resume {run}")
-            if now - saved > self.options.save_minutes * 60:
-                self._save()
-                saved = time.monotonic()
+                saved = now
+            if asked > 1:
+                raise self._interrupted(asked)
+
+    def _is_due(self, seconds: float) -> bool:
+        """Whether a state is to be saved now, so many seconds after the last one."""
+        every = self.options.save_steps
+        done = self.epoch * self.order.steps_per_epoch + self.step
+        return seconds > self.options.save_minutes * 60 or bool(every and done % every == 0)
 
     def _train_step(self, batch: Batch) -> None:
-        if batch.bad:
+        if batch.bad and self.options.on_bad_image == "error":
             raise DataError.from_line(batch.bad[0])
-        set_lr(self.optimizer, self._lr())
-        self.optimizer.zero_grad()
+        self.bad.note(batch.bad)
         if self.options.log_order:
-            self._log_order(batch)
-        parts = [part for part in torch.arange(len(batch.labels)).chunk(self.recipe.accumulate) if len(part)]
-        for number, part in enumerate(parts):
-            last = number == len(parts) - 1
-            waits = isinstance(self.net, DistributedDataParallel) and not last
-            with self.net.no_sync() if waits else nullcontext():  # type: ignore[operator]
-                self._backward(batch, part, len(part) / len(batch.labels))
-        if self.recipe.clip:
-            nn.utils.clip_grad_norm_(self.model.parameters(), self.recipe.clip)
-        self.optimizer.step()
-        if self.ema is not None:
-            self.ema.update_parameters(self.model)
+            self.run.log_order(self.ranks.rank, self.epoch, self.step, batch.indices.tolist())
+        try:
+            self.stepper.step(batch, self._lr())
+        except NotFinite as found:
+            files = [self.source.train.where(index) for index in batch.indices.tolist()]
+            self.progress.say(f"images of epoch {self.epoch + 1}, step {self.step + 1}: {', '.join(files)}")
+            more = f" and {len(files) - 2} more in log.txt" if len(files) > 2 else ""
+            raise NotFinite(f"{found} (images: {', '.join(files[:2])}{more})") from found
 
-    def _backward(self, batch: Batch, part: Tensor, share: float) -> None:
-        device = self.ranks.device
-        labels, partners, lam = (t[part].to(device) for t in (batch.labels, batch.partners, batch.lam))
-        with self.autocast():
-            logits = self.net(to_input(batch.images[part], self.preprocess, device))
-            smoothing = self.recipe.label_smoothing
-            losses = F.cross_entropy(logits, labels, label_smoothing=smoothing, reduction="none")
-            if self.recipe.augment.mixup or self.recipe.augment.cutmix:
-                other = F.cross_entropy(logits, partners, label_smoothing=smoothing, reduction="none")
-                losses = lam * losses + (1 - lam) * other
-        loss = losses.mean()
-        value = loss.item()
-        if not math.isfinite(value):
-            where = f"{self.run.path}, epoch {self.epoch + 1}, step {self.step + 1}"
-            raise NumericsError(f"the loss is {value}", where, "lower --lr, or set --clip 1")
-        (loss * share).backward()  # type: ignore[no-untyped-call]
-        self.tally.loss += value * len(labels)
-        self.tally.right += (logits.argmax(dim=1) == labels).sum().item()
-        self.tally.images += len(labels)
-
-    def _finish_epoch(self) -> None:
-        share = (self.ranks.rank, self.ranks.world)
-        self.ranks.share_buffers(self.averaged)  # all ranks measure the weights that rank 0 keeps
-        mine = evaluate(
-            self.averaged,
-            self.source.val,
-            self.source.classes,
-            self.preprocess,
-            workers=self.options.workers,
-            share=share,
-            autocast=self.autocast(),
+    def _interrupted(self, signum: int) -> Interrupted:
+        return Interrupted(
+            signum, f"state saved; continue with: selkern train --resume {shlex.quote(str(self.run.path))}"
         )
-        val = Evaluation.merge(self.ranks.gather(mine))
-        tally = Tally.merge(self.ranks.gather(self.tally))
+
+    def _roll_back(self, found: NotFinite) -> None:
+        """Go back to the newest state and pass over the batch at which a number was not finite, if that is wanted.
+
+        Raises:
+            NumericsError: it is not, or it has not helped so far.
+        """
+        where = f"{self.run.path}, epoch {self.epoch + 1}, step {self.step + 1}"
+        at = (self.epoch, self.step)
+        self.rollbacks += 1
+        if self.options.on_nan == "stop":
+            raise NumericsError(str(found), where, "lower --lr, set --clip 1, or --on-nan rollback") from found
+        if self.rollbacks > _ROLLBACKS:
+            what = f"{found}, after {_ROLLBACKS} rollbacks"
+            raise NumericsError(what, where, "train anew with a lower --lr or --clip 1") from found
+        self.restore()
+        self.avoided.append(at)
+        self._save()  # so that a kill from here on passes over the same batches
+        self.progress.say(
+            f"warning: {found} at epoch {at[0] + 1}, step {at[1] + 1}; back to epoch {self.epoch + 1}, "
+            f"step {self.step + 1}, and that batch is passed over"
+        )
+
+    def _finish_epoch(self, stop: StopRequest) -> None:
+        self.stepper.check_weights()
+        tally = Tally.merge(self.ranks.gather(self.stepper.tally))
+        self.stepper.tally = tally if self.ranks.main else Tally()
+        self._share_bad_files()
+        if not tally.images and tally.skipped:
+            what = f"none of {tally.skipped} training images could be read"
+            raise DataError(what, self.options.data, f"see {self.run.bad_files}")
+        if not tally.images:
+            what = "every batch of the epoch had to be passed over"
+            raise NumericsError(what, str(self.run.path), "train anew with a lower --lr or --clip 1")
+        val = self._validate(self._leave_on(stop))
         row = {
             "epoch": self.epoch + 1,
             "step": (self.epoch + 1) * self.order.steps_per_epoch,
@@ -215,56 +205,82 @@ class Training:
             "val_loss": val.loss,
             "val_top1": val.top1,
             "val_top5": val.top5,
+            "skipped": tally.skipped + len(val.skipped),
             "images_per_s": tally.images / tally.seconds,
             "seconds": tally.seconds,
         }
         best = all(row["val_top1"] > old["val_top1"] for old in self.rows)
         self.rows.append(row)
-        self.epoch, self.step, self.tally = self.epoch + 1, 0, Tally()
+        self.epoch, self.step, self.stepper.tally = self.epoch + 1, 0, Tally()
+        self.rollbacks = 0
         if self.ranks.main:
-            self._keep_weights(row, best)
+            card = make_card(self.options, self.source.classes, row)
+            self.run.keep_weights(self.stepper.averaged.state_dict(), card, best)
             self.run.write_metrics(self.rows)
         self._save()
-        self.progress.say(_epoch_line(row, self.recipe.epochs, best))
+        self.progress.say(epoch_line(row, self.recipe.epochs, best))
 
-    def _keep_weights(self, row: dict[str, float], best: bool) -> None:
-        card = Card(
-            model=self.options.model,
-            classes=self.source.classes,
-            preprocess=self.preprocess.to_dict(),
-            metrics={name: row[name] for name in ("val_top1", "val_top5", "val_loss")},
-            source={
-                "command": command(),
-                "data": self.options.data,
-                "seed": self.options.seed,
-                "epoch": row["epoch"],
-                **versions(),
-            },
+    def _validate(self, between: Callable[[], None]) -> Evaluation:
+        self.ranks.share_buffers(self.stepper.averaged)  # all ranks measure the weights that rank 0 keeps
+        mine = evaluate(
+            self.stepper.averaged,
+            self.source.val,
+            self.source.classes,
+            self.preprocess,
+            workers=self.options.workers,
+            share=(self.ranks.rank, self.ranks.world),
+            autocast=self.stepper.autocast(),
+            on_bad=self.options.on_bad_image,
+            between=between,
         )
-        state = self.averaged.state_dict()
-        save_weights(self.run.last, state, card)
-        if best:
-            save_weights(self.run.best, state, card)
+        self.bad.note(mine.skipped)
+        self._share_bad_files()
+        val = Evaluation.merge(self.ranks.gather(mine))
+        if not len(val):
+            raise DataError("no validation image could be read", self.options.data, f"see {self.run.bad_files}")
+        return val
+
+    def _leave_on(self, stop: StopRequest) -> Callable[[], None]:
+        """What ends a validation when a signal has come: the state is that after the epoch's last step."""
+
+        def check() -> None:
+            if stop.signum:
+                if self.ranks.main:
+                    self._write(self.stepper.tally)
+                raise self._interrupted(stop.signum)
+
+        return check
+
+    def _share_bad_files(self) -> None:
+        """Every rank's unreadable images in one bad_files.csv."""
+        self.bad.add(self.ranks.gather(self.bad.rows))
+        if self.ranks.main:
+            self.bad.write()
 
     def _save(self) -> None:
-        """Write the state of the run. Every rank takes part, since each has its own tally; rank 0 writes."""
-        tally = Tally.merge(self.ranks.gather(self.tally))
-        if not self.ranks.main:
-            return
-        tensors: dict[str, dict[str, Tensor]] = {
-            "model": self.model.state_dict(),
-            "optimizer": optimizer_tensors(self.optimizer),
-        }
-        if self.ema is not None:
-            tensors["ema"] = self.ema.state_dict()
+        """Write the state of the run. Every rank takes part, since each has its own tally; rank 0 writes.
+
+        Raises:
+            NotFinite: a weight is not finite; the state before stays the newest.
+        """
+        self.stepper.check_weights()
+        tally = Tally.merge(self.ranks.gather(self.stepper.tally))
+        self._share_bad_files()
+        if self.ranks.main:
+            self._write(tally)
+
+    def _write(self, tally: Tally) -> None:
         progress: dict[str, Any] = {
             "epoch": self.epoch,
             "step": self.step,
             "finished": self.finished,
             "tally": asdict(tally),
             "rows": self.rows,
+            "avoided": self.avoided,
+            "parts": self.stepper.parts,
         }
-        save_state(self.run.state, self.epoch * self.order.steps_per_epoch + self.step, State(tensors, progress))
+        done = self.epoch * self.order.steps_per_epoch + self.step
+        save_state(self.run.state, done, State(self.stepper.tensors(), progress))
 
     def _lr(self, step: int | None = None) -> float:
         within = self.step if step is None else step
@@ -272,20 +288,5 @@ class Training:
         return self.recipe.lr_at(self.epoch * steps + within, steps)
 
     def _line(self) -> str:
-        t = self.tally
-        return (
-            f"epoch {self.epoch + 1}/{self.recipe.epochs}  step {self.step}/{self.order.steps_per_epoch}  "
-            f"loss {t.loss / t.images:.3f}  top1 {t.right / t.images:.1%}  lr {self._lr(self.step - 1):.2g}"
-        )
-
-    def _log_order(self, batch: Batch) -> None:
-        with (self.run.path / f"order.rank{self.ranks.rank}.csv").open("a") as file:
-            file.writelines(f"{self.epoch},{self.step},{index}\n" for index in batch.indices.tolist())
-
-
-def _epoch_line(row: dict[str, float], epochs: int, best: bool) -> str:
-    return (
-        f"epoch {row['epoch']:.0f}/{epochs}  loss {row['train_loss']:.3f}  top1 {row['train_top1']:.1%}  "
-        f"val loss {row['val_loss']:.3f}  val top1 {row['val_top1']:.2%}{' (best)' if best else ''}  "
-        f"{row['images_per_s']:.0f} img/s  {row['seconds']:.0f} s"
-    )
+        steps, lr = self.order.steps_per_epoch, self._lr(self.step - 1)
+        return step_line(self.stepper.tally, self.epoch, self.recipe.epochs, self.step, steps, lr)

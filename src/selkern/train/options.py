@@ -6,7 +6,7 @@ import difflib
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, is_dataclass
 from pathlib import Path
-from typing import Annotated, Any, TypeVar, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 import tyro
 import yaml
@@ -43,6 +43,12 @@ class TrainOptions:
     """Processes that read images ahead; cannot change a result."""
     save_minutes: float = 10.0
     """Minutes between saved states within an epoch; each epoch's end is saved in any case."""
+    save_steps: int = 0
+    """Steps between saved states within an epoch; 0 goes by minutes alone."""
+    on_bad_image: Literal["skip", "error"] = "skip"
+    """An image that cannot be read: skip it and name it in bad_files.csv, or end the run."""
+    on_nan: Literal["stop", "rollback"] = "stop"
+    """A loss, gradient or weight is not finite: end the run, or go back to the last state and pass the batch over."""
     log_order: bool = False
     """Write every rank's sample indices, as they came, to order.rank*.csv."""
     report: bool = True
@@ -54,6 +60,12 @@ class TrainOptions:
             raise UsageError(f"workers is {self.workers}", "--workers", "must be at least 0")
         if not 0 <= self.seed < 2**63:
             raise UsageError(f"seed is {self.seed}", "--seed", "must be from 0 to 2^63 - 1")
+        if self.save_steps < 0:
+            raise UsageError(f"save_steps is {self.save_steps}", "--save-steps", "must be at least 0")
+        for name, allowed in (("on_bad_image", ("skip", "error")), ("on_nan", ("stop", "rollback"))):
+            if getattr(self, name) not in allowed:
+                flag = "--" + name.replace("_", "-")
+                raise UsageError(f"{name} is {getattr(self, name)!r}", flag, f"must be {' or '.join(allowed)}")
         if self.save_minutes <= 0:
             raise UsageError(f"save_minutes is {self.save_minutes}", "--save-minutes", "must be above 0")
 

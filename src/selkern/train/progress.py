@@ -9,6 +9,8 @@ from typing import Any
 
 from tqdm import tqdm
 
+from selkern.train.tally import Tally
+
 
 class Progress:
     """The live line (tqdm, on stderr) and the lines that stay, which also go to the run's log.txt.
@@ -53,3 +55,22 @@ class Progress:
         if self._bar is not None:
             self._bar.close()
             self._bar = None
+
+
+def step_line(tally: Tally, epoch: int, epochs: int, step: int, steps: int, lr: float) -> str:
+    """The live line of an epoch, counted from 0, after so many of its steps."""
+    n = max(tally.images, 1)
+    return (
+        f"epoch {epoch + 1}/{epochs}  step {step}/{steps}  "
+        f"loss {tally.loss / n:.3f}  top1 {tally.right / n:.1%}  lr {lr:.2g}"
+    )
+
+
+def epoch_line(row: dict[str, float], epochs: int, best: bool) -> str:
+    """The line that stays of an epoch, from its row of metrics.csv."""
+    return (
+        f"epoch {row['epoch']:.0f}/{epochs}  loss {row['train_loss']:.3f}  top1 {row['train_top1']:.1%}  "
+        f"val loss {row['val_loss']:.3f}  val top1 {row['val_top1']:.2%}{' (best)' if best else ''}  "
+        f"{row['images_per_s']:.0f} img/s  {row['seconds']:.0f} s"
+        + (f"  {row['skipped']:.0f} images skipped" if row["skipped"] else "")
+    )

@@ -30,6 +30,8 @@ class Recipe:
 
     epochs: int = 5
     """Passes over the training images."""
+    schedule_epochs: int = 0
+    """Epochs that the learning rate's schedule is made for; 0 for as many as are trained."""
     batch_size: int = 64
     """Images per optimizer step, over all ranks together."""
     accumulate: int = 1
@@ -73,6 +75,7 @@ class Recipe:
     def __post_init__(self) -> None:
         checks: dict[str, tuple[bool, str]] = {
             "epochs": (self.epochs >= 1, "at least 1"),
+            "schedule_epochs": (self.schedule_epochs >= 0, "at least 0"),
             "batch_size": (self.batch_size >= 2, "at least 2 (BatchNorm cannot learn from one image)"),
             "accumulate": (1 <= self.accumulate <= self.batch_size // 2, "from 1 to batch_size / 2"),
             "image_size": (self.image_size >= 8, "at least 8"),
@@ -94,6 +97,28 @@ class Recipe:
                 flag = "--" + name.replace("_", "-")
                 raise UsageError(f"{name} is {getattr(self, name)}", flag, f"must be {allowed}")
 
+    def extended(self, epochs: int, extend: Literal["keep", "rescale"] | None) -> Recipe:
+        """This recipe for another number of epochs, for a run that was started with this one.
+
+        Args:
+            extend: "keep" leaves the learning rate of every epoch as it was planned (after a cosine's end it stays 0);
+                "rescale" stretches the plan over the new number, which moves the learning rate of the next step.
+
+        Raises:
+            UsageError: no choice was made, or one that would train with a learning rate of 0.
+        """
+        planned = self.schedule_epochs or self.epochs
+        if extend is None:
+            fix = "say what becomes of the learning rate: --extend keep or --extend rescale"
+            raise UsageError(f"{epochs} epochs where {self.epochs} were planned", "--epochs", fix)
+        if extend == "keep":
+            if self.schedule == "cosine" and epochs > planned:
+                fix = "take --extend rescale"
+                raise UsageError(f"the cosine schedule ends at 0 after {planned} epochs", "--extend keep", fix)
+            return replace(self, epochs=epochs, schedule_epochs=planned)
+        milestones = tuple(milestone * epochs / planned for milestone in self.milestones)
+        return replace(self, epochs=epochs, schedule_epochs=0, milestones=milestones, warmup=min(self.warmup, epochs))
+
     @property
     def preprocess(self) -> Preprocess:
         """How images become inputs, in training's validation and ever after."""
@@ -106,7 +131,8 @@ class Recipe:
             return self.lr * (step + 1) / (self.warmup * steps_per_epoch + 1)
         if self.schedule == "steps":
             return self.lr * 0.1 ** bisect_right(self.milestones, epoch)
-        done = (epoch - self.warmup) / max(self.epochs - self.warmup, 1e-9)
+        length = self.schedule_epochs or self.epochs
+        done = (epoch - self.warmup) / max(length - self.warmup, 1e-9)
         return self.lr * 0.5 * (1 + math.cos(math.pi * min(done, 1.0)))
 
 

@@ -3,22 +3,22 @@
 from __future__ import annotations
 
 import csv
-import io
 import json
 import platform
 import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from selkern import __version__
 from selkern.data.sources import Source
 from selkern.errors import CheckpointError, ResourceError
-from selkern.files import write_atomic
+from selkern.files import write_atomic, write_csv
+from selkern.models.weights import Card, save_weights
 from selkern.train.options import TrainOptions
 
 COLUMNS = (
@@ -30,6 +30,7 @@ COLUMNS = (
     "val_loss",
     "val_top1",
     "val_top5",
+    "skipped",
     "images_per_s",
     "seconds",
 )
@@ -48,6 +49,8 @@ class RunFolder:
         self.log = path / "log.txt"
         self.split_csv = path / "split.csv"
         self.metrics = path / "metrics.csv"
+        self.bad_files = path / "bad_files.csv"
+        self.report = path / "report.html"
 
     @classmethod
     def create(cls, options: TrainOptions) -> RunFolder:
@@ -90,10 +93,20 @@ class RunFolder:
                 return cls(path)
         raise CheckpointError("no such run", given, "give a run's folder; they lie in runs/train/")
 
+    @classmethod
+    def unfinished(cls, options: TrainOptions) -> RunFolder | None:
+        """The newest run, where it was started with these very options and has not come to its end."""
+        try:
+            run = cls.find("latest", options.output)
+            same = (run.path / "config.yaml").read_text() == options.to_yaml()
+        except (CheckpointError, OSError, ValueError):
+            return None
+        return run if same and not run.report.is_file() else None
+
     @property
     def has_state(self) -> bool:
         """Whether a state was saved to resume from."""
-        return (self.state / "LAST").is_file()
+        return any(self.state.glob("step-*"))
 
     def start(self, options: TrainOptions, source: Source) -> None:
         """Write what is known before the first step: command, options, machine, classes, split."""
@@ -105,6 +118,25 @@ class RunFolder:
         if rows := list(source.split_rows()):
             write_csv(self.split_csv, ("path", "label", "split"), rows)
 
+    def log_order(self, rank: int, epoch: int, step: int, indices: Sequence[int]) -> None:
+        """Add a step's sample numbers to a rank's order.rank*.csv."""
+        with (self.path / f"order.rank{rank}.csv").open("a") as file:
+            file.writelines(f"{epoch},{step},{index}\n" for index in indices)
+
+    def cut_order(self, epoch: int, step: int) -> None:
+        """Leave in every rank's order.rank*.csv only what came before a position; the rest will come again."""
+        for file in self.path.glob("order.rank*.csv"):
+            lines = file.read_text().splitlines()
+            before = [line for line in lines if tuple(map(int, line.split(",")[:2])) < (epoch, step)]
+            if before != lines:
+                write_atomic(file, "".join(f"{line}\n" for line in before))
+
+    def keep_weights(self, state: dict[str, Tensor], card: Card, best: bool) -> None:
+        """Write weights/last.safetensors, and weights/best.safetensors where they are the best so far."""
+        save_weights(self.last, state, card)
+        if best:
+            save_weights(self.best, state, card)
+
     def read_metrics(self) -> list[dict[str, float]]:
         """One row per epoch so far."""
         with self.metrics.open(newline="") as file:
@@ -115,13 +147,21 @@ class RunFolder:
         write_csv(self.metrics, COLUMNS, [[row[column] for column in COLUMNS] for row in rows])
 
 
-def write_csv(path: Path, header: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
-    """A CSV file, written whole or not at all."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(header)
-    writer.writerows(rows)
-    write_atomic(path, text.getvalue())
+def make_card(options: TrainOptions, classes: tuple[str, ...], row: dict[str, float]) -> Card:
+    """What the weights of an epoch tell about themselves; `row` is the epoch's of metrics.csv."""
+    return Card(
+        model=options.model,
+        classes=classes,
+        preprocess=options.training.preprocess.to_dict(),
+        metrics={name: row[name] for name in ("val_top1", "val_top5", "val_loss")},
+        source={
+            "command": command(),
+            "data": options.data,
+            "seed": options.seed,
+            "epoch": row["epoch"],
+            **versions(),
+        },
+    )
 
 
 def command() -> str:

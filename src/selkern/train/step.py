@@ -1,0 +1,179 @@
+"""One optimizer step: forward and backward in parts, numbers that are not finite found, smaller parts if need be."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.nn.parallel import DistributedDataParallel
+
+from selkern.analysis.evaluation import to_input
+from selkern.data.loader import Batch
+from selkern.errors import ResourceError
+from selkern.models.backbone import Backbone
+from selkern.train.distributed import Ranks
+from selkern.train.optim import make_ema, make_optimizer, set_lr
+from selkern.train.recipe import Recipe
+from selkern.train.state import load_optimizer, optimizer_tensors
+from selkern.train.tally import Tally
+
+LEAST = 2  # images that BatchNorm needs at once: where a map has one position, one image has no variance
+
+
+class NotFinite(Exception):
+    """A loss, gradient or weight is NaN or infinite; the text says which."""
+
+
+class Stepper:
+    """The model with its optimizer and moving average, and `step` to teach it one batch.
+
+    Attributes:
+        parts: in which a batch is worked through; more of them after memory has run out.
+        tally: of the epoch so far.
+    """
+
+    def __init__(self, model: Backbone, recipe: Recipe, ranks: Ranks, say: Callable[[str], None]) -> None:
+        self.recipe, self.ranks, self.say = recipe, ranks, say
+        self.model = model.to(ranks.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.optimizer = make_optimizer(self.model, recipe)
+        self.ema = make_ema(self.model, recipe)
+        self.net: nn.Module = DistributedDataParallel(self.model) if ranks.world > 1 else self.model
+        self.parts = recipe.accumulate
+        self.tally = Tally()
+
+    @property
+    def averaged(self) -> nn.Module:
+        """The model that is evaluated and whose weights are kept: the moving average where there is one."""
+        return self.model if self.ema is None else self.ema.module
+
+    def autocast(self) -> torch.autocast:
+        """The context of every forward pass."""
+        bf16 = self.recipe.precision == "bf16"
+        if self.recipe.precision == "auto":
+            bf16 = self.ranks.device.type == "cuda" and torch.cuda.is_bf16_supported()
+        return torch.autocast(self.ranks.device.type, dtype=torch.bfloat16, enabled=bf16)
+
+    def step(self, batch: Batch, lr: float) -> None:
+        """One optimizer step, or none where images that cannot be read leave too few of the batch.
+
+        Raises:
+            NotFinite: loss or gradient is; no weight has changed, on any rank.
+            ResourceError: memory ends even with the smallest parts.
+        """
+        self.tally.skipped += len(batch.bad)
+        if self.ranks.maximum(-len(batch.labels)) > -LEAST:
+            return
+        before = [buffer.clone() for buffer in self.model.buffers()]
+        while True:
+            try:
+                losses, right = self._gradients(batch)
+                break
+            except (RuntimeError, MemoryError) as error:
+                if not ran_out_of_memory(error) or self.ranks.world > 1:  # the others wait for this rank's gradients
+                    raise
+            self._halve(len(batch.labels))
+            for buffer, value in zip(self.model.buffers(), before, strict=True):  # BatchNorm's statistics, once only
+                buffer.copy_(value)
+        self._check(losses)
+        set_lr(self.optimizer, lr)
+        self.optimizer.step()
+        if self.ema is not None:
+            self.ema.update_parameters(self.model)
+        self.tally.loss += sum(losses)
+        self.tally.right += right
+        self.tally.images += len(batch.labels)
+
+    def _gradients(self, batch: Batch) -> tuple[list[float], float]:
+        """Gradients of a batch; its summed loss part by part, and how many images were right."""
+        self.optimizer.zero_grad()
+        n = len(batch.labels)
+        parts = torch.arange(n).tensor_split(min(self.parts, n // LEAST))
+        sums: list[float] = []
+        right = 0.0
+        for number, part in enumerate(parts):
+            waits = isinstance(self.net, DistributedDataParallel) and number < len(parts) - 1
+            with self.net.no_sync() if waits else nullcontext():  # type: ignore[operator]
+                loss, hits = self._part(batch, part)
+                (loss * (len(part) / n)).backward()  # type: ignore[no-untyped-call]
+            sums.append(loss.item() * len(part))
+            right += hits
+        return sums, right
+
+    def _part(self, batch: Batch, part: Tensor) -> tuple[Tensor, float]:
+        """Mean loss of some images of a batch, and how many of them were right."""
+        device, augment = self.ranks.device, self.recipe.augment
+        labels, partners, lam = (t[part].to(device) for t in (batch.labels, batch.partners, batch.lam))
+        with self.autocast():
+            logits = self.net(to_input(batch.images[part], self.recipe.preprocess, device))
+            smoothing = self.recipe.label_smoothing
+            losses = F.cross_entropy(logits, labels, label_smoothing=smoothing, reduction="none")
+            if augment.mixup or augment.cutmix:
+                other = F.cross_entropy(logits, partners, label_smoothing=smoothing, reduction="none")
+                losses = lam * losses + (1 - lam) * other
+        return losses.mean(), (logits.argmax(dim=1) == labels).sum().item()
+
+    def _check(self, losses: Sequence[float]) -> None:
+        """Clip the gradient, and raise where it or the loss is not finite. Gradients are equal on all ranks by now."""
+        gradients = [p.grad for p in self.model.parameters() if p.grad is not None]
+        norm = nn.utils.get_total_norm(gradients)
+        wrong = next((f"the loss is {value}" for value in losses if not math.isfinite(value)), None)
+        if wrong is None and not math.isfinite(norm.item()):
+            wrong = f"the gradient is {norm.item()}"
+        if self.ranks.maximum(int(wrong is not None)):
+            raise NotFinite(wrong or "another process has a loss that is not finite")
+        if self.recipe.clip:
+            nn.utils.clip_grads_with_norm_(self.model.parameters(), self.recipe.clip, norm)
+
+    def _halve(self, images: int) -> None:
+        """Twice as many parts, each half as large. Raises ResourceError where they are as small as they can be."""
+        self.optimizer.zero_grad()
+        most = images // LEAST
+        if self.parts >= most:
+            fix = "use a smaller --image-size, --memory lean, or a smaller --model"
+            raise ResourceError(f"out of memory with {LEAST} images at once", "training", fix)
+        self.parts = min(2 * self.parts, most)
+        self.say(
+            f"note: out of memory: each batch in {self.parts} parts from now on (as --accumulate {self.parts}); "
+            "the step is the same but for BatchNorm's statistics, which see fewer images at once"
+        )
+
+    def check_weights(self) -> None:
+        """Raise NotFinite, on all ranks, where a weight or a statistic is: nothing such is ever saved."""
+        named = [*self.averaged.state_dict().items(), *self.model.state_dict().items()]
+        broken = [name for name, t in named if t.is_floating_point() and not torch.isfinite(t).all()]
+        if self.ranks.maximum(int(bool(broken))):
+            raise NotFinite(
+                f"{broken[0]} is not finite" if broken else "another process has weights that are not finite"
+            )
+
+    def tensors(self) -> dict[str, dict[str, Tensor]]:
+        """Everything that a saved state needs of model, optimizer and moving average."""
+        groups = {"model": self.model.state_dict(), "optimizer": optimizer_tensors(self.optimizer)}
+        if self.ema is not None:
+            groups["ema"] = self.ema.state_dict()
+        return groups
+
+    def load(self, groups: Mapping[str, Mapping[str, Tensor]]) -> None:
+        """The inverse of `tensors`. Raises RuntimeError, ValueError or KeyError for what does not fit."""
+        self.model.load_state_dict(dict(groups["model"]))
+        load_optimizer(self.optimizer, groups["optimizer"])
+        if self.ema is not None:
+            self.ema.load_state_dict(dict(groups["ema"]))
+
+    @property
+    def state_bytes(self) -> int:
+        """Size of a saved state, also before the optimizer has made its own."""
+        model = sum(t.nbytes for t in self.model.state_dict().values())
+        return model * (1 + (self.ema is not None) + (1 if self.recipe.optimizer == "sgd" else 2))
+
+
+def ran_out_of_memory(error: BaseException) -> bool:
+    """Whether an exception tells that memory could not be had, on a CPU or on a GPU."""
+    if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
+        return True
+    text = str(error)
+    return "out of memory" in text or "can't allocate memory" in text
