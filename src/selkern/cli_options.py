@@ -65,12 +65,28 @@ class AnalyzeOptions:
     """train, val or test."""
     output: Path | None = None
     """Folder for report.html, plots/ and tables; by default the run's own."""
+    images: int = 1000
+    """Images of the enlargement, the classes and the causal check; 0 for all."""
+    field_images: int = 200
+    """Images of the receptive fields; 0 for all."""
+    looks: int = 3
+    """Images shown one by one."""
+    zooms: tuple[float, ...] = (1.0, 1.5, 2.0)
+    """Enlargements of the centre, the first of them 1."""
     device: str = "auto"
     """auto, cpu or cuda."""
     on_bad_image: Literal["error", "skip"] = "error"
     """An image that cannot be read: end, or leave it out and say how many were."""
     json: bool = False
     """Print one JSON object instead of text."""
+
+    def __post_init__(self) -> None:
+        for name in ("images", "field_images", "looks"):
+            if getattr(self, name) < 0:
+                flag = "--" + name.replace("_", "-")
+                raise UsageError(f"{name} is {getattr(self, name)}", flag, "must be at least 0")
+        if not self.zooms or self.zooms[0] != 1 or min(self.zooms) < 1 or not max(self.zooms) <= 16:
+            raise UsageError(f"zooms are {self.zooms}", "--zooms", "must start with 1 and lie between 1 and 16")
 
 
 @dataclass(frozen=True, kw_only=True)

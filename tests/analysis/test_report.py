@@ -13,9 +13,11 @@ from matplotlib.figure import Figure
 from selkern.analysis import figures
 from selkern.analysis.evaluation import Evaluation
 from selkern.analysis.probe import UnitInfo
-from selkern.analysis.report import EXAMPLES, Example, Report, draw, findings, pick_examples, render
+from selkern.analysis.report import EXAMPLES, Example, Report, draw, pick_examples, render
 from selkern.analysis.scale import ScaleStudy, UnitScale
 from selkern.analysis.statistics import Estimate
+from selkern.analysis.studies import Studies
+from selkern.analysis.words import of_scale
 from selkern.models.cost import Cost
 
 HOSTILE = ("<script>alert(1)</script>", "a & b", "$x^{2$", "$\\frac$", "größe Ж", "猫 🐈", '"><img src=x>', "x" * 90)
@@ -37,6 +39,7 @@ def make_study(kind: str, rhos: Sequence[float], branches: int = 2, channels: in
                 unit=UnitInfo(f"stages.{number}.0", f"SK_{number + 2}_1", tuple(range(3, 3 + 2 * branches, 2))),
                 rho=estimate(rho) if known else None,
                 partial=estimate(rho / 2) if known else None,
+                partial_both=estimate(rho / 3) if known else None,
                 groups=tuple(estimate(rho * g) for g in range(3)),
                 change=estimate(rho),
                 curve=rng.random((3, channels)),
@@ -140,6 +143,10 @@ EXAMPLE = Example(
 )
 
 
+def studies_of(study: ScaleStudy) -> Studies:
+    return Studies(truth=study) if study.kind == "true scale" else Studies(sweep=study)
+
+
 def make_report(study: ScaleStudy | None, classes: Sequence[str] = HOSTILE, epochs: int = 2) -> Report:
     return Report(
         title="<i>title</i>",
@@ -150,7 +157,7 @@ def make_report(study: ScaleStudy | None, classes: Sequence[str] = HOSTILE, epoc
         cost=Cost(123_456, 7_000_000),
         input_size=48,
         rows=metrics(epochs),
-        study=study,
+        studies=Studies() if study is None else studies_of(study),
         right=[EXAMPLE],
         wrong=[EXAMPLE] * 2,
         provenance={"trained with command": "selkern train --data '<x>'"},
@@ -233,7 +240,7 @@ def claimed(line: str, labels: list[str]) -> list[list[str]]:
 @pytest.mark.parametrize("rhos", [[0.4, 0.06, 0.04], [0.3, -0.3, 0.0], [-0.3, -0.2, -0.11], [0.0, 0.0]])
 def test_the_findings_say_what_the_intervals_carry(rhos: list[float]) -> None:
     """Intervals reach 0.05 to each side, and the partial correlation is half the plain one."""
-    lines = findings(make_study("true scale", rhos))
+    lines = of_scale(make_study("true scale", rhos))
     labels = [f"SK_{i + 2}_1" for i in range(len(rhos))]
     up = [label for label, rho in zip(labels, rhos, strict=True) if rho > 0.05]
     down = [label for label, rho in zip(labels, rhos, strict=True) if rho < -0.05]
@@ -248,7 +255,7 @@ def test_the_findings_say_what_the_intervals_carry(rhos: list[float]) -> None:
 
 @pytest.mark.parametrize("changes", [[0.4, 0.06, 0.04], [0.3, -0.3, 0.0], [-0.3, -0.2], [0.0]])
 def test_the_findings_of_a_sweep_count_each_unit_once(changes: list[float]) -> None:
-    line = findings(make_study("zoom", changes))[0]
+    line = of_scale(make_study("zoom", changes))[0]
     labels = [f"SK_{i + 2}_1" for i in range(len(changes))]
     up = [label for label, change in zip(labels, changes, strict=True) if change > 0.05]
     down = [label for label, change in zip(labels, changes, strict=True) if change < -0.05]

@@ -13,7 +13,10 @@ from PIL import Image
 from torch import Tensor, nn
 
 from selkern.analysis.probe import record
-from selkern.analysis.scale import observe, preference, studied_units, true_scale, zoom_sweep
+from selkern.analysis.scale import ScaleStudy, observe, true_scale
+from selkern.analysis.scale import zoom_sweep as study_of
+from selkern.analysis.selection import Selected, preference, select_over, studied_units
+from selkern.analysis.stream import stream
 from selkern.data.preprocess import Preprocess
 from selkern.errors import DataError
 from selkern.layers.gate import Selection
@@ -91,6 +94,11 @@ def fake(**weights: Sequence[float]) -> Fake:
     return Fake(**{name: Unit((3, 5), w) for name, w in weights.items()}).eval()
 
 
+def zoom_sweep(model: nn.Module, squares: Squares, indices: Sequence[int], zooms: Sequence[float]) -> ScaleStudy:
+    sums = Selected(studied_units(model), zooms)
+    return study_of(select_over(model, stream(squares, PREPROCESS, indices, zooms=zooms), sums))
+
+
 @pytest.mark.parametrize("extents", [(3, 5), (5, 3), (1, 9), (9, 1)])
 def test_with_two_branches_it_is_the_larger_minus_the_smaller(extents: tuple[int, int]) -> None:
     a = torch.rand(4, 2, 6, generator=torch.Generator().manual_seed(0)).softmax(dim=1)
@@ -156,7 +164,9 @@ def test_groups_and_curves_are_direct_means() -> None:
     images = np.stack([PREPROCESS(squares.read(i)) for i in indices])
     with record(model) as selection, torch.no_grad():
         model(PREPROCESS.normalise(torch.from_numpy(images)))
-    np.testing.assert_allclose(seen.intensity, images.mean(axis=(1, 2, 3)) / 255, rtol=1e-6)
+    flat = images.reshape(60, -1) / 255
+    light = np.stack([flat.mean(axis=1), flat.std(axis=1, ddof=1)], axis=1)
+    np.testing.assert_allclose(seen.light, light, rtol=1e-5)
     for number, (name, extents, largest) in enumerate((("units.two", (5, 3), 0), ("units.three", (3, 9, 5), 1))):
         a = selection[name]
         np.testing.assert_allclose(seen.preference[:, number], preference(a, extents), rtol=1e-5)
@@ -181,7 +191,7 @@ def test_the_sweep_pairs_each_image_with_itself() -> None:
     squares = Squares(40)
     model = fake(follows=FOLLOWS, noise=NOISE)
     indices = [3, 1, 38, 20, 7, 9]
-    study = zoom_sweep(model, squares, PREPROCESS, indices, zooms=(1.0, 2.0))
+    study = zoom_sweep(model, squares, indices, (1.0, 2.0))
     pairs = [observe(model, squares, PREPROCESS, indices, zoom=zoom).preference for zoom in (1.0, 2.0)]
     for u, unit in enumerate(study.units):
         difference: NDArray[np.float64] = pairs[1][:, u] - pairs[0][:, u]
@@ -191,7 +201,7 @@ def test_the_sweep_pairs_each_image_with_itself() -> None:
             (unit.change.value - half, unit.change.value + half)
         )
         assert [e.value for e in unit.groups] == pytest.approx([pair[:, u].mean() for pair in pairs])
-        assert (unit.mean, unit.std) == pytest.approx((pairs[0][:, u].mean(), pairs[0][:, u].std()))
+        assert (unit.mean, unit.std) == pytest.approx((pairs[0][:, u].mean(), pairs[0][:, u].std(ddof=1)))
         assert unit.curve.shape == (2, 3)
         assert unit.rho is None
     noise = study.units[1]
@@ -207,7 +217,7 @@ def test_rows_hold_every_figure_of_every_unit() -> None:
     rows = scale.to_rows()
     assert [row["unit"] for row in rows] == ["units.a", "units.b"]
     assert {"rho", "rho_low", "rho_high", "partial_rho", "change", "n", *scale.group_names} <= rows[0].keys()
-    sweep = zoom_sweep(model, squares, PREPROCESS, [0, 1]).to_rows()
+    sweep = zoom_sweep(model, squares, [0, 1], (1.0, 1.5, 2.0)).to_rows()
     assert {"1.0x", "1.5x", "2.0x", "change_low"} <= sweep[0].keys()
     assert "rho" not in sweep[0]
 

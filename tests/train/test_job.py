@@ -16,7 +16,7 @@ from selkern.data.scenes import SceneSplit
 from selkern.data.sources import Source
 from selkern.errors import CheckpointError, DataError, ResourceError, UsageError
 from selkern.models.weights import read_card, save_weights
-from selkern.train.job import analyze
+from selkern.train.analyze import analyze
 from selkern.train.loaded import load, open_data, pick_split
 from selkern.train.predict import list_images, predict
 from selkern.train.run_folder import RunFolder
@@ -47,14 +47,11 @@ def test_the_report_and_its_files_are_there(run: RunFolder) -> None:
     assert "What the neurons chose" in page
     assert "&lt;b&gt;cat&amp;" in page
     assert "<b>cat&" not in page
-    assert {path.name for path in (run.path / "plots").iterdir()} == {
-        "confusion_matrix.png",
-        "curves.png",
-        "selection_bars.png",
-        "selection_channels.png",
-        "train_batch.png",
-    }
-    for path in (run.path / "plots").iterdir():
+    names = ["confusion_matrix", "curves", "selection_bars", "selection_channels", "selection_by_class"]
+    names += ["causal", "field_radii", "field_maps", "looks"]
+    drawn = {f"{name}.{kind}" for name in names for kind in ("png", "svg")}
+    assert {path.name for path in (run.path / "plots").iterdir()} == {*drawn, "train_batch.png"}
+    for path in (run.path / "plots").glob("*.png"):
         with Image.open(path) as image:
             assert image.format == "PNG"
             assert min(image.size) > 200
@@ -69,9 +66,13 @@ def test_the_tables_agree_with_the_weights(run: RunFolder) -> None:
         rows = list(csv.DictReader(file))
     assert sum(row["label"] == row["predicted"] for row in rows) == round(right)
     assert all(Path(row["image"]).is_file() for row in rows)
-    selection = json.loads((run.path / "selection.json").read_text())
-    assert [row["unit"] for row in selection] == ["SK_2_1", "SK_3_1"]
-    for row in selection:
+    studies = json.loads((run.path / "studies.json").read_text())
+    assert set(studies) == {"scale_sweep", "classes", "causal", "fields"}
+    assert {path.stem for path in (run.path / "studies").iterdir()} == set(studies)
+    with (run.path / "studies" / "causal.csv").open(newline="") as file:
+        assert [row["what"] for row in csv.DictReader(file)] == [row["what"] for row in studies["causal"]]
+    assert [row["unit"] for row in studies["scale_sweep"]] == ["SK_2_1", "SK_3_1"]
+    for row in studies["scale_sweep"]:
         assert row["study"] == "zoom"
         assert row["change"] == pytest.approx(row["2.0x"] - row["1.0x"])
         assert row["change_low"] <= row["change"] <= row["change_high"]
@@ -87,12 +88,9 @@ def test_a_plain_network_has_a_report_without_selection(data: Path, tmp_path: Pa
     page = (run.path / "report.html").read_text(encoding="utf-8")
     assert "What the neurons chose" not in page
     assert "no selective-kernel units" in page
-    assert {path.name for path in (run.path / "plots").iterdir()} == {
-        "confusion_matrix.png",
-        "curves.png",
-        "train_batch.png",
-    }
-    assert not (run.path / "selection.json").exists()
+    drawn = {f"{name}.{kind}" for name in ("confusion_matrix", "curves") for kind in ("png", "svg")}
+    assert {path.name for path in (run.path / "plots").iterdir()} == {*drawn, "train_batch.png"}
+    assert not (run.path / "studies.json").exists()
     assert (run.path / "evaluation.json").is_file()
 
 
@@ -106,7 +104,9 @@ def test_digit_scenes_are_studied_by_their_true_size(tmp_path: Path, monkeypatch
     for module in ("job", "loaded"):
         monkeypatch.setattr(f"selkern.train.{module}.open_source", opened)
     run = train(make_options("digits", tmp_path, model="sk_tiny", epochs=1, batch_size=20, report=True))
-    selection = json.loads((run.path / "selection.json").read_text())
+    studies = json.loads((run.path / "studies.json").read_text())
+    assert set(studies) == {"true_scale", "scale_sweep", "classes", "causal", "fields", "field_growth"}
+    selection = studies["true_scale"]
     assert {row["study"] for row in selection} == {"true scale"}
     assert all(-1 <= row["rho_low"] <= row["rho"] <= row["rho_high"] <= 1 for row in selection)
     plots = {path.name for path in (run.path / "plots").iterdir()}
@@ -118,7 +118,7 @@ def test_digit_scenes_are_studied_by_their_true_size(tmp_path: Path, monkeypatch
 
 def test_no_report_is_made_where_none_is_wanted(data: Path, tmp_path: Path) -> None:
     run = train(make_options(data, tmp_path, model="sk_tiny", epochs=1, report=False))
-    assert not {"report.html", "evaluation.json", "selection.json"} & {p.name for p in run.path.iterdir()}
+    assert not {"report.html", "evaluation.json", "studies.json"} & {p.name for p in run.path.iterdir()}
     assert [path.name for path in run.plots.iterdir()] == ["train_batch.png"]
 
 
@@ -126,8 +126,8 @@ def test_the_report_can_go_elsewhere(run: RunFolder, tmp_path: Path) -> None:
     before = tree(run.path)
     found = analyze(load(str(run.path)), output=tmp_path / "a" / "b")
     assert found.page == tmp_path / "a" / "b" / "report.html"
-    assert found.study is not None
-    assert found.study.n == len(found.evaluation) == 4
+    assert found.studies.sweep is not None
+    assert found.studies.sweep.n == len(found.evaluation) == 4
     assert (tmp_path / "a" / "b" / "plots" / "curves.png").is_file()
     assert tree(run.path) == before
 

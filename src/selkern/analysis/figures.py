@@ -69,7 +69,8 @@ def to_svg(figure: Figure) -> str:
 
 
 @contextmanager
-def _drawing(width: float, height: float) -> Iterator[Figure]:
+def drawing(width: float, height: float) -> Iterator[Figure]:
+    """An empty figure of a size in inches, in the style of all."""
     with rc_context(STYLE):
         yield Figure(figsize=(width, height), layout="constrained")
 
@@ -84,7 +85,7 @@ def _axis_name(units: Sequence[UnitScale]) -> str:
 
 def correlations(study: ScaleStudy) -> Figure:
     """Rank correlation of true scale and preference, plain and with intensity removed, with intervals."""
-    with _drawing(7.2, 0.42 * len(study.units) + 1.1) as figure:
+    with drawing(7.2, 0.42 * len(study.units) + 1.1) as figure:
         axes = figure.add_subplot()
         rows = np.arange(len(study.units))
         for shift, name, colour, marker in (
@@ -126,7 +127,7 @@ def dose_response(study: ScaleStudy) -> Figure:
 
 def bars(study: ScaleStudy) -> Figure:
     """Per unit: mean preference for each group of images (paper Figure 3, bars)."""
-    with _drawing(7.2, 2.9) as figure:
+    with drawing(7.2, 2.9) as figure:
         axes = figure.add_subplot()
         x = np.arange(len(study.units))
         width = 0.8 / len(study.group_names)
@@ -138,7 +139,7 @@ def bars(study: ScaleStudy) -> Figure:
                 [e.value for e in estimates],
                 width * 0.94,
                 yerr=errors,
-                color=_shade(g, len(study.group_names)),
+                color=shade(g, len(study.group_names)),
                 error_kw={"elinewidth": 1, "ecolor": INK, "capsize": 1.5},
                 label=name,
             )
@@ -167,7 +168,7 @@ def channel_curves(study: ScaleStudy) -> Figure:
             axes.plot(
                 order + (width - 1) / 2,
                 means,
-                color=_shade(g, len(unit.curve)),
+                color=shade(g, len(unit.curve)),
                 label=study.group_names[g],
                 lw=1.4,
             )
@@ -182,7 +183,7 @@ def channel_curves(study: ScaleStudy) -> Figure:
 
 def training_curves(rows: Sequence[dict[str, float]]) -> Figure:
     """Loss and top-1 of training and validation, per epoch."""
-    with _drawing(7.2, 2.6) as figure:
+    with drawing(7.2, 2.6) as figure:
         left, right = figure.subplots(1, 2)
         epochs = [row["epoch"] for row in rows]
         for axes, name in ((left, "loss"), (right, "top1")):
@@ -218,7 +219,7 @@ def confusion(evaluation: Evaluation) -> Figure:
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     n = len(counts)
     small = n <= 20
-    with _drawing(*((0.42 * n + 1.6, 0.38 * n + 1.2) if small else (7.2, 6.6))) as figure:
+    with drawing(*((0.42 * n + 1.6, 0.38 * n + 1.2) if small else (7.2, 6.6))) as figure:
         axes = figure.add_subplot()
         axes.imshow(shares**0.5, cmap="Blues", vmin=0, vmax=1)  # the root shows rare confusions
         axes.grid(visible=False)
@@ -228,7 +229,7 @@ def confusion(evaluation: Evaluation) -> Figure:
             rotation = 0 if max(map(len, evaluation.classes)) <= 3 else 45
             ha = "center" if not rotation else "right"
             # Class names are the user's: a $ in them is a $ and not the start of a formula.
-            names = [_short(name) for name in evaluation.classes]
+            names = [short(name) for name in evaluation.classes]
             axes.set_xticks(range(n), names, rotation=rotation, ha=ha, parse_math=False)
             axes.set_yticks(range(n), names, parse_math=False)
             for (i, j), count in np.ndenumerate(counts):
@@ -242,21 +243,19 @@ def image_grid(images: NDArray[np.uint8], captions: Sequence[str]) -> Figure:
     """Up to 32 images (n, 3, H, W), eight in a row, each with its caption: what the network really gets to see."""
     shown = min(len(images), 32)
     rows = -(-shown // 8)
-    with _drawing(7.2, 1.1 * rows + 0.3) as figure:
+    with drawing(7.2, 1.1 * rows + 0.3) as figure:
         for number, axes in enumerate(figure.subplots(rows, 8, squeeze=False).ravel()):
             axes.set_axis_off()
             if number < shown:
                 axes.imshow(images[number].transpose(1, 2, 0), interpolation="nearest")
-                axes.set_title(
-                    _short(captions[number]), fontsize=7, fontweight="normal", loc="center", parse_math=False
-                )
+                axes.set_title(short(captions[number]), fontsize=7, fontweight="normal", loc="center", parse_math=False)
         return figure
 
 
 def _per_unit(study: ScaleStudy, draw: Callable[[Axes, int, UnitScale], None], x_name: str, y_name: str) -> Figure:
     columns = min(3, len(study.units))
     rows = -(-len(study.units) // columns)
-    with _drawing(7.2, 1.9 * rows + 0.5) as figure:
+    with drawing(7.2, 1.9 * rows + 0.5) as figure:
         grid = figure.subplots(rows, columns, squeeze=False).ravel()
         for axes in grid[len(study.units) :]:
             axes.set_axis_off()
@@ -267,9 +266,11 @@ def _per_unit(study: ScaleStudy, draw: Callable[[Axes, int, UnitScale], None], x
         return figure
 
 
-def _short(name: str) -> str:
+def short(name: str) -> str:
+    """A name that fits beside an axis."""
     return name if len(name) <= LONGEST else name[: LONGEST - 1] + "…"
 
 
-def _shade(number: int, of: int) -> str:
+def shade(number: int, of: int) -> str:
+    """Colour of one of several ordered groups, light to dark."""
     return SHADES[round(number * (len(SHADES) - 1) / max(of - 1, 1))]

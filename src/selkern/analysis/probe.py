@@ -1,13 +1,14 @@
 """`record`: see the selection of every selective-kernel unit without touching the model.
 
 A forward hook on each softmax over branches is all it takes; weights, outputs and gradients stay as they are.
-Units are found in our own models and layers, and in timm's SK models.
+Units are found in our own models and layers, in timm's SK models, and in any module that follows the pattern of the
+circulating code: a list of convolutions, one per branch, beside an `nn.Softmax`.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -26,16 +27,29 @@ class UnitInfo:
         label: the paper's way to call it, SK_3_4 for the fourth unit of stage 3 (the stem is stage 1);
             the name where the path tells no stage.
         extents: side of the window each branch sees, in the unit's input positions; empty if unknown.
+        axis: of the branches in what its softmax gives; the images' is the other one of the first two.
     """
 
     name: str
     label: str
     extents: tuple[int, ...]
+    axis: int = 1
 
     @property
     def ordered(self) -> bool:
         """Whether its branches see windows of different sizes, so that one can be called the larger."""
         return len(set(self.extents)) > 1
+
+    def canonical(self, output: Tensor) -> Tensor:
+        """What the softmax gave, as (N, M, C)."""
+        a = output if self.axis == 1 else output.movedim(self.axis, 1)
+        return a.flatten(2) if a.ndim > 3 else a
+
+    def as_given(self, a_NMC: Tensor, output: Tensor) -> Tensor:
+        """The inverse of `canonical`, in the shape of what the softmax gave."""
+        shape = output.shape if self.axis == 1 else output.movedim(self.axis, 1).shape
+        a = a_NMC.reshape(shape)
+        return a if self.axis == 1 else a.movedim(1, self.axis)
 
 
 def label_of(path: str) -> str:
@@ -47,9 +61,21 @@ def label_of(path: str) -> str:
     return path
 
 
-def _timm_extents(unit: nn.Module) -> tuple[int, ...]:
-    convs = [next(m for m in path.modules() if isinstance(m, nn.Conv2d)) for path in unit.paths]  # type: ignore[union-attr]
-    return tuple((conv.kernel_size[0] - 1) * conv.dilation[0] + 1 for conv in convs)
+_CONVS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
+
+
+def _extents(branches: Iterable[nn.Module]) -> tuple[int, ...]:
+    """Side of the window of each branch, by its first convolution; empty where one has none."""
+    convs = [next((m for m in branch.modules() if isinstance(m, _CONVS)), None) for branch in branches]
+    return tuple((conv.kernel_size[0] - 1) * conv.dilation[0] + 1 for conv in convs if conv is not None)
+
+
+def _branches(owner: nn.Module) -> tuple[int, ...]:
+    """Extents of the branches that a module holds beside its softmax: its first list of two or more convolutions."""
+    for child in owner.children():
+        if isinstance(child, nn.ModuleList) and len(child) > 1 and len(extents := _extents(child)) == len(child):
+            return extents
+    return ()
 
 
 def find_units(model: nn.Module) -> dict[str, tuple[UnitInfo, nn.Module]]:
@@ -64,11 +90,17 @@ def find_units(model: nn.Module) -> dict[str, tuple[UnitInfo, nn.Module]]:
             extents = tuple(getattr(modules[owner], "extents", ()))
         elif type(module).__name__ == "SelectiveKernelAttn":  # timm, which we do not import
             owner = path.rpartition(".")[0]
-            extents = _timm_extents(modules[owner])
+            extents = _extents(modules[owner].paths)
+        elif isinstance(module, nn.Softmax) and module.dim in (0, 1):
+            owner = path.rpartition(".")[0]
+            extents = _branches(modules[owner])
+            if not extents:
+                continue
         else:
             continue
         name = owner or type(modules[owner]).__name__
-        units[name] = (UnitInfo(name, label_of(name), extents), module)
+        axis = module.dim or 0 if isinstance(module, nn.Softmax) else 1
+        units[name] = (UnitInfo(name, label_of(name), extents, axis), module)
     return units
 
 
@@ -80,8 +112,8 @@ class Selections(Mapping[str, Tensor]):
         self._latest: dict[str, Tensor] = {}
 
     def keep(self, name: str, output: Tensor) -> None:
-        """Store one unit's selection; timm's (N, M, C, 1, 1) loses its last two axes."""
-        self._latest[name] = output.detach().flatten(2) if output.ndim > 3 else output.detach()
+        """Store one unit's selection as (N, M, C)."""
+        self._latest[name] = self.units[name].canonical(output.detach())
 
     def __getitem__(self, name: str) -> Tensor:
         return self._latest[name]

@@ -15,9 +15,11 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from torch import nn
 
-from selkern.analysis import figures
+from selkern.analysis import figures, figures_studies, words
 from selkern.analysis.evaluation import Evaluation
-from selkern.analysis.scale import ScaleStudy, UnitScale, observe
+from selkern.analysis.look import draw as draw_looks
+from selkern.analysis.scale import ScaleStudy, observe
+from selkern.analysis.studies import Studies
 from selkern.data.preprocess import Preprocess
 from selkern.data.split import Split
 from selkern.models.cost import Cost
@@ -48,7 +50,7 @@ class Report:
         evaluation: on that split.
         cost: of the model; input_size in px.
         rows: metrics per epoch.
-        study: the selection study; None for a network without selective kernels.
+        studies: of the selection; empty for a network without selective kernels.
         right, wrong: examples.
         provenance: command, versions and so on, by name.
         notes: remarks on the data.
@@ -62,11 +64,16 @@ class Report:
     cost: Cost
     input_size: int
     rows: Sequence[Mapping[str, float]]
-    study: ScaleStudy | None
+    studies: Studies
     right: Sequence[Example]
     wrong: Sequence[Example]
     provenance: Mapping[str, str]
     notes: Sequence[str] = field(default_factory=tuple)
+
+    @property
+    def study(self) -> ScaleStudy | None:
+        """Selection against the true size where it is known, else against enlargement."""
+        return self.studies.main
 
 
 def draw(report: Report) -> dict[str, Figure]:
@@ -78,9 +85,26 @@ def draw(report: Report) -> dict[str, Figure]:
             drawn["selection_by_size"] = figures.dose_response(report.study)
         drawn["selection_bars"] = figures.bars(report.study)
         drawn["selection_channels"] = figures.channel_curves(report.study)
+    drawn |= _draw_studies(report.studies)
     if report.rows:
         drawn["curves"] = figures.training_curves([dict(row) for row in report.rows])
     drawn["confusion_matrix"] = figures.confusion(report.evaluation)
+    return drawn
+
+
+def _draw_studies(studies: Studies) -> dict[str, Figure]:
+    drawn: dict[str, Figure] = {}
+    if studies.truth is not None and studies.sweep is not None:  # else it is the main study, drawn already
+        drawn["enlargement_bars"] = figures.bars(studies.sweep)
+    if studies.selected is not None and studies.selected.class_rows():
+        drawn["selection_by_class"] = figures_studies.classes(studies.selected)
+    if studies.causal is not None:
+        drawn["causal"] = figures_studies.effects(studies.causal)
+    if studies.fields is not None:
+        drawn["field_radii"] = figures_studies.radii(studies.fields)
+        drawn["field_maps"] = figures_studies.fields(studies.fields)
+    if studies.looks and studies.selected is not None:
+        drawn["looks"] = draw_looks(studies.looks, studies.selected)
     return drawn
 
 
@@ -95,53 +119,12 @@ def render(report: Report, drawn: Mapping[str, Figure]) -> str:
         report=report,
         style=Markup(folder.joinpath("report.css").read_text(encoding="utf-8")),
         figures={name: Markup(figures.to_svg(figure)) for name, figure in drawn.items()},
-        findings=[] if report.study is None else findings(report.study),
+        findings=[] if report.study is None else words.of_scale(report.study),
+        said=words.of_studies(report.studies),
+        sweep_found=words.of_scale(report.studies.sweep) if report.studies.truth and report.studies.sweep else [],
         interval=evaluation.top1_interval,
         per_class=_class_rows(evaluation),
     )
-
-
-def findings(study: ScaleStudy) -> list[str]:
-    """What the study found and did not find, in plain words; only what its intervals carry."""
-    units = study.units
-    if study.kind == "zoom":
-        up, down = ([u.unit.label for u in units if u.change.sign == sign] for sign in (1, -1))
-        first, last = study.group_names[0], study.group_names[-1]
-        return [
-            f"Enlarging the centre from {first} to {last} moved the selection to the larger kernel in "
-            f"{_of(up, len(units))}, and to the smaller one in {_of(down, len(units))}: the 95 % interval of the "
-            "paired difference leaves out zero.",
-            "The paper sees it move to the larger kernel in low and middle units, and no pattern in the last ones. "
-            "Mind that enlarging a small image also blurs it.",
-        ]
-    plain, against = ([u.unit.label for u in units if u.rho is not None and u.rho.sign == sign] for sign in (1, -1))
-    partial = [u.unit.label for u in units if u.partial is not None and u.partial.sign > 0]
-    lines = [
-        f"Larger objects draw more of the larger kernel in {_of(plain, len(units))}: "
-        "the 95 % interval of the rank correlation lies above zero."
-    ]
-    if against:
-        lines.append(f"The opposite, less of it for larger objects, is seen in {_of(against, len(units))}.")
-    lines.append(
-        "A larger object is also more ink. With the image's mean intensity removed, the correlation stays above "
-        f"zero in {_of(partial, len(units))}."
-    )
-    return [*lines, _last_unit(units[-1])]
-
-
-def _last_unit(unit: UnitScale) -> str:
-    assert unit.rho is not None
-    agrees = abs(unit.rho.value) < 0.2
-    return (
-        f"The paper finds no pattern in its last unit. Here {unit.unit.label} has a rank correlation of {unit.rho}, "
-        f"{'so hardly one either' if agrees else 'so a pattern is there'}."
-    )
-
-
-def _of(labels: Sequence[str], total: int) -> str:
-    if len(labels) in (0, total):
-        return f"all {total} units" if labels else f"none of the {total} units"
-    return f"{len(labels)} of {total} units ({', '.join(labels)})"
 
 
 def _class_rows(evaluation: Evaluation) -> list[tuple[str, int, float]]:

@@ -13,22 +13,20 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import nn
 
 from selkern.analysis.evaluation import batches_of, to_input
-from selkern.analysis.probe import UnitInfo, find_units, record
+from selkern.analysis.probe import UnitInfo, record
+from selkern.analysis.selection import Selected, preference, studied_units
 from selkern.analysis.statistics import (
     Array,
     Estimate,
     bootstrap,
-    mean_estimate,
     partial_rank_correlation,
     rank_correlation,
 )
 from selkern.data.preprocess import Preprocess
 from selkern.data.split import Split
-
-ZOOMS = (1.0, 1.5, 2.0)
 
 
 @dataclass(frozen=True)
@@ -38,32 +36,14 @@ class Observation:
     Attributes:
         units: the units whose branches see windows of different sizes.
         preference: (n, U) see `preference`; mean over channels.
-        intensity: (n,) mean of the network's input image, 0 to 1.
+        light: (n, 2) mean and standard deviation of the network's input image, 0 to 1: intensity and contrast.
         curves: per unit (G, C), the selection of the largest kernel per channel, mean over each group of images.
     """
 
     units: tuple[UnitInfo, ...]
     preference: Array
-    intensity: Array
+    light: Array
     curves: tuple[Array, ...]
-
-
-def preference(a_NMC: Tensor, extents: Sequence[int]) -> Tensor:
-    """How much the selection leans to larger kernels, per image: (N, M, C) to (N,), mean over channels.
-
-    With two branches the paper's quantity, selection of the larger minus that of the smaller kernel, -1 to 1.
-    With more, the expected window, sum of a_m * extent_m, in the unit's input positions.
-    """
-    a_NM = a_NMC.float().mean(dim=2)
-    sizes = torch.tensor(extents, dtype=torch.float32, device=a_NM.device)
-    if len(extents) == 2:
-        return a_NM @ torch.sign(sizes - sizes.flip(0))
-    return a_NM @ sizes
-
-
-def studied_units(model: nn.Module) -> tuple[UnitInfo, ...]:
-    """The units of a model in which one branch sees more than another."""
-    return tuple(unit for unit, _ in find_units(model).values() if unit.ordered)
 
 
 @torch.inference_mode()
@@ -91,7 +71,7 @@ def observe(
     device = next(model.parameters()).device
     was_training = model.training
     model.eval()
-    preferences, intensities = [], []
+    preferences, lights = [], []
     sums: list[Array | None] = [None] * len(units)
     batches = [[(0, int(index)) for index in indices[i : i + 100]] for i in range(0, len(indices), 100)]
     done = 0
@@ -100,7 +80,8 @@ def observe(
             model(to_input(batch.images, preprocess, device))
             columns = [preference(selection[unit.name], unit.extents).cpu() for unit in units]
             preferences.append(torch.stack(columns, dim=1).numpy())
-            intensities.append(batch.images.float().mean(dim=(1, 2, 3)).numpy() / 255)
+            pixels = batch.images.flatten(1).float() / 255
+            lights.append(torch.stack([pixels.mean(dim=1), pixels.std(dim=1)], dim=1).numpy())
             member = np.eye(groups.max() + 1)[groups[done : done + len(batch.labels)]]  # (N, G)
             for number, unit in enumerate(units):
                 largest = selection[unit.name][:, int(np.argmax(unit.extents))].double().cpu().numpy()  # (N, C)
@@ -112,7 +93,7 @@ def observe(
     return Observation(
         units,
         np.concatenate(preferences).astype(np.float64),
-        np.concatenate(intensities).astype(np.float64),
+        np.concatenate(lights).astype(np.float64),
         tuple(total / np.maximum(counts, 1) for total in sums if total is not None),
     )
 
@@ -125,6 +106,7 @@ class UnitScale:
         unit: which.
         rho: rank correlation of size and preference for the larger kernel.
         partial: the same with the image's mean intensity removed.
+        partial_both: with mean intensity and contrast removed.
         groups: mean preference in each group of images (small, middle and large objects, or zooms).
         change: preference in the last group minus that in the first.
         curve: (G, C) selection of the largest kernel per channel.
@@ -134,6 +116,7 @@ class UnitScale:
     unit: UnitInfo
     rho: Estimate | None
     partial: Estimate | None
+    partial_both: Estimate | None
     groups: tuple[Estimate, ...]
     change: Estimate
     curve: Array
@@ -172,7 +155,7 @@ class ScaleStudy:
                 "study": self.kind,
                 "n": self.n,
             }
-            figures = {"rho": u.rho, "partial_rho": u.partial, "change": u.change}
+            figures = {"rho": u.rho, "partial_rho": u.partial, "partial_both_rho": u.partial_both, "change": u.change}
             figures |= dict(zip(self.group_names, u.groups, strict=True))
             for name, e in figures.items():
                 if e is not None:
@@ -198,7 +181,10 @@ def true_scale(
     groups = np.searchsorted(edges, scale, side="right").astype(np.int64)
     seen = observe(model, split, preprocess, range(len(split)), groups=groups)
     rho = bootstrap(lambda i: rank_correlation(scale[i], seen.preference[i]), clusters)
-    partial = bootstrap(lambda i: partial_rank_correlation(scale[i], seen.preference[i], seen.intensity[i]), clusters)
+    partial, both = (
+        bootstrap(lambda i, k=k: partial_rank_correlation(scale[i], seen.preference[i], seen.light[i, :k]), clusters)  # type: ignore[misc]
+        for k in (1, 2)
+    )
     group_means = [
         bootstrap(lambda i, c=chosen: seen.preference[c][i].mean(axis=0), clusters[chosen], draws=300)  # type: ignore[misc]
         for chosen in (groups == g for g in range(3))
@@ -209,6 +195,7 @@ def true_scale(
             unit,
             rho[u],
             partial[u],
+            both[u],
             tuple(means[u] for means in group_means),
             change[u],
             seen.curves[u],
@@ -221,29 +208,26 @@ def true_scale(
     return ScaleStudy("true scale", len(scale), len(np.unique(clusters)), names, units, scale, seen.preference)
 
 
-def zoom_sweep(
-    model: nn.Module,
-    split: Split,
-    preprocess: Preprocess,
-    indices: Sequence[int],
-    *,
-    zooms: Sequence[float] = ZOOMS,
-) -> ScaleStudy:
+def zoom_sweep(selected: Selected) -> ScaleStudy:
     """Selection against the enlargement of the image's centre, paired per image (paper Figure 3)."""
-    seen = [observe(model, split, preprocess, indices, zoom=zoom) for zoom in zooms]
+    lean, change = selected.at_zoom.estimates(), selected.change.estimates()
+    means = [selected.mean_selection(zoom) for zoom in range(len(selected.zooms))]
     units = tuple(
         UnitScale(
             unit,
             None,
             None,
-            tuple(mean_estimate(s.preference[:, u]) for s in seen),
-            mean_estimate(seen[-1].preference[:, u] - seen[0].preference[:, u]),
-            np.concatenate([s.curves[u] for s in seen]),
-            *_moments(seen[0], u),
+            None,
+            tuple(at[u] for at in lean),
+            change[-1][u],
+            np.stack([mean[unit.name][int(np.argmax(unit.extents))] for mean in means]),
+            float(selected.at_zoom.mean[0, u]),
+            float(selected.at_zoom.std[0, u]),
         )
-        for u, unit in enumerate(seen[0].units)
+        for u, unit in enumerate(selected.units)
     )
-    return ScaleStudy("zoom", len(indices), len(indices), tuple(f"{zoom:.1f}x" for zoom in zooms), units)
+    names = tuple(f"{zoom:.1f}x" for zoom in selected.zooms)
+    return ScaleStudy("zoom", selected.n, selected.n, names, units)
 
 
 def _moments(seen: Observation, unit: int) -> tuple[float, float]:

@@ -120,20 +120,29 @@ def analyze(argv: list[str]) -> int:
     from selkern.cli_options import AnalyzeOptions, parse
 
     options = parse(AnalyzeOptions, argv, "analyze")
-    from selkern.analysis.report import findings
-    from selkern.train import job
+    from selkern.analysis.studies import Plan
+    from selkern.analysis.words import of_scale
+    from selkern.train import analyze as analyzing
     from selkern.train.loaded import load
 
     tune()
     loaded = load(options.run, options.device)
-    analysis = job.analyze(loaded, options.data, options.split, options.output, options.on_bad_image)
-    study = analysis.study
+    analysis = analyzing.analyze(
+        loaded,
+        options.data,
+        options.split,
+        options.output,
+        options.on_bad_image,
+        Plan(images=options.images, field_images=options.field_images, looks=options.looks, zooms=options.zooms),
+        lambda name: print(f"studying: {name}", file=sys.stderr, flush=True),
+    )
+    study = analysis.studies.main
     if options.json:
-        rows = study.to_rows() if study else []
-        print(json.dumps({"report": str(analysis.page), "top1": analysis.evaluation.top1, "selection": rows}))
+        found = analysis.studies.to_dict()
+        print(json.dumps({"report": str(analysis.page), "top1": analysis.evaluation.top1, "studies": found}))
         return 0
     print(f"top1 {analysis.evaluation.top1:.2%} on {len(analysis.evaluation):,} images")
-    print("\n".join(findings(study)) if study else "this network has no selective-kernel units to study")
+    print("\n".join(of_scale(study)) if study else "this network has no selective-kernel units to study")
     print(f"report: {analysis.page}")
     return 0
 

@@ -1,0 +1,206 @@
+"""The window that a unit's neurons really use: their effective receptive field, in pixels of the input.
+
+The gradient of a neuron tells which pixels move it (Luo, Li, Urtasun, Zemel, NeurIPS 2016). Taken here for the neurons
+in the centre of a unit's map, squared, so that signs do not cancel, and summed over channels: multiplied by random
+signs, the channels' gradients add up to that sum in the mean. The radius is the root mean square distance from the
+field's own centre.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from selkern.analysis.intervene import Change, choose, forced, frozen, smallest_and_largest
+from selkern.analysis.probe import find_units
+from selkern.analysis.statistics import Array, Estimate, bootstrap, mean_estimate, rank_correlation
+from selkern.analysis.stream import Pictures
+from selkern.layers.parts import evaluating
+
+CHOSEN, SMALLEST, LARGEST, FROZEN = "as chosen", "smallest kernel", "largest kernel", "frozen to the mean"
+
+
+@dataclass(frozen=True)
+class UnitField:
+    """The effective receptive field of one unit's centre.
+
+    Attributes:
+        label: of the unit.
+        how: as chosen, smallest kernel, largest kernel, or frozen to the mean: in all units.
+        radius: mean over images, px of the input.
+        radii: (n,) of each image, px.
+        energy: (H, W) mean over images of the squared gradient, each image's summing to 1.
+    """
+
+    label: str
+    how: str
+    radius: Estimate
+    radii: Array
+    energy: Array
+
+
+@dataclass(frozen=True)
+class FieldStudy:
+    """Fields of every unit on n images.
+
+    Attributes:
+        n: images.
+        side: of the input, px.
+        indices: (n,) the images' numbers in their source.
+        fields: per unit and way of selecting.
+    """
+
+    n: int
+    side: int
+    indices: NDArray[np.int64]
+    fields: tuple[UnitField, ...]
+
+    def of(self, label: str, how: str = CHOSEN) -> UnitField:
+        """One of them. Raises StopIteration for another name."""
+        return next(field for field in self.fields if (field.label, field.how) == (label, how))
+
+    def to_rows(self) -> list[dict[str, Any]]:
+        """One row per unit and way of selecting, plain values."""
+        return [
+            {
+                "unit": f.label,
+                "selection": f.how,
+                "n": self.n,
+                "radius_px": f.radius.value,
+                "radius_low": f.radius.low,
+                "radius_high": f.radius.high,
+            }
+            for f in self.fields
+        ]
+
+
+@dataclass(frozen=True)
+class Growth:
+    """Rank correlation of an object's true size and the radius of one unit's field.
+
+    Attributes:
+        label: of the unit.
+        chosen: with the selection as it is.
+        fixed: with the selection frozen to its mean: what is left is not the selection's doing.
+    """
+
+    label: str
+    chosen: Estimate
+    fixed: Estimate
+
+    def to_row(self) -> dict[str, Any]:
+        """Plain values."""
+        row: dict[str, Any] = {"unit": self.label}
+        for name, e in (("chosen", self.chosen), ("fixed", self.fixed)):
+            row |= {f"rho_{name}": e.value, f"rho_{name}_low": e.low, f"rho_{name}_high": e.high}
+        return row
+
+
+def growth(study: FieldStudy, scale: Array, clusters: NDArray[np.int64]) -> tuple[Growth, ...]:
+    """Does the field grow with the object? Per unit; needs fields as chosen and frozen.
+
+    Args:
+        scale: (n,) size of the object in each of the study's images.
+        clusters: (n,) the original each was made from.
+    """
+    labels = list(dict.fromkeys(field.label for field in study.fields))
+    pairs = []
+    for how in (CHOSEN, FROZEN):
+        radii = np.nan_to_num(np.stack([study.of(label, how).radii for label in labels], axis=1))
+        pairs.append(bootstrap(lambda i, r=radii: rank_correlation(scale[i], r[i]), clusters, draws=300))  # type: ignore[misc]
+    return tuple(Growth(label, *both) for label, both in zip(labels, zip(*pairs, strict=True), strict=True))
+
+
+def receptive_fields(
+    model: nn.Module,
+    images: Iterable[Pictures],
+    means: Mapping[str, Array] | None = None,
+    *,
+    ways: Sequence[str] = (CHOSEN, SMALLEST, LARGEST, FROZEN),
+    seed: int = 0,
+) -> FieldStudy:
+    """Effective receptive fields of the centres of all units, as chosen and with the selection forced.
+
+    Args:
+        model: with selective-kernel units; its weights get no gradients.
+        images: their gradients are what is measured.
+        means: unit name to mean selection (M, C), for "frozen to the mean"; None leaves that out.
+        ways: of selecting, each measured on the same images.
+
+    Raises:
+        ValueError: no images.
+    """
+    units = {name: unit for name, (unit, _) in find_units(model).items()}
+    ordered = {name: smallest_and_largest(unit.extents) for name, unit in units.items() if unit.ordered}
+    known: dict[str, Mapping[str, Change]] = {
+        CHOSEN: {},
+        SMALLEST: {name: forced(small) for name, (small, _) in ordered.items()},
+        LARGEST: {name: forced(large) for name, (_, large) in ordered.items()},
+        FROZEN: {} if means is None else {name: frozen(mean) for name, mean in means.items()},
+    }
+    wanted = {how: known[how] for how in ways if how == CHOSEN or known[how]}
+    radii: dict[tuple[str, str], list[Array]] = {}
+    energies: dict[tuple[str, str], Array] = {}
+    indices, side = [], 0
+    with evaluating(model), torch.enable_grad():
+        for batch in images:
+            indices.append(batch.indices)
+            side = batch.x.shape[-1]
+            for how, changes in wanted.items():
+                with choose(model, changes):
+                    for name, energy in _energies(model, list(units), batch.x, seed).items():
+                        key = (units[name].label, how)
+                        radii.setdefault(key, []).append(_radius(energy))
+                        energies[key] = energies.get(key, 0.0) + energy.sum(axis=0)
+    if not indices:
+        raise ValueError("no images to measure receptive fields on")
+    n = sum(map(len, indices))
+    fields = []
+    for (label, how), parts in radii.items():
+        each = np.concatenate(parts)
+        finite = each[np.isfinite(each)]  # a neuron that no pixel moves has no radius
+        fields.append(UnitField(label, how, mean_estimate(finite), each, energies[label, how] / n))
+    return FieldStudy(n, side, np.concatenate(indices), tuple(fields))
+
+
+def _energies(model: nn.Module, names: list[str], x: Tensor, seed: int) -> dict[str, Array]:
+    """Per unit (N, H, W): squared gradient of its centre by the input, each image's summing to 1."""
+    modules = dict(model.named_modules())  # a unit that is the whole model has its class's name
+    kept: dict[str, Tensor] = {}
+
+    def hook_for(name: str) -> Any:
+        return lambda _module, _inputs, output: kept.__setitem__(name, output)
+
+    handles = [modules.get(name, model).register_forward_hook(hook_for(name)) for name in names]
+    try:
+        x = x.detach().clone().requires_grad_()
+        model(x)
+    finally:
+        for handle in handles:
+            handle.remove()
+    found = {}
+    for name, v in kept.items():
+        signs = torch.randint(0, 2, v.shape[1:2], generator=torch.Generator().manual_seed(seed)) * 2 - 1
+        centre = v[..., v.shape[-2] // 2, v.shape[-1] // 2]
+        (gradient,) = torch.autograd.grad((centre * signs.to(v)).sum(), x, retain_graph=True)
+        energy = gradient.double().square().sum(dim=1)
+        total = energy.sum(dim=(1, 2), keepdim=True)
+        found[name] = torch.where(total > 0, energy / total, 0.0).cpu().numpy()
+    return found
+
+
+def _radius(energy: Array) -> Array:
+    """(N, H, W) summing to 1 to (N,) root mean square distance from its own centre, px; NaN where all is 0."""
+    rows, columns = np.arange(energy.shape[1])[:, None], np.arange(energy.shape[2])
+    total = energy.sum(axis=(1, 2))
+    with np.errstate(invalid="ignore", divide="ignore"):
+        middle = [(energy * axis).sum(axis=(1, 2)) / total for axis in (rows, columns)]
+        distance = (rows - middle[0][:, None, None]) ** 2 + (columns - middle[1][:, None, None]) ** 2
+        radius: Array = np.sqrt((energy * distance).sum(axis=(1, 2)) / total)
+    return radius

@@ -1,0 +1,186 @@
+"""Every study of a network's selection on one split, one after the other; what a stop cuts short is kept."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import nn
+
+from selkern.analysis.causal import CausalStudy, causal
+from selkern.analysis.field import FieldStudy, Growth, growth, receptive_fields
+from selkern.analysis.look import Look, look
+from selkern.analysis.scale import ScaleStudy, true_scale, zoom_sweep
+from selkern.analysis.selection import ZOOMS, Selected, select_over, studied_units
+from selkern.analysis.statistics import Array
+from selkern.analysis.stream import Pictures, stream
+from selkern.data.preprocess import Preprocess
+from selkern.data.split import Split
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """How much is studied.
+
+    Attributes:
+        images: of the sweep, the classes and the causal check; 0 for all.
+        field_images: of the receptive fields, whose gradients cost most; 0 for all.
+        looks: images shown one by one.
+        zooms: enlargements of the centre, the first of them 1.
+    """
+
+    images: int = 1000
+    field_images: int = 200
+    looks: int = 3
+    zooms: tuple[float, ...] = ZOOMS
+
+
+@dataclass
+class Studies:
+    """What was found; None for what was not done.
+
+    Attributes:
+        selected: the sums behind the sweep and the classes.
+        truth: selection against the known size of the object.
+        sweep: selection against the enlargement.
+        causal: accuracy with the selection replaced.
+        fields: effective receptive fields.
+        growth: of the fields with the known size, per unit.
+        looks: single images.
+        stopped: the study that was stopped, if one was.
+    """
+
+    selected: Selected | None = None
+    truth: ScaleStudy | None = None
+    sweep: ScaleStudy | None = None
+    causal: CausalStudy | None = None
+    fields: FieldStudy | None = None
+    growth: tuple[Growth, ...] = ()
+    looks: list[Look] = field(default_factory=list)
+    stopped: str = ""
+
+    @property
+    def main(self) -> ScaleStudy | None:
+        """Selection against size: the true one where it is known, else the enlargement."""
+        return self.truth or self.sweep
+
+    def to_dict(self) -> dict[str, Any]:
+        """All figures as plain values, for JSON."""
+        tables = {"true_scale": self.truth, "scale_sweep": self.sweep, "causal": self.causal, "fields": self.fields}
+        found: dict[str, Any] = {name: study.to_rows() for name, study in tables.items() if study is not None}
+        if self.selected is not None and self.selected.classes:
+            found["classes"] = self.selected.class_table()
+        if self.growth:
+            found["field_growth"] = [g.to_row() for g in self.growth]
+        return {name: rows for name, rows in found.items() if rows}
+
+
+@dataclass(frozen=True)
+class Truth:
+    """What is known of every image of a split: the object's size, and which original it was made from."""
+
+    scale: Array
+    clusters: NDArray[np.int64]
+
+
+class Run:
+    """The studies that a model and a split allow, one method each.
+
+    Args:
+        readable: numbers of the images that can be read.
+        truth: of all images of the split, where it is known.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        split: Split,
+        preprocess: Preprocess,
+        classes: Sequence[str],
+        readable: NDArray[np.int64],
+        *,
+        truth: Truth | None = None,
+        plan: Plan | None = None,
+    ) -> None:
+        self.model, self.split, self.preprocess, self.classes = model, split, preprocess, tuple(classes)
+        self.readable, self.truth, self.plan = readable, truth, plan or Plan()
+        self.device = next(model.parameters()).device
+        self.studies = Studies()
+
+    def all(self, say: Callable[[str], None] = lambda _line: None) -> Studies:
+        """Do them in turn. Ctrl+C ends them; those that are done, and the sums so far, stay.
+
+        Args:
+            say: told what begins.
+
+        Raises:
+            DataError: an image cannot be read.
+        """
+        if not studied_units(self.model):
+            return self.studies
+        steps = {"enlargement": self.sweep, "causal check": self.causal, "receptive fields": self.fields}
+        if self.truth is not None:
+            steps["true scale"] = self.known
+        for name, step in {**steps, "single images": self.single}.items():
+            say(name)
+            try:
+                step()
+            except KeyboardInterrupt:
+                self.studies.stopped = name
+                break
+        selected = self.studies.selected
+        if selected is not None and selected.n:
+            self.studies.sweep = zoom_sweep(selected)
+        return self.studies
+
+    def sweep(self) -> None:
+        """The enlargement of the centre, and the classes at each."""
+        self.studies.selected = Selected(studied_units(self.model), self.plan.zooms, self.classes)
+        select_over(self.model, self._images(self.plan.images, self.plan.zooms), self.studies.selected)
+
+    def known(self) -> None:
+        """The known size of the object."""
+        assert self.truth is not None
+        scale, clusters = self.truth.scale, self.truth.clusters
+        self.studies.truth = true_scale(self.model, self.split, self.preprocess, scale, clusters)
+
+    def causal(self) -> None:
+        """Accuracy with the selection replaced."""
+        images = (together[0] for together in self._images(self.plan.images))
+        clusters = None if self.truth is None else self.truth.clusters
+        self.studies.causal = causal(self.model, images, self._means(), clusters)
+
+    def fields(self) -> None:
+        """Effective receptive fields, and whether they grow with the object."""
+        images = (together[0] for together in self._images(self.plan.field_images))
+        self.studies.fields = receptive_fields(self.model, images, self._means())
+        if self.truth is not None:
+            at = self.studies.fields.indices
+            self.studies.growth = growth(self.studies.fields, self.truth.scale[at], self.truth.clusters[at])
+
+    def single(self) -> None:
+        """Some images one by one."""
+        assert self.studies.selected is not None
+        for index in spread(self.readable, self.plan.looks) if self.plan.looks else ():
+            one = look(
+                self.model, self.split, self.preprocess, int(index), self.studies.selected, self.classes, self.device
+            )
+            self.studies.looks.append(one)
+
+    def _means(self) -> dict[str, Array]:
+        assert self.studies.selected is not None
+        return self.studies.selected.mean_selection()
+
+    def _images(self, count: int, zooms: Sequence[float] = (1.0,)) -> Iterator[tuple[Pictures, ...]]:
+        indices = spread(self.readable, count).tolist()
+        return stream(self.split, self.preprocess, indices, zooms=zooms, device=self.device)
+
+
+def spread(numbers: NDArray[np.int64], count: int) -> NDArray[np.int64]:
+    """So many of some numbers, spread evenly over them; all of them for 0 or where there are fewer."""
+    if not count or len(numbers) <= count:
+        return numbers
+    return numbers[np.unique(np.linspace(0, len(numbers) - 1, count).astype(int))]

@@ -1,0 +1,150 @@
+"""`selkern analyze`: evaluate trained weights, study what their neurons chose, write the report and the tables."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from selkern.analysis.evaluation import Evaluation, OnBad, evaluate
+from selkern.analysis.figures import to_png, to_svg
+from selkern.analysis.report import Report, draw, make_examples, pick_examples, render
+from selkern.analysis.studies import Plan, Run, Studies, Truth
+from selkern.data.scenes import SceneSplit
+from selkern.data.sources import Split
+from selkern.errors import ResourceError, UsageError
+from selkern.files import write_atomic, write_csv
+from selkern.models.cost import count
+from selkern.train.loaded import Loaded, open_data, pick_split
+from selkern.train.run_folder import command, versions
+
+
+@dataclass(frozen=True)
+class Analysis:
+    """What `analyze` found: the evaluation, the studies of the selection, and the page of both."""
+
+    evaluation: Evaluation
+    studies: Studies
+    page: Path
+
+
+def analyze(
+    loaded: Loaded,
+    data: str | None = None,
+    split_name: str = "test",
+    output: Path | None = None,
+    on_bad: OnBad = "error",
+    plan: Plan | None = None,
+    say: Callable[[str], None] = lambda _line: None,
+) -> Analysis:
+    """Evaluate weights, study their selection, and write report.html with its figures and tables.
+
+    Args:
+        data: None takes what the weights' run was trained on.
+        output: folder to write into; None takes the run's own.
+        on_bad: "skip" leaves out images that cannot be read; the report tells how many.
+        plan: how much is studied.
+        say: told what begins.
+
+    Ctrl+C during the studies ends them; the report has those that are done.
+
+    Raises:
+        UsageError: the weights lie in no run and no output is given.
+    """
+    folder = output or (loaded.run.path if loaded.run else None)
+    if folder is None:
+        raise UsageError("nowhere to write the report", "--output", "give a folder")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ResourceError(
+            f"cannot make the folder ({error.strerror})", str(folder), "give another --output"
+        ) from error
+    source = open_data(loaded, data)
+    split = pick_split(source, split_name)
+    started = time.monotonic()
+    evaluation = evaluate(loaded.model, split, source.classes, loaded.preprocess, on_bad=on_bad)
+    truths = [split.truth(index) for index in range(len(split))] if isinstance(split, SceneSplit) else []
+    truth = None
+    if truths:
+        scale, digits = np.array([truth.scale for truth in truths]), np.array([truth.digit for truth in truths])
+        truth = Truth(scale, digits)
+    runner = Run(loaded.model, split, loaded.preprocess, source.classes, evaluation.indices, truth=truth, plan=plan)
+    studies = runner.all(say)
+    sizes = np.array([truths[i].scale for i in evaluation.indices]) if truths else None
+    notes = [f"{truth.scale:.1f}x" for truth in truths] or None
+    right, wrong = (
+        make_examples(loaded.model, split, loaded.preprocess, evaluation, positions, studies.main, notes)
+        for positions in pick_examples(evaluation, sizes)
+    )
+    report = Report(
+        title=f"{loaded.card.model} on {Path(source.name).name or source.name}",
+        model=loaded.card.model,
+        data="digit scenes" if source.kind == "digits" else source.name,
+        split=split.name,
+        evaluation=evaluation,
+        cost=count(loaded.model, loaded.preprocess.size, loaded.card.in_chans),
+        input_size=loaded.preprocess.size,
+        rows=loaded.run.read_metrics() if loaded.run else [],
+        studies=studies,
+        right=right,
+        wrong=wrong,
+        provenance=_provenance(loaded, time.monotonic() - started),
+        notes=(*source.notes, *_skipped(evaluation)),
+    )
+    write_predictions(evaluation, split, folder / f"predictions_{split.name}.csv")
+    return Analysis(evaluation, studies, write_report(report, folder))
+
+
+def _skipped(evaluation: Evaluation) -> list[str]:
+    """A remark on images that could not be read, if there were any."""
+    n = len(evaluation.skipped)
+    return [f"{n:,} of {n + len(evaluation):,} images could not be read and are not counted"] if n else []
+
+
+def _provenance(loaded: Loaded, seconds: float) -> dict[str, str]:
+    source = {f"trained with {name}": str(value) for name, value in loaded.card.source.items()}
+    return {
+        "report made by": command(),
+        "weights": str(loaded.path),
+        **source,
+        "analyzed with": ", ".join(f"{name} {value}" for name, value in versions().items()),
+        "evaluation and analysis": f"{seconds:.0f} s",
+    }
+
+
+def write_predictions(evaluation: Evaluation, split: Split, path: Path) -> None:
+    """One row per image: where it is, its class, the predicted one and its probability."""
+    names = evaluation.classes
+    rows = [
+        (split.where(int(index)), names[label], names[top[0]], f"{p[0]:.6f}")
+        for index, label, top, p in zip(
+            evaluation.indices, evaluation.labels, evaluation.top, evaluation.top_p, strict=True
+        )
+    ]
+    write_csv(path, ("image", "label", "predicted", "probability"), rows)
+
+
+def write_report(report: Report, folder: Path) -> Path:
+    """Write the page, the figures as PNG, the per-class and selection tables; the page's path."""
+    drawn = draw(report)
+    plots = folder / "plots"
+    for inside in (plots, folder / "studies"):
+        inside.mkdir(exist_ok=True)
+    for name, figure in drawn.items():
+        write_atomic(plots / f"{name}.png", to_png(figure))
+        write_atomic(plots / f"{name}.svg", to_svg(figure))
+    write_atomic(folder / "evaluation.json", json.dumps(report.evaluation.to_dict(), indent=1))
+    write_csv(folder / "per_class.csv", ("class", "images", "right"), report.evaluation.per_class())
+    tables = report.studies.to_dict()
+    if tables:
+        write_atomic(folder / "studies.json", json.dumps(tables, indent=1))
+    for name, rows in tables.items():
+        write_csv(folder / "studies" / f"{name}.csv", list(rows[0]), [list(row.values()) for row in rows])
+    page = folder / "report.html"
+    write_atomic(page, render(report, drawn))
+    return page
