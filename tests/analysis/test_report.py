@@ -17,6 +17,7 @@ from selkern.analysis.report import EXAMPLES, Example, Report, draw, pick_exampl
 from selkern.analysis.scale import ScaleStudy, UnitScale
 from selkern.analysis.statistics import Estimate
 from selkern.analysis.studies import Studies
+from selkern.analysis.style import to_png, to_svg
 from selkern.analysis.words import of_scale
 from selkern.models.cost import Cost
 
@@ -70,14 +71,14 @@ def metrics(epochs: int) -> list[dict[str, float]]:
 def checked(figure: Figure) -> ElementTree.Element:
     """The figure as a tree of SVG; every warning on the way is an error here."""
     assert isinstance(figure, Figure)
-    return ElementTree.fromstring(figures.to_svg(figure))
+    return ElementTree.fromstring(to_svg(figure))
 
 
 OF_A_STUDY: dict[str, tuple[Callable[[ScaleStudy], Figure], str]] = {
     "correlations": (figures.correlations, "true scale"),
     "dose_response": (figures.dose_response, "true scale"),
-    "bars of sizes": (figures.bars, "true scale"),
-    "bars of zooms": (figures.bars, "zoom"),
+    "bars of sizes": (ScaleStudy.plot, "true scale"),
+    "bars of zooms": (ScaleStudy.plot, "zoom"),
     "curves of sizes": (figures.channel_curves, "true scale"),
     "curves of zooms": (figures.channel_curves, "zoom"),
 }
@@ -96,7 +97,7 @@ def test_the_curves_of_units_of_any_width_can_be_saved(branches: int, channels: 
 
 
 def test_a_figure_is_a_png_too() -> None:
-    assert figures.to_png(figures.confusion(make_evaluation(HOSTILE)))[:4] == b"\x89PNG"
+    assert to_png(figures.confusion(make_evaluation(HOSTILE)))[:4] == b"\x89PNG"
 
 
 @pytest.mark.parametrize("name", ["correlations", "dose_response", "bars of sizes"])
@@ -128,7 +129,7 @@ def test_the_curves_of_any_training_can_be_saved(epochs: int) -> None:
 
 
 def test_the_same_figure_gives_the_same_file() -> None:
-    one, two = (figures.to_svg(figures.bars(make_study("zoom", [0.3, 0.1]))) for _ in range(2))
+    one, two = (to_svg(make_study("zoom", [0.3, 0.1]).plot()) for _ in range(2))
     assert one == two
 
 

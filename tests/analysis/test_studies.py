@@ -31,6 +31,7 @@ from selkern.analysis.statistics import (
 )
 from selkern.analysis.stream import Pictures, stream
 from selkern.data.preprocess import Preprocess
+from selkern.errors import PackageError
 from selkern.layers.gate import Selection
 from selkern.layers.selective_kernel import SelectiveKernel
 
@@ -274,6 +275,35 @@ def test_a_stop_keeps_what_was_done(monkeypatch: pytest.MonkeyPatch) -> None:
     assert found.sweep is not None
     assert found.sweep.n == 200
     assert found.causal is None
+
+
+def test_every_result_is_a_table_and_a_picture() -> None:
+    model = Rigged(2.0).eval()
+    found = running.Run(SelectiveKernelNet(), Patches(12), PREPROCESS, CLASSES, np.arange(12)).all()
+    results = [found.selected, found.sweep, found.causal, found.fields, selected(model)]
+    for result in results:
+        assert result is not None
+        assert result.to_rows()
+        assert result.plot().axes
+        try:
+            import pandas  # type: ignore[import-untyped, unused-ignore]  # noqa: F401
+        except ImportError:
+            with pytest.raises(PackageError, match="pip install pandas"):
+                result.to_frame()
+        else:
+            assert len(result.to_frame()) == len(result.to_rows())
+
+
+class SelectiveKernelNet(nn.Module):
+    """The smallest network with a unit, from images to classes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.unit = SelectiveKernel(3, 8, kernels=(3, 5), groups=1, reduction=2)
+        self.head = nn.Linear(8, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.unit(x).mean(dim=(2, 3)))
 
 
 def test_no_units_and_no_images() -> None:

@@ -20,6 +20,7 @@ from selkern.analysis.intervene import Change, choose, forced, frozen, shuffled,
 from selkern.analysis.probe import UnitInfo, find_units
 from selkern.analysis.statistics import Array, Estimate, clustered_mean
 from selkern.analysis.stream import Pictures
+from selkern.analysis.tables import Result
 from selkern.layers.parts import evaluating
 
 if TYPE_CHECKING:
@@ -48,7 +49,7 @@ class Effect:
 
 
 @dataclass(frozen=True)
-class CausalStudy:
+class CausalStudy(Result):
     """The effects on n images.
 
     Attributes:
@@ -79,9 +80,10 @@ class CausalStudy:
 
     def plot(self) -> Figure:
         """Change of top-1 per replacement, with intervals."""
-        from selkern.analysis.figures_studies import effects
+        from selkern.analysis.figures_rows import effects
 
-        return effects(self)
+        rows = self.to_rows()
+        return effects([r for r in rows if r["unit"] == ALL], [r for r in rows if r["unit"] != ALL])
 
 
 @torch.inference_mode()

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -21,7 +21,11 @@ from selkern.analysis.intervene import Change, choose, forced, frozen, smallest_
 from selkern.analysis.probe import find_units
 from selkern.analysis.statistics import Array, Estimate, bootstrap, mean_estimate, rank_correlation
 from selkern.analysis.stream import Pictures
+from selkern.analysis.tables import Result
 from selkern.layers.parts import evaluating
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 CHOSEN, SMALLEST, LARGEST, FROZEN = "as chosen", "smallest kernel", "largest kernel", "frozen to the mean"
 
@@ -46,7 +50,7 @@ class UnitField:
 
 
 @dataclass(frozen=True)
-class FieldStudy:
+class FieldStudy(Result):
     """Fields of every unit on n images.
 
     Attributes:
@@ -73,11 +77,23 @@ class FieldStudy:
                 "selection": f.how,
                 "n": self.n,
                 "radius_px": f.radius.value,
-                "radius_low": f.radius.low,
-                "radius_high": f.radius.high,
+                "radius_px_low": f.radius.low,
+                "radius_px_high": f.radius.high,
             }
             for f in self.fields
         ]
+
+    def plot(self) -> Figure:
+        """Radius per unit, as chosen and forced."""
+        from selkern.analysis.figures_rows import radii
+
+        return radii(self.to_rows(), (SMALLEST, CHOSEN, LARGEST))
+
+    def plot_maps(self) -> Figure:
+        """Where each unit's squared gradient lies, as chosen and forced."""
+        from selkern.analysis.figures_rows import fields
+
+        return fields({(f.label, f.how): f.energy for f in self.fields}, (SMALLEST, CHOSEN, LARGEST))
 
 
 @dataclass(frozen=True)

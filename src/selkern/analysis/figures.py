@@ -1,12 +1,8 @@
-"""The figures of a report. Each function takes results and returns a matplotlib `Figure`; nothing global is touched."""
+"""Figures of a report, drawn from its results. Each function returns a matplotlib `Figure`; nothing global changes."""
 
 from __future__ import annotations
 
-import io
-import warnings
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from typing import Any
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from matplotlib import rc_context
@@ -18,69 +14,7 @@ from numpy.typing import NDArray
 from selkern.analysis.evaluation import Evaluation
 from selkern.analysis.scale import ScaleStudy, UnitScale
 from selkern.analysis.statistics import mean_estimate
-
-INK, MUTED, ACCENT, SECOND = "#1c2733", "#7b8794", "#0b6e99", "#d9730d"
-LONGEST = 20  # characters of a class name in a figure
-SHADES = ("#9ccbe0", "#3f97be", "#0b4f6c")  # small to large objects
-STYLE: Any = {
-    "font.family": "sans-serif",
-    "font.size": 9,
-    "axes.edgecolor": "#c5ced6",
-    "axes.labelcolor": INK,
-    "axes.titlesize": 10,
-    "axes.titleweight": "bold",
-    "axes.titlelocation": "left",
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.grid": True,
-    "axes.axisbelow": True,
-    "grid.color": "#e8edf1",
-    "xtick.color": MUTED,
-    "ytick.color": MUTED,
-    "text.color": INK,
-    "legend.frameon": False,
-    "figure.dpi": 100,
-    "savefig.dpi": 160,
-    "svg.hashsalt": "selkern",  # the same figure gives the same file
-}
-
-
-@contextmanager
-def _saving() -> Iterator[None]:
-    with rc_context(STYLE), warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="Glyph")  # a name in a script that the font lacks: boxes will do
-        yield
-
-
-def to_png(figure: Figure) -> bytes:
-    """The figure as a PNG file."""
-    data = io.BytesIO()
-    with _saving():
-        figure.savefig(data, format="png")
-    return data.getvalue()
-
-
-def to_svg(figure: Figure) -> str:
-    """The figure as an <svg> element to put into a page."""
-    text = io.StringIO()
-    with _saving():
-        figure.savefig(text, format="svg", metadata=dict.fromkeys(("Date", "Creator", "Format", "Type")))
-    return text.getvalue()[text.getvalue().index("<svg") :]
-
-
-@contextmanager
-def drawing(width: float, height: float) -> Iterator[Figure]:
-    """An empty figure of a size in inches, in the style of all."""
-    with rc_context(STYLE):
-        yield Figure(figsize=(width, height), layout="constrained")
-
-
-def _axis_name(units: Sequence[UnitScale]) -> str:
-    sizes = {unit.unit.extents for unit in units}
-    if len(sizes) == 1 and len(extents := next(iter(sizes))) == 2:
-        large, small = max(extents), min(extents)
-        return f"selection of {large}x{large} minus {small}x{small}"
-    return "lean to larger kernels"
+from selkern.analysis.style import ACCENT, INK, MUTED, SECOND, SHADES, STYLE, drawing, shade, short
 
 
 def correlations(study: ScaleStudy) -> Figure:
@@ -122,38 +56,7 @@ def dose_response(study: ScaleStudy) -> Figure:
         note = f"rho {unit.rho.value:+.2f}" if unit.rho else ""
         axes.set_title(f"{unit.unit.label}   {note}")
 
-    return _per_unit(study, draw, "size of the object, times 8 px", _axis_name(study.units))
-
-
-def bars(study: ScaleStudy) -> Figure:
-    """Per unit: mean preference for each group of images (paper Figure 3, bars)."""
-    with drawing(7.2, 2.9) as figure:
-        axes = figure.add_subplot()
-        x = np.arange(len(study.units))
-        width = 0.8 / len(study.group_names)
-        for g, name in enumerate(study.group_names):
-            estimates = [unit.groups[g] for unit in study.units]
-            errors = np.abs(np.array([[e.value - e.low, e.high - e.value] for e in estimates]).T)
-            axes.bar(
-                x + (g - (len(study.group_names) - 1) / 2) * width,
-                [e.value for e in estimates],
-                width * 0.94,
-                yerr=errors,
-                color=shade(g, len(study.group_names)),
-                error_kw={"elinewidth": 1, "ecolor": INK, "capsize": 1.5},
-                label=name,
-            )
-        axes.axhline(0, color=MUTED, lw=1)
-        axes.set_xticks(x, [unit.unit.label for unit in study.units])
-        axes.grid(axis="x", visible=False)
-        axes.set_ylabel(_axis_name(study.units))
-        axes.legend(
-            title="size of the object" if study.kind == "true scale" else "enlargement of the centre",
-            loc="lower center",
-            bbox_to_anchor=(0.5, 1.0),
-            ncols=len(study.group_names),
-        )
-        return figure
+    return _per_unit(study, draw, "size of the object, times 8 px", study.axis_name)
 
 
 def channel_curves(study: ScaleStudy) -> Figure:
@@ -264,13 +167,3 @@ def _per_unit(study: ScaleStudy, draw: Callable[[Axes, int, UnitScale], None], x
         figure.supxlabel(x_name, fontsize=9)
         figure.supylabel(y_name, fontsize=9)
         return figure
-
-
-def short(name: str) -> str:
-    """A name that fits beside an axis."""
-    return name if len(name) <= LONGEST else name[: LONGEST - 1] + "…"
-
-
-def shade(number: int, of: int) -> str:
-    """Colour of one of several ordered groups, light to dark."""
-    return SHADES[round(number * (len(SHADES) - 1) / max(of - 1, 1))]

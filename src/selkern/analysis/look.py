@@ -15,11 +15,11 @@ from numpy.typing import NDArray
 from torch import nn
 
 from selkern.analysis.field import CHOSEN, receptive_fields
-from selkern.analysis.figures import MUTED, drawing, short
 from selkern.analysis.probe import record
 from selkern.analysis.selection import Selected, preference
 from selkern.analysis.statistics import Array
 from selkern.analysis.stream import Pictures
+from selkern.analysis.style import MUTED, drawing, short
 from selkern.data.preprocess import Preprocess
 from selkern.data.split import Split
 from selkern.layers.parts import evaluating

@@ -15,11 +15,12 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from torch import nn
 
-from selkern.analysis import figures, figures_studies, words
+from selkern.analysis import figures, words
 from selkern.analysis.evaluation import Evaluation
 from selkern.analysis.look import draw as draw_looks
 from selkern.analysis.scale import ScaleStudy, observe
 from selkern.analysis.studies import Studies
+from selkern.analysis.style import to_svg
 from selkern.data.preprocess import Preprocess
 from selkern.data.split import Split
 from selkern.models.cost import Cost
@@ -83,7 +84,7 @@ def draw(report: Report) -> dict[str, Figure]:
         if report.study.kind == "true scale":
             drawn["selection_correlation"] = figures.correlations(report.study)
             drawn["selection_by_size"] = figures.dose_response(report.study)
-        drawn["selection_bars"] = figures.bars(report.study)
+        drawn["selection_bars"] = report.study.plot()
         drawn["selection_channels"] = figures.channel_curves(report.study)
     drawn |= _draw_studies(report.studies)
     if report.rows:
@@ -95,14 +96,14 @@ def draw(report: Report) -> dict[str, Figure]:
 def _draw_studies(studies: Studies) -> dict[str, Figure]:
     drawn: dict[str, Figure] = {}
     if studies.truth is not None and studies.sweep is not None:  # else it is the main study, drawn already
-        drawn["enlargement_bars"] = figures.bars(studies.sweep)
+        drawn["enlargement_bars"] = studies.sweep.plot()
     if studies.selected is not None and studies.selected.class_rows():
-        drawn["selection_by_class"] = figures_studies.classes(studies.selected)
+        drawn["selection_by_class"] = studies.selected.plot()
     if studies.causal is not None:
-        drawn["causal"] = figures_studies.effects(studies.causal)
+        drawn["causal"] = studies.causal.plot()
     if studies.fields is not None:
-        drawn["field_radii"] = figures_studies.radii(studies.fields)
-        drawn["field_maps"] = figures_studies.fields(studies.fields)
+        drawn["field_radii"] = studies.fields.plot()
+        drawn["field_maps"] = studies.fields.plot_maps()
     if studies.looks and studies.selected is not None:
         drawn["looks"] = draw_looks(studies.looks, studies.selected)
     return drawn
@@ -118,7 +119,7 @@ def render(report: Report, drawn: Mapping[str, Figure]) -> str:
     return template.render(
         report=report,
         style=Markup(folder.joinpath("report.css").read_text(encoding="utf-8")),
-        figures={name: Markup(figures.to_svg(figure)) for name, figure in drawn.items()},
+        figures={name: Markup(to_svg(figure)) for name, figure in drawn.items()},
         findings=[] if report.study is None else words.of_scale(report.study),
         said=words.of_studies(report.studies),
         sweep_found=words.of_scale(report.studies.sweep) if report.studies.truth and report.studies.sweep else [],

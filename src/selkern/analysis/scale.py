@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -25,8 +26,12 @@ from selkern.analysis.statistics import (
     partial_rank_correlation,
     rank_correlation,
 )
+from selkern.analysis.tables import Result
 from selkern.data.preprocess import Preprocess
 from selkern.data.split import Split
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 
 @dataclass(frozen=True)
@@ -125,7 +130,7 @@ class UnitScale:
 
 
 @dataclass(frozen=True)
-class ScaleStudy:
+class ScaleStudy(Result):
     """One study on n images.
 
     Attributes:
@@ -145,11 +150,11 @@ class ScaleStudy:
     scale: Array | None = None
     preference: Array | None = None
 
-    def to_rows(self) -> list[dict[str, object]]:
+    def to_rows(self) -> list[dict[str, Any]]:
         """One row per unit, plain values, for a CSV or JSON file."""
         rows = []
         for u in self.units:
-            row: dict[str, object] = {
+            row: dict[str, Any] = {
                 "unit": u.unit.label,
                 "module": u.unit.name,
                 "study": self.kind,
@@ -162,6 +167,22 @@ class ScaleStudy:
                     row |= {name: e.value, f"{name}_low": e.low, f"{name}_high": e.high}
             rows.append(row)
         return rows
+
+    def plot(self) -> Figure:
+        """Mean preference of every unit in each group of images."""
+        from selkern.analysis.figures_rows import bars
+
+        title = "size of the object" if self.kind == "true scale" else "enlargement of the centre"
+        return bars(self.to_rows(), self.group_names, title, self.axis_name)
+
+    @property
+    def axis_name(self) -> str:
+        """What a preference is, for an axis."""
+        sizes = {unit.unit.extents for unit in self.units}
+        if len(sizes) == 1 and len(extents := next(iter(sizes))) == 2:
+            large, small = max(extents), min(extents)
+            return f"selection of {large}x{large} minus {small}x{small}"
+        return "lean to larger kernels"
 
 
 def true_scale(

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -16,7 +16,11 @@ from torch import Tensor, nn
 from selkern.analysis.probe import UnitInfo, find_units, record
 from selkern.analysis.statistics import Array, Estimate, Moments
 from selkern.analysis.stream import Pictures
+from selkern.analysis.tables import Result
 from selkern.layers.parts import evaluating
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 ZOOMS = (1.0, 1.5, 2.0)  # of the paper's Figure 3
 
@@ -49,7 +53,7 @@ class ClassRow:
     preference: tuple[Estimate, ...]
 
 
-class Selected:
+class Selected(Result):
     """Sums over a pass: add batches with `add`, read off at any time what has been seen so far.
 
     Args:
@@ -135,6 +139,12 @@ class Selected:
                     row |= {key: e.value, f"{key}_low": e.low, f"{key}_high": e.high}
             rows.append(row)
         return rows
+
+    def plot(self) -> Figure:
+        """Mean preference of every class, per unit and zoom."""
+        from selkern.analysis.figures_rows import classes
+
+        return classes(self.class_table(), self.zooms)
 
 
 @torch.inference_mode()

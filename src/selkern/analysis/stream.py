@@ -60,7 +60,7 @@ def stream(
     device: torch.device | None = None,
     workers: int = 0,
     on_bad: OnBad = "error",
-    seen: Callable[[int], None] = lambda _n: None,
+    seen: Callable[[int], object] = lambda _n: None,
 ) -> Iterator[tuple[Pictures, ...]]:
     """Batches of a split, each at every enlargement of the centre: one `Pictures` per zoom, of the same images.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from torch import nn
+from tqdm import tqdm
 
 from selkern.analysis.causal import CausalStudy, causal
 from selkern.analysis.field import FieldStudy, Growth, growth, receptive_fields
@@ -109,6 +111,7 @@ class Run:
         self.readable, self.truth, self.plan = readable, truth, plan or Plan()
         self.device = next(model.parameters()).device
         self.studies = Studies()
+        self._bar: tqdm[Any] = tqdm(disable=True)
 
     def all(self, say: Callable[[str], None] = lambda _line: None) -> Studies:
         """Do them in turn. Ctrl+C ends them; those that are done, and the sums so far, stay.
@@ -126,8 +129,10 @@ class Run:
             steps["true scale"] = self.known
         for name, step in {**steps, "single images": self.single}.items():
             say(name)
+            self._bar = tqdm(desc=name, unit=" img", disable=not sys.stderr.isatty(), leave=False, dynamic_ncols=True)
             try:
-                step()
+                with self._bar:
+                    step()
             except KeyboardInterrupt:
                 self.studies.stopped = name
                 break
@@ -176,7 +181,9 @@ class Run:
 
     def _images(self, count: int, zooms: Sequence[float] = (1.0,)) -> Iterator[tuple[Pictures, ...]]:
         indices = spread(self.readable, count).tolist()
-        return stream(self.split, self.preprocess, indices, zooms=zooms, device=self.device)
+        self._bar.reset(total=len(indices))
+        seen = self._bar.update
+        return stream(self.split, self.preprocess, indices, zooms=zooms, device=self.device, seen=seen)
 
 
 def spread(numbers: NDArray[np.int64], count: int) -> NDArray[np.int64]:

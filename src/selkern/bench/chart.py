@@ -8,7 +8,7 @@ from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from selkern.analysis.figures import ACCENT, INK, MUTED, STYLE, to_png
+from selkern.analysis.style import ACCENT, INK, MUTED, STYLE, to_png
 from selkern.bench.goals import ARTICLE, BARE, GROWTH, HELD, TIMM
 from selkern.bench.results import Found, Row, cases
 from selkern.bench.table import number

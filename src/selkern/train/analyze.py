@@ -11,9 +11,9 @@ from pathlib import Path
 import numpy as np
 
 from selkern.analysis.evaluation import Evaluation, OnBad, evaluate
-from selkern.analysis.figures import to_png, to_svg
 from selkern.analysis.report import Report, draw, make_examples, pick_examples, render
 from selkern.analysis.studies import Plan, Run, Studies, Truth
+from selkern.analysis.style import to_png, to_svg
 from selkern.data.scenes import SceneSplit
 from selkern.data.sources import Split
 from selkern.errors import ResourceError, UsageError

@@ -10,7 +10,8 @@ from typing import Literal
 import numpy as np
 import torch
 
-from selkern.analysis.figures import image_grid, to_png
+from selkern.analysis.figures import image_grid
+from selkern.analysis.style import to_png
 from selkern.data.order import TrainOrder
 from selkern.data.sources import Source, open_source
 from selkern.errors import CheckpointError
