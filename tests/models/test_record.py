@@ -217,3 +217,31 @@ def test_outputs_and_gradients_are_bit_identical(mini: Backbone) -> None:
         seen = results()
     assert plain.keys() == seen.keys()
     assert all(torch.equal(plain[n], seen[n]) for n in plain)
+
+
+def test_a_compiled_model_is_recorded_too() -> None:
+    """Hooks are passed by in compiled code: within the block the model runs as it was written, and not after it."""
+    calls = [0]
+
+    def counting(graph: torch.fx.GraphModule, _inputs: object) -> object:
+        def run(*args: object) -> object:
+            calls[0] += 1
+            return graph.forward(*args)
+
+        return run
+
+    model = create_model("sknet_mini", num_classes=3).eval()
+    compiled: nn.Module = torch.compile(model, backend=counting)  # type: ignore[assignment]
+    x = torch.randn(2, 3, 32, 32)
+    with torch.no_grad():
+        expected = compiled(x)
+        before = calls[0]
+        assert before > 0
+        with record(compiled) as selection, record(model) as plain:
+            torch.testing.assert_close(compiled(x), expected)
+        assert calls[0] == before
+        assert selection.keys() == plain.keys()
+        assert len(selection) == 6
+        assert all(torch.equal(a, plain[name]) for name, a in selection.items())
+        compiled(x)
+    assert calls[0] > before

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from selkern.analysis.intervene import Change, choose, forced, frozen, smallest_and_largest
-from selkern.analysis.probe import find_units
+from selkern.analysis.probe import as_written, find_units, hooked
 from selkern.analysis.statistics import Array, Estimate, bootstrap, mean_estimate, rank_correlation
 from selkern.analysis.stream import Pictures
 from selkern.analysis.tables import Result
@@ -187,19 +187,15 @@ def receptive_fields(
 
 def _energies(model: nn.Module, names: list[str], x: Tensor, seed: int) -> dict[str, Array]:
     """Per unit (N, H, W): squared gradient of its centre by the input, each image's summing to 1."""
-    modules = dict(model.named_modules())  # a unit that is the whole model has its class's name
+    modules = dict(as_written(model).named_modules())  # a unit that is the whole model has its class's name
     kept: dict[str, Tensor] = {}
 
     def hook_for(name: str) -> Any:
         return lambda _module, _inputs, output: kept.__setitem__(name, output)
 
-    handles = [modules.get(name, model).register_forward_hook(hook_for(name)) for name in names]
-    try:
+    with hooked(model, [(modules.get(name, as_written(model)), hook_for(name)) for name in names]):
         x = x.detach().clone().requires_grad_()
         model(x)
-    finally:
-        for handle in handles:
-            handle.remove()
     found = {}
     for name, v in kept.items():
         signs = torch.randint(0, 2, v.shape[1:2], generator=torch.Generator().manual_seed(seed)) * 2 - 1

@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from selkern.analysis.probe import UnitInfo, find_units
+from selkern.analysis.probe import UnitInfo, find_units, hooked
 
 Change = Callable[[Tensor], Tensor]  # a selection (N, M, C) to another of that shape
 
@@ -57,15 +57,8 @@ def choose(model: nn.Module, changes: Mapping[str, Change]) -> Iterator[None]:
     def hook_for(unit: UnitInfo, change: Change) -> Any:
         return lambda _module, _inputs, output: unit.as_given(change(unit.canonical(output)), output)
 
-    handles = []
-    for name, change in changes.items():
-        unit, module = found[name]
-        handles.append(module.register_forward_hook(hook_for(unit, change)))
-    try:
+    with hooked(model, [(found[name][1], hook_for(found[name][0], change)) for name, change in changes.items()]):
         yield
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
 def smallest_and_largest(extents: Sequence[int]) -> tuple[int, int]:

@@ -8,11 +8,12 @@ circulating code: a list of convolutions, one per branch, beside an `nn.Softmax`
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from selkern.layers.gate import Gate, Selection
@@ -78,10 +79,32 @@ def _branches(owner: nn.Module) -> tuple[int, ...]:
     return ()
 
 
+def as_written(model: nn.Module) -> nn.Module:
+    """A model that torch.compile has wrapped, without its wrapper; any other as it is."""
+    inside = getattr(model, "_orig_mod", None)
+    return inside if isinstance(inside, nn.Module) else model
+
+
+@contextmanager
+def hooked(model: nn.Module, hooks: Iterable[tuple[nn.Module, Callable[..., Any]]]) -> Iterator[None]:
+    """Within the block some modules of a model have forward hooks.
+
+    Compiled code passes hooks by, so a model that torch.compile has wrapped runs as it was written meanwhile.
+    """
+    handles = [module.register_forward_hook(hook) for module, hook in hooks]
+    eager = nullcontext() if as_written(model) is model else torch.compiler.set_stance("force_eager")
+    try:
+        with eager:
+            yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
 def find_units(model: nn.Module) -> dict[str, tuple[UnitInfo, nn.Module]]:
     """Every selective-kernel unit of a model by name, with the module whose output is its selection."""
     units: dict[str, tuple[UnitInfo, nn.Module]] = {}
-    modules = dict(model.named_modules())
+    modules = dict(as_written(model).named_modules())
     for path, module in modules.items():
         if isinstance(module, Selection):
             owner = path.rpartition(".")[0]
@@ -132,7 +155,8 @@ def record(model: nn.Module) -> Iterator[Selections]:
     Yields:
         `Selections`: unit name to a (N, M, C), the softmax weights of the latest pass, detached, on the
         model's device. `.units` tells each unit's label and the window of each of its branches. A model
-        without selective-kernel units gives an empty mapping.
+        without selective-kernel units gives an empty mapping. A model that torch.compile has wrapped runs
+        uncompiled within the block: compiled code passes hooks by.
 
     Example:
         >>> import torch, selkern
@@ -148,9 +172,5 @@ def record(model: nn.Module) -> Iterator[Selections]:
     def hook_for(name: str) -> Any:
         return lambda _module, _inputs, output: selections.keep(name, output)
 
-    handles = [module.register_forward_hook(hook_for(name)) for name, (_, module) in found.items()]
-    try:
+    with hooked(model, [(module, hook_for(name)) for name, (_, module) in found.items()]):
         yield selections
-    finally:
-        for handle in handles:
-            handle.remove()
