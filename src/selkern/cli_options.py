@@ -71,6 +71,8 @@ class AnalyzeOptions:
     """Images of the receptive fields; 0 for all."""
     looks: int = 3
     """Images shown one by one."""
+    boxes: Path | None = None
+    """A CSV of the objects' sizes (path,size or path,x0,y0,x1,y1): selection and field are then held against them."""
     zooms: tuple[float, ...] = (1.0, 1.5, 2.0)
     """Enlargements of the centre, the first of them 1."""
     device: str = "auto"

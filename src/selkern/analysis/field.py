@@ -118,17 +118,21 @@ class Growth:
         return row
 
 
-def growth(study: FieldStudy, scale: Array, clusters: NDArray[np.int64]) -> tuple[Growth, ...]:
+def growth(
+    study: FieldStudy, scale: Array, clusters: NDArray[np.int64], known: NDArray[np.bool_] | None = None
+) -> tuple[Growth, ...]:
     """Does the field grow with the object? Per unit; needs fields as chosen and frozen.
 
     Args:
-        scale: (n,) size of the object in each of the study's images.
-        clusters: (n,) the original each was made from.
+        scale: (k,) size of the object in the study's images.
+        clusters: (k,) the original each was made from.
+        known: (n,) which of the study's images these are; None for all.
     """
+    some = np.ones(study.n, bool) if known is None else known
     labels = list(dict.fromkeys(field.label for field in study.fields))
     pairs = []
     for how in (CHOSEN, FROZEN):
-        radii = np.nan_to_num(np.stack([study.of(label, how).radii for label in labels], axis=1))
+        radii = np.nan_to_num(np.stack([study.of(label, how).radii[some] for label in labels], axis=1))
         pairs.append(bootstrap(lambda i, r=radii: rank_correlation(scale[i], r[i]), clusters, draws=300))  # type: ignore[misc]
     return tuple(Growth(label, *both) for label, both in zip(labels, zip(*pairs, strict=True), strict=True))
 

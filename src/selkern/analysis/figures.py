@@ -56,7 +56,7 @@ def dose_response(study: ScaleStudy) -> Figure:
         note = f"rho {unit.rho.value:+.2f}" if unit.rho else ""
         axes.set_title(f"{unit.unit.label}   {note}")
 
-    return _per_unit(study, draw, "size of the object, times 8 px", study.axis_name)
+    return _per_unit(study, draw, study.size_name, study.axis_name)
 
 
 def channel_curves(study: ScaleStudy) -> Figure:

@@ -140,6 +140,7 @@ class ScaleStudy(Result):
         group_names: what the groups of images are.
         units: per unit, in the order of the network.
         scale, preference: (n,) and (n, U) the values behind a true-scale study; None for zooms.
+        size_name: what the scale is, for an axis.
     """
 
     kind: str
@@ -149,6 +150,7 @@ class ScaleStudy(Result):
     units: tuple[UnitScale, ...]
     scale: Array | None = None
     preference: Array | None = None
+    size_name: str = "size of the object"
 
     def to_rows(self) -> list[dict[str, Any]]:
         """One row per unit, plain values, for a CSV or JSON file."""
@@ -191,16 +193,21 @@ def true_scale(
     preprocess: Preprocess,
     scale: Array,
     clusters: NDArray[np.int64],
+    indices: Sequence[int] | None = None,
+    *,
+    size_name: str = "size of the object",
 ) -> ScaleStudy:
-    """Selection against the known size of the object, over a whole split.
+    """Selection against the known size of the object.
 
     Args:
-        scale: (n,) size of the object in every image of the split.
+        scale: (n,) size of the object in every image that is studied.
         clusters: (n,) which original it was made from; intervals resample originals.
+        indices: (n,) numbers of these images in the split; None for all of it.
+        size_name: what the sizes are, for an axis.
     """
     edges = np.quantile(scale, [1 / 3, 2 / 3])
     groups = np.searchsorted(edges, scale, side="right").astype(np.int64)
-    seen = observe(model, split, preprocess, range(len(split)), groups=groups)
+    seen = observe(model, split, preprocess, range(len(split)) if indices is None else indices, groups=groups)
     rho = bootstrap(lambda i: rank_correlation(scale[i], seen.preference[i]), clusters)
     partial, both = (
         bootstrap(lambda i, k=k: partial_rank_correlation(scale[i], seen.preference[i], seen.light[i, :k]), clusters)  # type: ignore[misc]
@@ -225,8 +232,9 @@ def true_scale(
         for u, unit in enumerate(seen.units)
     )
     low, high = edges
-    names = (f"below {low:.1f}x", f"{low:.1f}x to {high:.1f}x", f"above {high:.1f}x")
-    return ScaleStudy("true scale", len(scale), len(np.unique(clusters)), names, units, scale, seen.preference)
+    names = (f"below {low:.3g}", f"{low:.3g} to {high:.3g}", f"above {high:.3g}")
+    n, originals = len(scale), len(np.unique(clusters))
+    return ScaleStudy("true scale", n, originals, names, units, scale, seen.preference, size_name)
 
 
 def zoom_sweep(selected: Selected) -> ScaleStudy:

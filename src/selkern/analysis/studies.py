@@ -22,6 +22,8 @@ from selkern.analysis.stream import Pictures, stream
 from selkern.data.preprocess import Preprocess
 from selkern.data.split import Split
 
+_LEAST_KNOWN = 10  # images of known size; of fewer, a rank correlation tells nothing
+
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
@@ -82,10 +84,25 @@ class Studies:
 
 @dataclass(frozen=True)
 class Truth:
-    """What is known of every image of a split: the object's size, and which original it was made from."""
+    """What is known of n images of a split.
 
+    Attributes:
+        indices: (n,) their numbers in the split, rising.
+        scale: (n,) size of the object, in any unit.
+        clusters: (n,) which original each was made from; their own numbers where each is its own.
+        unit: what the sizes are, for an axis.
+    """
+
+    indices: NDArray[np.int64]
     scale: Array
     clusters: NDArray[np.int64]
+    unit: str = "size of the object"
+
+    def of(self, indices: NDArray[np.int64]) -> tuple[NDArray[np.bool_], Array, NDArray[np.int64]]:
+        """Which of some images are known, and the sizes and originals of those."""
+        at = np.searchsorted(self.indices, indices)
+        known = self.indices[np.minimum(at, len(self.indices) - 1)] == indices
+        return known, self.scale[at[known]], self.clusters[at[known]]
 
 
 class Run:
@@ -149,13 +166,20 @@ class Run:
     def known(self) -> None:
         """The known size of the object."""
         assert self.truth is not None
-        scale, clusters = self.truth.scale, self.truth.clusters
-        self.studies.truth = true_scale(self.model, self.split, self.preprocess, scale, clusters)
+        known, scale, clusters = self.truth.of(self.readable)
+        if known.sum() < _LEAST_KNOWN:
+            return
+        indices = self.readable[known].tolist()
+        self.studies.truth = true_scale(
+            self.model, self.split, self.preprocess, scale, clusters, indices, size_name=self.truth.unit
+        )
 
     def causal(self) -> None:
         """Accuracy with the selection replaced."""
         images = (together[0] for together in self._images(self.plan.images))
-        clusters = None if self.truth is None else self.truth.clusters
+        clusters = None
+        if self.truth is not None and len(self.truth.indices) == len(self.split):
+            clusters = self.truth.clusters
         self.studies.causal = causal(self.model, images, self._means(), clusters)
 
     def fields(self) -> None:
@@ -163,8 +187,9 @@ class Run:
         images = (together[0] for together in self._images(self.plan.field_images))
         self.studies.fields = receptive_fields(self.model, images, self._means())
         if self.truth is not None:
-            at = self.studies.fields.indices
-            self.studies.growth = growth(self.studies.fields, self.truth.scale[at], self.truth.clusters[at])
+            known, scale, clusters = self.truth.of(self.studies.fields.indices)
+            if known.sum() >= _LEAST_KNOWN:
+                self.studies.growth = growth(self.studies.fields, scale, clusters, known)
 
     def single(self) -> None:
         """Some images one by one."""

@@ -134,6 +134,7 @@ def analyze(argv: list[str]) -> int:
         options.output,
         options.on_bad_image,
         Plan(images=options.images, field_images=options.field_images, looks=options.looks, zooms=options.zooms),
+        options.boxes,
         lambda name: print(f"studying: {name}", file=sys.stderr, flush=True),
     )
     study = analysis.studies.main

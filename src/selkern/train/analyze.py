@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,7 +14,8 @@ from selkern.analysis.evaluation import Evaluation, OnBad, evaluate
 from selkern.analysis.report import Report, draw, make_examples, pick_examples, render
 from selkern.analysis.studies import Plan, Run, Studies, Truth
 from selkern.analysis.style import to_png, to_svg
-from selkern.data.scenes import SceneSplit
+from selkern.data.boxes import sizes_of
+from selkern.data.scenes import SceneSplit, SceneTruth
 from selkern.data.sources import Split
 from selkern.errors import ResourceError, UsageError
 from selkern.files import write_atomic, write_csv
@@ -39,6 +40,7 @@ def analyze(
     output: Path | None = None,
     on_bad: OnBad = "error",
     plan: Plan | None = None,
+    boxes: Path | None = None,
     say: Callable[[str], None] = lambda _line: None,
 ) -> Analysis:
     """Evaluate weights, study their selection, and write report.html with its figures and tables.
@@ -48,6 +50,7 @@ def analyze(
         output: folder to write into; None takes the run's own.
         on_bad: "skip" leaves out images that cannot be read; the report tells how many.
         plan: how much is studied.
+        boxes: a table of the objects' sizes, see `data.boxes.sizes_of`.
         say: told what begins.
 
     Ctrl+C during the studies ends them; the report has those that are done.
@@ -69,10 +72,7 @@ def analyze(
     started = time.monotonic()
     evaluation = evaluate(loaded.model, split, source.classes, loaded.preprocess, on_bad=on_bad)
     truths = [split.truth(index) for index in range(len(split))] if isinstance(split, SceneSplit) else []
-    truth = None
-    if truths:
-        scale, digits = np.array([truth.scale for truth in truths]), np.array([truth.digit for truth in truths])
-        truth = Truth(scale, digits)
+    truth = _truth(split, truths, boxes)
     runner = Run(loaded.model, split, loaded.preprocess, source.classes, evaluation.indices, truth=truth, plan=plan)
     studies = runner.all(say)
     sizes = np.array([truths[i].scale for i in evaluation.indices]) if truths else None
@@ -98,6 +98,18 @@ def analyze(
     )
     write_predictions(evaluation, split, folder / f"predictions_{split.name}.csv")
     return Analysis(evaluation, studies, write_report(report, folder))
+
+
+def _truth(split: Split, truths: Sequence[SceneTruth], boxes: Path | None) -> Truth | None:
+    """What is known of the objects' sizes: from the user's table, or from the drawing of the scenes."""
+    if boxes is not None:
+        sizes = sizes_of(boxes, split)
+        numbers = np.array(sorted(sizes), dtype=np.int64)
+        return Truth(numbers, np.array([sizes[i] for i in numbers]), numbers)
+    if not truths:
+        return None
+    scale, digits = np.array([truth.scale for truth in truths]), np.array([truth.digit for truth in truths])
+    return Truth(np.arange(len(truths)), scale, digits, "size of the object, times 8 px")
 
 
 def _skipped(evaluation: Evaluation) -> list[str]:
