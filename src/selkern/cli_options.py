@@ -238,7 +238,8 @@ def _one_line(box: str, command: str) -> tuple[str, ...]:
         lines, rules = lines[1:], [i - 1 for i in rules[1:]]
     rule = rules[0] if rules else len(lines)
     what = " ".join(" ".join(lines[:rule]).split())
-    if " | " in what:  # a message of ours, from the validation of the options
-        return tuple(what.partition(": ")[2].split(" | ", 2))
+    # A message of ours, from the validation of the options; a bar alone may be the user's.
+    if (ours := re.fullmatch(r"Error parsing [A-Za-z][\w.]*: (.+? \| .+? \| .+)", what)) is not None:
+        return tuple(ours[1].split(" | ", 2))
     near = re.search(r"Perhaps you meant:.*?(--[\w.-]+)", box, flags=re.DOTALL)
     return what, f"selkern {command}", f"did you mean {near[1]}?" if near else f"see `selkern {command} --help`"
