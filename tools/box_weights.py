@@ -13,8 +13,6 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
-from safetensors.torch import load_file
-
 from selkern.models import weights
 
 LIMIT = 1_500_000  # bytes
@@ -30,7 +28,8 @@ def main(run: Path, name: str) -> None:
     source = {**card.source, "commit": commit}
     target = Path(weights.__file__).parent / "boxed" / f"{card.model}.{name}.safetensors"
     target.parent.mkdir(exist_ok=True)
-    weights.save_weights(target, load_file(best), replace(card, metrics={**card.metrics, **metrics}, source=source))
+    card = replace(card, metrics={**card.metrics, **metrics}, source=source)
+    weights.save_weights(target, weights.read_tensors(best), card)
     size = target.stat().st_size
     print(f"{target}: {size / 1e6:.2f} MB, test top-1 {figures['top1']:.2%}")
     if size > LIMIT:

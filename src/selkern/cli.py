@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable, Sequence
 
 from selkern import __version__
-from selkern.commands import bench, runs, zoo
+from selkern.commands import bench, data, runs, zoo
 from selkern.errors import Interrupted, ResourceError, SelkernError, UsageError
 
 COMMANDS: dict[str, tuple[Callable[[list[str]], int], str]] = {
@@ -22,6 +22,7 @@ COMMANDS: dict[str, tuple[Callable[[list[str]], int], str]] = {
     "convert": (zoo.convert, "weights of timm, Caffe or a torch state dict to a file that describes itself"),
     "check": (zoo.check, "is this SK code, ours or anybody's, what the paper says? rule by rule"),
     "models": (zoo.models, "the networks, their parameters and multiply-adds"),
+    "data": (data.data, "check a data set before training: broken images, leaks between splits, labels that disagree"),
     "bench": (bench.bench, "time and memory of ours beside timm's and the article's, against the project's goals"),
     "doctor": (bench.doctor, "versions, devices, cores, settings and missing packages of this machine"),
 }
@@ -61,6 +62,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # the reader of our output left, as `head` does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+    except UnicodeError as error:  # a file that should be text, wherever it was met
+        if debug:
+            raise
+        where = " ".join(words[:3])
+        print(f"error: {UsageError(f'not UTF-8 ({error})', where, 'save or name it as UTF-8')}", file=sys.stderr)
+        return UsageError.exit_code
     except OSError as error:  # a disk that is full or broken, wherever it was met
         if debug:
             raise
@@ -87,9 +94,11 @@ def _dispatch(words: list[str]) -> int:
     try:
         return COMMANDS[words[0]][0](words[1:])
     except SystemExit as stop:  # help was asked for and printed
-        return int(stop.code or 0)
+        if stop.code:  # code of the user's, which `check` has run
+            raise UsageError(f"the code ended the program ({stop.code})", " ".join(words[:2]), "mend it") from stop
+        return 0
     except (MemoryError, RuntimeError) as error:
-        if isinstance(error, MemoryError) or "out of memory" in str(error):
+        if isinstance(error, MemoryError) or "out of memory" in str(error) or "can't allocate memory" in str(error):
             raise ResourceError("out of memory", words[0], "use a smaller --batch-size, or --accumulate 2") from error
         raise
 

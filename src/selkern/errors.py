@@ -5,10 +5,25 @@ The programs print ``error: {error}`` and leave with ``exit_code``; library call
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from typing_extensions import Self
+
+
+# What steers a terminal, starts a line or turns the direction of writing; and halves of pairs, which no file can hold.
+_STEERING = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+
+
+def printable(text: str) -> str:
+    """`text` with characters that steer a terminal as their codes: names are the user's, or come with a file."""
+    return _STEERING.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
+
+
+def _sentence(text: str) -> str:
+    """`text` as one line that cannot be taken for several parts of an error."""
+    return printable(re.sub(r"\s*[\n\r\t\v\f]\s*", " ", text).strip()).replace(" | ", "; ")
 
 
 class SelkernError(Exception):
@@ -24,12 +39,15 @@ class SelkernError(Exception):
 
     def __init__(self, what: str, where: str = "", fix: str = "") -> None:
         self.what, self.where, self.fix = what, where, fix
-        super().__init__(" | ".join(" ".join(part.split()) for part in (what, where, fix) if part))
+        parts = (_sentence(what), printable(where), _sentence(fix))
+        super().__init__(" | ".join(part for part in parts if part))
 
     @classmethod
     def from_line(cls, line: str) -> Self:
         """The error whose text is `line`: for one that crossed a process as text."""
-        return cls(*line.split(" | ", 2))
+        what, _, rest = line.partition(" | ")
+        where, bar, fix = rest.rpartition(" | ")  # a file's name may hold a bar too
+        return cls(what, where, fix) if bar else cls(what, rest)
 
 
 class UsageError(SelkernError, ValueError):

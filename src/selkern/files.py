@@ -7,6 +7,7 @@ import io
 import os
 import shutil
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -30,10 +31,26 @@ def write_atomic(path: Path, data: bytes | str) -> None:
         staged.replace(path)
         sync_folder(path.parent)
     except OSError as error:
-        staged.unlink(missing_ok=True)
-        raise ResourceError(
-            f"cannot write ({error.strerror})", str(path), "free space or choose another folder"
-        ) from error
+        with suppress(OSError):  # where nothing can be written, perhaps nothing can be removed either
+            staged.unlink(missing_ok=True)
+        raise _cannot_write(path, error) from error
+
+
+def append(path: Path, text: str) -> None:
+    """Add text to the end of a file, which a failure or a kill may cut short.
+
+    Raises:
+        ResourceError: the disk is full or the file cannot be written to.
+    """
+    try:
+        with path.open("a") as file:
+            file.write(text)
+    except OSError as error:
+        raise _cannot_write(path, error) from error
+
+
+def _cannot_write(path: Path, error: OSError) -> ResourceError:
+    return ResourceError(f"cannot write ({error.strerror})", str(path), "free space or choose another folder")
 
 
 def sync_folder(folder: Path) -> None:

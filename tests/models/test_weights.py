@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
+import time
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from selkern.errors import CheckpointError, SelkernError, UsageError
 from selkern.models.backbone import Backbone
+from selkern.models.convert import convert
 from selkern.models.registry import create_model
-from selkern.models.weights import Card, read_card, save_weights
+from selkern.models.weights import FORMAT, Card, boxed, read_card, read_tensors, save_weights
 
 CARD = Card(
     model="sknet_mini",
@@ -42,6 +46,15 @@ def file(tmp_path: Path, model: Backbone) -> Path:
     path = tmp_path / "best.safetensors"
     save_weights(path, model.state_dict(), CARD)
     return path
+
+
+def rewrite(path: Path, change: Callable[[dict[str, str], dict[str, Tensor]], object]) -> None:
+    """Write a weights file again with its metadata or tensors changed, in perfect order but for the checksum."""
+    with safe_open(path, framework="pt") as opened:
+        metadata = dict(opened.metadata())
+    tensors = load_file(path)
+    change(metadata, tensors)
+    save_file(tensors, path, metadata=metadata)
 
 
 def refused(kind: type[SelkernError], code: int, call: Callable[[], object]) -> str:
@@ -168,24 +181,36 @@ def _of_others(path: Path) -> None:
 
 
 def _of_another_format(path: Path) -> None:
-    save_file({"fc.weight": torch.zeros(3)}, path, metadata={"format": "selkern-weights-2", "card": "{}"})
+    save_file({"fc.weight": torch.zeros(3)}, path, metadata={"format": "selkern-weights-1", "card": "{}"})
 
 
 def _without_a_card(path: Path) -> None:
-    save_file({"fc.weight": torch.zeros(3)}, path, metadata={"format": "selkern-weights-1"})
+    save_file({"fc.weight": torch.zeros(3)}, path, metadata={"format": FORMAT})
 
 
 def _card_is_no_json(path: Path) -> None:
-    save_file({"fc.weight": torch.zeros(3)}, path, metadata={"format": "selkern-weights-1", "card": "{model"})
+    save_file({"fc.weight": torch.zeros(3)}, path, metadata={"format": FORMAT, "card": "{model"})
 
 
 def _card_is_a_list(path: Path) -> None:
-    save_file({"fc.weight": torch.zeros(3)}, path, metadata={"format": "selkern-weights-1", "card": "[1]"})
+    save_file({"fc.weight": torch.zeros(3)}, path, metadata={"format": FORMAT, "card": "[1]"})
 
 
 def _card_has_an_unknown_field(path: Path) -> None:
     card = json.dumps({"model": "sknet_mini", "classes": ["a"], "licence": "?"})
-    save_file({"fc.weight": torch.zeros(3)}, path, metadata={"format": "selkern-weights-1", "card": card})
+    save_file({"fc.weight": torch.zeros(3)}, path, metadata={"format": FORMAT, "card": card})
+
+
+def _card_is_nested_without_end(path: Path) -> None:
+    save_file({"fc.weight": torch.zeros(3)}, path, metadata={"format": FORMAT, "card": "[" * 100_000})
+
+
+def _without_a_checksum(path: Path) -> None:
+    rewrite(path, lambda metadata, _: metadata.pop("sha256"))
+
+
+def _header_too_long(path: Path) -> None:
+    path.write_bytes(((16 << 20) + 1).to_bytes(8, "little"))
 
 
 BROKEN: list[tuple[Callable[[Path], None], str]] = [
@@ -202,6 +227,9 @@ BROKEN: list[tuple[Callable[[Path], None], str]] = [
     (_card_is_no_json, "cannot be read"),
     (_card_is_a_list, "cannot be read"),
     (_card_has_an_unknown_field, "cannot be read"),
+    (_card_is_nested_without_end, "cannot be read"),
+    (_without_a_checksum, "differs from what was written"),
+    (_header_too_long, "cannot be read (its header would have 16,777,217 bytes, more than 16,777,216)"),
 ]
 
 
@@ -211,6 +239,102 @@ def test_a_file_that_is_no_weights_file_is_refused(file: Path, damage: Callable[
     told = refused(CheckpointError, 4, lambda: create_model(weights=file))
     assert told.startswith(message)
     assert str(file) in told
+
+
+def _one_bit(_: dict[str, str], tensors: dict[str, Tensor]) -> None:
+    tensors["fc.weight"].view(torch.uint8)[1, 2] ^= 1
+
+
+def _another_shape_of_the_same_bytes(_: dict[str, str], tensors: dict[str, Tensor]) -> None:
+    tensors["fc.weight"] = tensors["fc.weight"].reshape(-1, 3)
+
+
+def _another_type_of_the_same_bytes(_: dict[str, str], tensors: dict[str, Tensor]) -> None:
+    tensors["fc.weight"] = tensors["fc.weight"].view(torch.int32)
+
+
+def _two_names_swapped(_: dict[str, str], tensors: dict[str, Tensor]) -> None:
+    one, other = "stages.1.0.norm1.weight", "stages.1.0.norm1.bias"
+    tensors[one], tensors[other] = tensors[other], tensors[one]
+
+
+def _a_figure_of_the_card(metadata: dict[str, str], _: dict[str, Tensor]) -> None:
+    metadata["card"] = metadata["card"].replace("0.75", "0.95")
+
+
+def _the_classes_in_another_order(metadata: dict[str, str], _: dict[str, Tensor]) -> None:
+    metadata["card"] = metadata["card"].replace('"cat", "dog"', '"dog", "cat"')
+
+
+CHANGES = [
+    _one_bit,
+    _another_shape_of_the_same_bytes,
+    _another_type_of_the_same_bytes,
+    _two_names_swapped,
+    _a_figure_of_the_card,
+    _the_classes_in_another_order,
+]
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_a_change_that_safetensors_cannot_see_is_told(
+    file: Path, change: Callable[[dict[str, str], dict[str, Tensor]], None]
+) -> None:
+    rewrite(file, lambda *_: None)
+    create_model(weights=file)  # writing it again is no damage
+    rewrite(file, change)
+    told = refused(CheckpointError, 4, lambda: create_model(weights=file))
+    assert told == f"differs from what was written | {file} | the file is damaged; take another"
+
+
+def test_the_checksum_is_what_the_file_says_it_is(tmp_path: Path) -> None:
+    """Computed by hand, so that no later version can read other files than this one wrote."""
+    path = tmp_path / "w.safetensors"
+    save_weights(path, {"b": torch.tensor([[1, 2]], dtype=torch.int16), "a": torch.tensor(1.0).bfloat16()}, CARD)
+    with safe_open(path, framework="pt") as opened:
+        metadata = opened.metadata()
+    said = f'{metadata["card"]}\n["a", "bfloat16", []]\n'.encode() + b"\x80\x3f"
+    said += b'["b", "int16", [1, 2]]\n' + b"\1\0\2\0"
+    assert metadata == {
+        "format": "selkern-weights-2",
+        "card": metadata["card"],
+        "sha256": hashlib.sha256(said).hexdigest(),
+    }
+
+
+def test_files_of_others_are_read_without_a_checksum(tmp_path: Path) -> None:
+    tensors = {"a": torch.ones(2), "none": torch.zeros(0, 3), "half": torch.ones(3).half()}
+    save_file(tensors, tmp_path / "w.safetensors", metadata={"format": "pt"})
+    read = read_tensors(tmp_path / "w.safetensors")
+    assert read.keys() == tensors.keys()
+    assert all(torch.equal(read[name], tensors[name]) for name in tensors)
+
+
+def test_a_header_longer_than_it_can_be_is_refused_before_it_is_parsed(tmp_path: Path) -> None:
+    """99 MB of it, which the library would take."""
+    path = tmp_path / "w.safetensors"
+    with path.open("wb") as made:
+        made.write((99_000_000).to_bytes(8, "little"))
+        made.truncate(100_000_000)  # sparse: it takes no room
+    for read in (
+        lambda: create_model(weights=path),
+        lambda: read_card(path),
+        lambda: read_tensors(path),
+        lambda: convert(path, tmp_path / "new.safetensors", "sknet_mini"),
+    ):
+        started = time.monotonic()
+        assert "its header would have 99,000,000 bytes" in refused(CheckpointError, 4, read)
+        assert time.monotonic() - started < 1
+
+
+@pytest.mark.parametrize("name", sorted(boxed()))
+def test_weights_in_the_box_are_as_they_were_written(name: str, tmp_path: Path) -> None:
+    damaged = bytearray(boxed()[name].read_bytes())
+    assert len(read_tensors(boxed()[name])) > 100
+    damaged[-1] ^= 1
+    path = tmp_path / "w.safetensors"
+    path.write_bytes(damaged)
+    assert "differs from what was written" in refused(CheckpointError, 4, lambda: read_tensors(path))
 
 
 def _lacks_a_tensor(state: dict[str, Tensor]) -> None:

@@ -8,19 +8,27 @@ from __future__ import annotations
 
 import io
 import os
+import stat
+import struct
 import warnings
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
-from selkern.errors import DataError
+from selkern.errors import DataError, printable
 
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF")
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif"})
 # Pillow's own default, repeated because any library in the process can switch Pillow's off.
 MAX_PIXELS = 89_478_485
+MAX_BYTES = 1 << 29  # of a file: some decoders read all of it before they look at its size in pixels
+_DEEPEST, _OFTENEST = 100, 100  # folders below each other, and ways that lead into one folder
+# Bytes of a value by its type in a TIFF directory; types that are not here have no values that Pillow reads.
+_VALUE = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4, 16: 8, 17: 8, 18: 8}
 
 _ORIENTATION = 0x0112  # the EXIF tag; its values 2 to 8 mean:
 _UPRIGHT = {
@@ -53,10 +61,12 @@ def decode(data: bytes | Path, where: str = "") -> Image.Image:
         with warnings.catch_warnings():
             # Pillow warns of odd metadata and large sizes; the first is harmless, the second checked below.
             warnings.simplefilter("ignore")
-            with Image.open(io.BytesIO(data) if isinstance(data, bytes) else data, formats=FORMATS) as image:
-                _check_size(image.size, where)
-                image.load()
-                return _upright(image)
+            with io.BytesIO(data) if isinstance(data, bytes) else _open(data, where) as file:
+                _check_file(file, where)
+                with Image.open(file, formats=FORMATS) as image:
+                    _check_size(image.size, where)
+                    image.load()
+                    return _upright(image)
     except (DataError, MemoryError):
         raise
     except Image.DecompressionBombError:
@@ -70,12 +80,28 @@ def find_images(folder: Path) -> list[Path]:
 
     Names that start with a dot are skipped; links are followed, but never back into a folder above.
     """
-    return [Path(path) for path in _walk(str(folder), ())]
+    return [Path(path) for path in _walk(str(folder), (), Counter())]
+
+
+def is_file(path: str | Path) -> bool:
+    """Whether there is such a file; False also for a name that none can have, a link to itself, a pipe, a device."""
+    try:
+        return Path(path).is_file()
+    except (OSError, ValueError):
+        return False
+
+
+def is_folder(path: str | Path | os.DirEntry[str]) -> bool:
+    """Whether there is such a folder; False also for a name that none can have, or a link to itself."""
+    try:
+        return path.is_dir() if isinstance(path, os.DirEntry) else Path(path).is_dir()
+    except (OSError, ValueError):
+        return False
 
 
 def show(path: str | Path) -> str:
     """A path as printable text, even where the file name is not valid UTF-8."""
-    return os.fsencode(path).decode(errors="replace")
+    return printable(os.fsencode(path).decode(errors="replace"))
 
 
 def list_folder(folder: str | Path) -> list[os.DirEntry[str]]:
@@ -89,25 +115,83 @@ def list_folder(folder: str | Path) -> list[os.DirEntry[str]]:
         ) from error
 
 
-def _walk(folder: str, above: tuple[tuple[int, int], ...]) -> Iterator[str]:
-    stat = Path(folder).stat()
-    here = (stat.st_dev, stat.st_ino)
+def _walk(folder: str, above: tuple[tuple[int, int], ...], ways: Counter[tuple[int, int]]) -> Iterator[str]:
+    """Image files below a folder; `above` are the folders it lies in, `ways` how often each was entered."""
+    told = Path(folder).stat()
+    here = (told.st_dev, told.st_ino)
     if here in above:  # a link back up: its images are listed already
         return
+    ways[here] += 1
+    if ways[here] > _OFTENEST:  # links in n folders can lead 2^n ways
+        raise DataError(f"links lead into this folder over {_OFTENEST} times", show(folder), "remove the links")
+    if len(above) > _DEEPEST:
+        raise DataError(f"folders lie more than {_DEEPEST} deep", show(folder)[-200:], "move the images up")
     for entry in list_folder(folder):
-        if entry.is_dir():
-            yield from _walk(entry.path, (*above, here))
-        elif Path(entry.name).suffix.lower() in IMAGE_SUFFIXES and entry.is_file():
+        if is_folder(entry):
+            yield from _walk(entry.path, (*above, here), ways)
+        elif Path(entry.name).suffix.lower() in IMAGE_SUFFIXES and is_file(entry.path):
             yield entry.path
+
+
+def _open(path: Path, where: str) -> IO[bytes]:
+    """The file, opened; not a pipe, which would keep us waiting, nor a device, which may never end."""
+    if not stat.S_ISREG(path.stat().st_mode):
+        raise DataError("not a file with an image", where, "give an image file")
+    return path.open("rb")
+
+
+def _check_file(file: IO[bytes], where: str) -> None:
+    """Refuse what could not be an image of allowed size, and a TIFF file whose tags unpack to more than they are."""
+    size = file.seek(0, os.SEEK_END)
+    if size > MAX_BYTES:
+        raise DataError(f"image file too large: {size:,} bytes", where, f"give one of at most {MAX_BYTES:,}")
+    file.seek(0)
+    if not _tags_fit(file, size):
+        raise DataError("the image is broken (its tags hold more than the file)", where, "remove it or restore it")
+    file.seek(0)
+
+
+def _tags_fit(file: IO[bytes], size: int) -> bool:
+    """Whether the first directory of a TIFF file, or of EXIF data, claims no more than `size` bytes could hold.
+
+    Pillow reads every value, and a thousand of them may lie in the same place. Anything else than TIFF fits.
+    """
+    head = file.read(16)
+    order = {b"II*\0": "<", b"MM\0*": ">", b"II+\0": "<", b"MM\0+": ">"}.get(head[:4])
+    if order is None or len(head) < 16:
+        return True
+    big = b"+" in head[:4]
+    (start,) = struct.unpack(order + ("Q" if big else "I"), head[8:16] if big else head[4:8])
+    if start > size:
+        return True
+    file.seek(start)
+    number, entry = struct.Struct(order + ("Q" if big else "H")), struct.Struct(order + ("HHQ8x" if big else "HHI4x"))
+    told = file.read(number.size)
+    if len(told) < number.size:
+        return True
+    table = file.read(min(number.unpack(told)[0], 1 << 16) * entry.size)
+    values = entry.iter_unpack(table[: len(table) - len(table) % entry.size])
+    # Twice, and a little: some programs count a tag too long, which does no harm.
+    return sum(_VALUE.get(kind, 0) * count for _, kind, count in values) <= 2 * size + (1 << 16)
 
 
 def _upright(image: Image.Image) -> Image.Image:
     rgb = _rgb(image)
     try:
-        turn = _UPRIGHT.get(image.getexif().get(_ORIENTATION, 1))
+        exif = _exif(image)
+        fits = _tags_fit(io.BytesIO(exif), len(exif))
+        turn = _UPRIGHT.get(image.getexif().get(_ORIENTATION, 1)) if fits else None
     except Exception:  # noqa: BLE001  broken EXIF makes the parser raise anything; the pixels are sound
         turn = None
     return rgb if turn is None else rgb.transpose(turn)
+
+
+def _exif(image: Image.Image) -> bytes:
+    """The EXIF data beside an image, as `getexif` finds them; those of a TIFF file are the file's own tags."""
+    told = image.info.get("exif", b"")
+    if not told and "Raw profile type exif" in image.info:
+        told = bytes.fromhex("".join(image.info["Raw profile type exif"].split("\n")[3:]))
+    return bytes(told).removeprefix(b"Exif\0\0")
 
 
 def _rgb(image: Image.Image) -> Image.Image:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -13,10 +14,11 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from selkern.data.cut import assemble
-from selkern.data.decode import decode, find_images, list_folder, show
+from selkern.data.decode import decode, find_images, is_file, is_folder, list_folder, show
 from selkern.data.split import Listing, Options, Source
-from selkern.errors import DataError
+from selkern.errors import DataError, printable
 
+_LONGEST = 1 << 20  # characters of a line of a table; the csv module itself allows 131,072 in a cell
 SPLIT_NAMES = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
 
 
@@ -54,12 +56,13 @@ def open_folder(root: Path, options: Options) -> Source:
         if not found:
             raise DataError("no class folders in it", show(folder), "make one folder per class and put the images in")
         for entry in found:
-            folders.add(entry.name)
+            name = _class_name(entry)
+            folders.add(name)
             images = find_images(Path(entry.path))
             if not images:
                 notes.append(f"no image in {show(entry.path)}")
             files += map(str, images)
-            names += [entry.name] * len(images)
+            names += [name] * len(images)
             splits += [split] * len(images)
     listing = Listing(
         wheres=[show(file) for file in files],
@@ -69,7 +72,7 @@ def open_folder(root: Path, options: Options) -> Source:
         root=show(root),
         notes=tuple(notes),
     )
-    return _source(str(root), "folder", listing, options, files)
+    return _source(show(root), "folder", listing, options, files)
 
 
 def open_csv(path: Path, options: Options) -> Source:
@@ -81,8 +84,8 @@ def open_csv(path: Path, options: Options) -> Source:
     for line, row in _table(path):
         where = f"{show(path)} line {line}"
         file = str(path.parent / row["path"])
-        if not row["path"] or not Path(file).is_file():
-            raise DataError(f"no such image file: {row['path']!r}", where, "correct the path or remove the line")
+        if not row["path"] or not is_file(file):
+            raise DataError(f"no such image file: {row['path'][:200]!r}", where, "correct the path or remove the line")
         if not row["label"]:
             raise DataError("the label is empty", where, "give a class name or remove the line")
         if file in seen:
@@ -91,11 +94,11 @@ def open_csv(path: Path, options: Options) -> Source:
             raise DataError(f"unknown split {row['split']!r}", where, "use train, val or test in every line")
         seen[file] = line
         files.append(file)
-        names.append(row["label"])
+        names.append(printable(row["label"]))
         splits.append(SPLIT_NAMES[row["split"].lower()] if "split" in row else "")
     wheres = [show(file) for file in files]
     listing = Listing(wheres=wheres, names=names, splits=splits, root=show(path.parent))
-    return _source(str(path), "csv", listing, options, files)
+    return _source(show(path), "csv", listing, options, files)
 
 
 def _source(name: str, kind: str, listing: Listing, options: Options, files: list[str]) -> Source:
@@ -107,7 +110,7 @@ def _source(name: str, kind: str, listing: Listing, options: Options, files: lis
 
 def _layout(root: Path) -> tuple[list[tuple[str, Path]], list[str]]:
     """[(split name, folder of class folders)] and notes; the split name is "" for one folder of classes."""
-    entries = [entry for entry in list_folder(root) if entry.is_dir()]
+    entries = _class_folders(root)
     # A split folder holds folders; a class that happens to be called "train" holds images.
     parts = [e for e in entries if e.name.lower() in SPLIT_NAMES and _class_folders(e.path)]
     if not parts:
@@ -124,7 +127,24 @@ def _layout(root: Path) -> tuple[list[tuple[str, Path]], list[str]]:
 
 
 def _class_folders(folder: str | Path) -> list[os.DirEntry[str]]:
-    return [entry for entry in list_folder(folder) if entry.is_dir()]
+    return [entry for entry in list_folder(folder) if is_folder(entry)]
+
+
+def _class_name(folder: os.DirEntry[str]) -> str:
+    """A folder's name as that of its class. Raises DataError where it is no text: two such could not be told apart."""
+    try:
+        folder.name.encode()
+    except UnicodeEncodeError as error:
+        raise DataError("the name of the class folder is not UTF-8", show(folder.path), "rename it") from error
+    return printable(folder.name)
+
+
+def _lines(file: io.TextIOBase, path: Path) -> Iterator[str]:
+    """The lines of a table, none of which can take all memory."""
+    while line := file.readline(_LONGEST):
+        if len(line) == _LONGEST:
+            raise DataError(f"a line of over {_LONGEST:,} characters", show(path), "give one line for each image")
+        yield line
 
 
 def _table(path: Path) -> Iterator[tuple[int, dict[str, str]]]:
@@ -132,11 +152,14 @@ def _table(path: Path) -> Iterator[tuple[int, dict[str, str]]]:
     fix = "give a UTF-8 CSV with the header path,label or path,label,split"
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
-            reader = csv.reader(file)
+            reader = csv.reader(_lines(file, path))
             header = [column.strip().lower() for column in next(reader, [])]
             lacking = [column for column in ("path", "label") if column not in header]
             if lacking:
                 raise DataError(f"no column {' or '.join(lacking)} in the header", f"{show(path)} line 1", fix)
+            double = [column for column in ("path", "label", "split") if header.count(column) > 1]
+            if double:
+                raise DataError(f"two columns named {double[0]}", f"{show(path)} line 1", "keep one of them")
             for row in reader:
                 if len(row) != len(header) and row:
                     what = f"{len(row)} columns where the header has {len(header)}"

@@ -14,7 +14,7 @@ from PIL import Image
 from selkern.data.cut import assemble
 from selkern.data.decode import decode, show
 from selkern.data.split import SPLITS, Listing, Options, Source
-from selkern.errors import DataError
+from selkern.errors import DataError, printable
 
 _IMAGE_NAMES = ("img", "image")
 _LABEL_NAMES = ("label", "labels", "fine_label")
@@ -60,7 +60,10 @@ class Encoded:
             values = _read_column(file, self.column)
             if pa.types.is_struct(values.type):
                 values = pc.struct_field(values, "bytes")
-            chunks += values.cast(pa.large_binary()).chunks
+            try:
+                chunks += values.cast(pa.large_binary()).chunks
+            except pa.ArrowException as error:
+                raise _broken(file, error) from error
         return pa.chunked_array(chunks, pa.large_binary())
 
 
@@ -124,7 +127,7 @@ def open_parquet(path: Path, options: Options) -> Source:
         offset, encoded = parts.get(split, next(iter(parts.values())))
         return ParquetSplit(split, labels, entries - offset, encoded)
 
-    return assemble(str(path), "parquet", listing, options, make)
+    return assemble(show(path), "parquet", listing, options, make)
 
 
 class _Columns:
@@ -136,9 +139,14 @@ class _Columns:
 
         self.file = file
         try:
-            schema = pq.read_schema(file)
+            told = pq.read_metadata(file)
+            schema = told.schema.to_arrow_schema()
         except (OSError, pa.ArrowException) as error:
             raise _broken(file, error) from error
+        if told.num_rows > Path(file).stat().st_size:  # labels alike pack so well that a small file could fill memory
+            raise DataError(f"{told.num_rows:,} rows are more than its bytes", show(file), "give one that holds images")
+        if double := next((name for name in schema.names if schema.names.count(name) > 1), None):
+            raise DataError(f"two columns named {double!r}", show(file), "keep one of them")
         types = dict(zip(schema.names, schema.types, strict=True))
         self.image = self._choose([n for n, t in types.items() if _is_image(t)], _IMAGE_NAMES, "image")
         self.label = self._choose([n for n, t in types.items() if _is_label(t)], _LABEL_NAMES, "label")
@@ -163,7 +171,7 @@ class _Columns:
             if self.classes is not None and not 0 <= value < len(self.classes):
                 fix = f"the file names {len(self.classes)} classes: use labels 0 to {len(self.classes) - 1}"
                 raise DataError(f"label {value} has no name", f"{show(self.file)} row {row}", fix)
-            names.append(str(value) if self.classes is None else self.classes[value])
+            names.append(printable(str(value)) if self.classes is None else self.classes[value])
         return names
 
 
@@ -194,7 +202,7 @@ def _is_image(kind: Any) -> bool:
     import pyarrow as pa
 
     if pa.types.is_struct(kind):
-        return kind.get_field_index("bytes") >= 0
+        return kind.get_field_index("bytes") >= 0 and _is_image(kind.field("bytes").type)
     return bool(pa.types.is_binary(kind) or pa.types.is_large_binary(kind))
 
 
@@ -210,8 +218,8 @@ def _class_names(metadata: dict[bytes, bytes] | None, column: str) -> tuple[str,
     """The names of a Hugging Face ``ClassLabel``, or None where the file has none."""
     try:
         features = json.loads((metadata or {})[b"huggingface"])["info"]["features"]
-        return tuple(str(name) for name in features[column]["names"])
-    except (KeyError, TypeError, ValueError):
+        return tuple(printable(str(name)) for name in features[column]["names"])
+    except (KeyError, TypeError, ValueError, RecursionError):
         return None
 
 

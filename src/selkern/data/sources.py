@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
+from selkern.data.decode import is_file, is_folder, show
 from selkern.data.split import Options, Source, Split
 from selkern.errors import DataError
 
@@ -41,8 +43,11 @@ def open_source(
         from selkern.data.scenes import open_digits
 
         return open_digits(options)
-    path = Path(data).expanduser()
-    if path.is_dir():
+    try:
+        path = Path(data).expanduser()
+    except RuntimeError as error:  # ~name, where nobody is called so
+        raise DataError("no such home folder", data, "write the whole path") from error
+    if is_folder(path):
         if any(path.glob("*.parquet")):
             from selkern.data.parquet import open_parquet
 
@@ -50,13 +55,13 @@ def open_source(
         from selkern.data.files import open_folder
 
         return open_folder(path, options)
-    if path.is_file() and path.suffix.lower() == ".parquet":
+    if is_file(path) and path.suffix.lower() == ".parquet":
         from selkern.data.parquet import open_parquet
 
         return open_parquet(path, options)
-    if path.is_file() and path.suffix.lower() == ".csv":
+    if is_file(path) and path.suffix.lower() == ".csv":
         from selkern.data.files import open_csv
 
         return open_csv(path, options)
-    what = "unknown kind of data" if path.exists() else "no such data"
-    raise DataError(what, data or "(empty name)", _ACCEPTED)
+    what = "unknown kind of data" if os.path.lexists(path) else "no such data"
+    raise DataError(what, show(data) or "(empty name)", _ACCEPTED)

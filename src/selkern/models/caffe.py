@@ -23,7 +23,7 @@ from selkern.errors import CheckpointError, UsageError
 from selkern.models.registry import architecture
 from selkern.models.trunk import Architecture, Trunk
 
-MAX_BYTES = 1 << 30  # SKNet-101 is 196 MB, twice that where the gradients were saved too
+MAX_BYTES = 1 << 29  # SKNet-101 is 196 MB, twice that where the gradients were saved too
 
 # Fields 1 to 4 of a blob written before it had `shape`.
 _OLD_SHAPE = ("num", "channels", "height", "width")

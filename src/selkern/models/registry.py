@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import difflib
 import logging
+from collections.abc import Mapping
+from dataclasses import replace
 from fnmatch import fnmatchcase
 from pathlib import Path
 
+import torch
 from torch import Tensor
 
-from selkern.errors import CheckpointError, UsageError
+from selkern.errors import CheckpointError, UsageError, printable
 from selkern.models import cifar, hub, shufflenet, sknet, skresnet
 from selkern.models.backbone import Backbone, Row
 from selkern.models.weights import (
@@ -21,6 +24,7 @@ from selkern.models.weights import (
     numbered,
     read_card,
     read_tensors,
+    require_fit,
 )
 
 ARCHITECTURES: dict[str, Row] = {
@@ -156,8 +160,7 @@ def _from_weights(
     name: str | None, path: Path, num_classes: int | None, features_only: bool, in_chans: int | None
 ) -> Backbone:
     card, tensors = _read(path, name)
-    if card.model not in ARCHITECTURES:
-        raise CheckpointError(f"weights are of {card.model!r}, which is no model here", str(path), "`selkern models`")
+    card = _sound(card, path)
     if name is not None and architecture(name) and name != card.model:
         raise CheckpointError(f"weights are of {card.model}, not {name}", str(path), f"use model {card.model}")
     if in_chans not in (None, card.in_chans):
@@ -166,6 +169,7 @@ def _from_weights(
             str(path),
             f"use in_chans={card.in_chans}",
         )
+    _require_own_tensors(card, tensors, path)
     classes = len(card.classes) if num_classes is None else num_classes
     model = architecture(card.model).build(classes, card.in_chans, features_only)
     keep_head = classes == len(card.classes)
@@ -175,3 +179,30 @@ def _from_weights(
     model.card = card if keep_head else card.successor(numbered(classes))
     model.loaded = model.card, checksum(model.state_dict())
     return model
+
+
+def _sound(card: Card, path: Path) -> Card:
+    """A card with printable names. Raises CheckpointError where a value is of another type than it must be."""
+    fine = {
+        "model": isinstance(card.model, str),
+        "classes": all(isinstance(name, str) for name in card.classes),
+        "in_chans": type(card.in_chans) is int and card.in_chans > 0,
+        **{name: isinstance(getattr(card, name), dict) for name in ("preprocess", "metrics", "source")},
+    }
+    for name, right in fine.items():
+        if not right:
+            raise CheckpointError(
+                f"its card has no {name} that can be used", str(path), "the file is damaged; take another"
+            )
+    if card.model not in ARCHITECTURES:
+        raise CheckpointError(f"weights are of {card.model!r}, which is no model here", str(path), "`selkern models`")
+    return replace(card, classes=tuple(map(printable, card.classes)))
+
+
+def _require_own_tensors(card: Card, tensors: Mapping[str, Tensor], path: Path) -> None:
+    """Raise CheckpointError unless a file holds the network that its card tells: an absurd one is never built."""
+    with torch.device("meta"):
+        expected = architecture(card.model).build(len(card.classes), card.in_chans, False).state_dict()
+    if "fc.weight" not in tensors:  # a head is optional
+        expected = {name: tensor for name, tensor in expected.items() if not name.startswith("fc.")}
+    require_fit(tensors, expected, str(path), "the file is of another architecture")

@@ -1,10 +1,15 @@
 """Weights files that describe themselves: safetensors whose metadata tell how to use them.
 
+    format   selkern-weights-2
+    card     a `Card` as JSON
+    sha256   over the card and every tensor (`_digest`), since safetensors itself has no checksum
+
 Nothing here unpickles: a `.safetensors` file holds tensors and strings only.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import zlib
 from collections.abc import Mapping
@@ -19,7 +24,8 @@ from torch import Tensor, nn, uint8
 from selkern.errors import CheckpointError
 from selkern.files import write_atomic
 
-FORMAT = "selkern-weights-1"
+FORMAT = "selkern-weights-2"
+_HEADER = 16 << 20  # bytes; the names and shapes of 100,000 tensors have room in it
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,16 +74,44 @@ def find_boxed(model: str | None, weights: str | Path) -> Path | None:
 def save_weights(path: Path, state: dict[str, Tensor], card: Card) -> None:
     """Write a weights file, whole or not at all. `state` is a model's state dict."""
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
-    write_atomic(path, save(tensors, metadata={"format": FORMAT, "card": json.dumps(asdict(card))}))
+    text = json.dumps(asdict(card))
+    write_atomic(path, save(tensors, metadata={"format": FORMAT, "card": text, "sha256": _digest(text, tensors)}))
 
 
-def _damaged(path: Path, error: Exception) -> CheckpointError:
+def _digest(card: str, tensors: Mapping[str, Tensor]) -> str:
+    """SHA-256 of the card's text and of every tensor in the order of names: a line of JSON that tells it, its bytes."""
+    total = hashlib.sha256(f"{card}\n".encode())
+    for name in sorted(tensors):
+        tensor = tensors[name]
+        told = [name, str(tensor.dtype).removeprefix("torch."), list(tensor.shape)]
+        total.update(f"{json.dumps(told)}\n".encode())
+        total.update(_bytes(tensor))
+    return total.hexdigest()
+
+
+def _bytes(tensor: Tensor) -> memoryview:
+    return tensor.detach().cpu().contiguous().reshape(-1).view(uint8).numpy().data
+
+
+def _damaged(path: Path, error: Exception | str) -> CheckpointError:
     return CheckpointError(f"cannot be read ({error})", str(path), "the file is damaged; take another")
+
+
+def _require_header(path: Path) -> None:
+    """Raise where a file says that its header is longer than any can be: the library would parse 100 MB of it."""
+    try:
+        with path.open("rb") as file:
+            length = int.from_bytes(file.read(8), "little")
+    except OSError as error:
+        raise _damaged(path, error) from error
+    if length > _HEADER:
+        raise _damaged(path, f"its header would have {length:,} bytes, more than {_HEADER:,}")
 
 
 def _metadata(path: Path) -> dict[str, str]:
     if not path.is_file():
         raise CheckpointError("no such weights file", str(path), "check the path")
+    _require_header(path)
     try:
         with safe_open(str(path), framework="pt") as file:
             return file.metadata() or {}
@@ -91,7 +125,7 @@ def describes_itself(path: Path) -> bool:
 
 
 def read_card(path: Path) -> Card:
-    """The card of a weights file.
+    """The card of a weights file, by itself: whether it is as it was written only `read_tensors` can tell.
 
     Raises:
         CheckpointError: no such file, not a safetensors file, or one without our metadata.
@@ -103,17 +137,25 @@ def read_card(path: Path) -> Card:
     try:
         values = json.loads(metadata["card"])
         return Card(**{**values, "classes": tuple(values["classes"])})
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise _damaged(path, error) from error
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
-    """Every tensor of a safetensors file. Raises CheckpointError for one that cannot be read."""
+    """Every tensor of a safetensors file; one of ours is checked against its SHA-256, tensors and card.
+
+    Raises:
+        CheckpointError: a file that cannot be read, or one of ours that differs from what was written.
+    """
+    metadata = _metadata(path)
     try:
         with safe_open(str(path), framework="pt") as file:
-            return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
     except (SafetensorError, OSError) as error:
         raise _damaged(path, error) from error
+    if metadata.get("format") == FORMAT and metadata.get("sha256") != _digest(metadata.get("card", ""), tensors):
+        raise CheckpointError("differs from what was written", str(path), "the file is damaged; take another")
+    return tensors
 
 
 def checksum(state: Mapping[str, Tensor]) -> int:
@@ -121,7 +163,7 @@ def checksum(state: Mapping[str, Tensor]) -> int:
     total = 0
     for tensor in state.values():
         if not tensor.is_meta:
-            total = zlib.crc32(tensor.detach().cpu().contiguous().reshape(-1).view(uint8).numpy().data, total)
+            total = zlib.crc32(_bytes(tensor), total)
     return total
 
 

@@ -19,6 +19,7 @@ from selkern.errors import ResourceError, UsageError
 
 T = TypeVar("T")
 _LOST = ("gloo", "Gloo", "NCCL", "Connection closed", "Connection reset")  # in the messages of torch.distributed
+_KEPT: list[object] = []  # groups that were left
 
 
 @dataclass(frozen=True)
@@ -99,7 +100,11 @@ def pick_device(name: str, local_rank: int = 0) -> torch.device:
 
 @contextmanager
 def join(device: str) -> Iterator[Ranks]:
-    """Join the ranks that torchrun started (nccl on GPUs, gloo on CPUs) and leave them at the end."""
+    """Join the ranks that torchrun started (nccl on GPUs, gloo on CPUs) and leave them at the end.
+
+    Raises:
+        ResourceError: the connection to another rank was lost within the block.
+    """
     world = int(os.environ.get("WORLD_SIZE", "1"))
     picked = pick_device(device, int(os.environ.get("LOCAL_RANK", "0")))
     if picked.type == "cuda":
@@ -107,8 +112,18 @@ def join(device: str) -> Iterator[Ranks]:
     if world == 1:
         yield Ranks(0, 1, picked)
         return
-    dist.init_process_group("nccl" if picked.type == "cuda" else "gloo")
+    store, rank, _ = next(dist.rendezvous("env://"))
+    # torchrun's ranks exchange addresses in one store for all its restarts: without a name of its own for each, a
+    # restarted rank may read where another one was before, and wait for it half an hour.
+    attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+    named = dist.PrefixStore(f"selkern-{attempt}", store)
+    dist.init_process_group("nccl" if picked.type == "cuda" else "gloo", store=named, rank=rank, world_size=world)
     try:
-        yield Ranks(dist.get_rank(), world, picked)
+        ranks = Ranks(rank, world, picked)
+        with ranks.together():
+            yield ranks
     finally:
+        # torch frees a group while it holds Python's lock, and waits for a thread of the group that may need the lock
+        # to let go of the last exchange: about one run of two ranks in ten never ended. Kept, a group is never freed.
+        _KEPT.append(dist.group.WORLD)
         dist.destroy_process_group()

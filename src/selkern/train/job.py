@@ -81,8 +81,12 @@ def resume(
         progress = Progress(run.log if ranks.main else None)
         now = options if workers is None else replace(options, workers=workers)
         training = Training(now, source, _new_model(now, source), run, ranks, progress)
-        if ranks.from_main(run.has_state):  # killed before the first one was saved, a run starts from its beginning
+        if ranks.from_main(run.has_state):
             training.restore()
+        else:  # killed before the first one was saved, a run starts from its beginning
+            training.rewind()
+            if ranks.main:
+                draw_first_batch(training)
         if not training.finished:
             if ranks.main:
                 write_atomic(run.path / "config.yaml", options.to_yaml())

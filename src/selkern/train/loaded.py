@@ -7,6 +7,7 @@ from pathlib import Path
 
 import torch
 
+from selkern.data.decode import is_file, show
 from selkern.data.preprocess import Preprocess
 from selkern.data.sources import Source, Split, open_source
 from selkern.errors import CheckpointError, UsageError
@@ -17,6 +18,9 @@ from selkern.models.weights import Card, find_boxed, read_card
 from selkern.train.distributed import pick_device
 from selkern.train.options import read_options
 from selkern.train.run_folder import RunFolder
+
+TORCH = (".pth", ".pt", ".bin", ".caffemodel")
+LARGEST = 8192  # px: side of the images that a card may ask for, 200 MB each
 
 
 @dataclass(frozen=True)
@@ -47,7 +51,13 @@ def find_weights(given: str) -> Path:
         return Path(given)
     if (inside := find_boxed(None, given)) is not None:
         return inside
-    best = RunFolder.find(given).best
+    if Path(given).suffix in TORCH and is_file(given):
+        raise CheckpointError("weights of another program", show(given), "turn them into ours by `selkern convert`")
+    try:
+        best = RunFolder.find(given).best
+    except OSError as error:  # a name that none can have
+        reason = f"no such run ({error.strerror})"
+        raise CheckpointError(reason, show(given)[:100], "give a run's folder; they lie in runs/train/") from error
     if not best.is_file():
         raise CheckpointError("the run has no weights yet", str(best.parent), "resume it until an epoch ends")
     return best
@@ -62,10 +72,22 @@ def load(given: str, device: str = "auto") -> Loaded:
     path = find_weights(given)
     model = create_model(weights=path).eval().to(pick_device(device), memory_format=torch.channels_last)  # type: ignore[call-overload]
     card = model.card or read_card(path)
-    if not card.preprocess:
-        raise CheckpointError("the file does not tell how to prepare images", str(path), "use weights of a run")
+    _require_preprocess(card, path)
     inside = path.parent.parent
     return Loaded(model, card, path, RunFolder(inside) if (inside / "config.yaml").is_file() else None)
+
+
+def _require_preprocess(card: Card, path: Path) -> None:
+    """Raise CheckpointError unless the card tells how to prepare images, in a way that can be."""
+    if not card.preprocess:
+        raise CheckpointError("the file does not tell how to prepare images", str(path), "use weights of a run")
+    try:
+        size = Preprocess.from_dict(card.preprocess).size
+        if size > LARGEST:
+            raise ValueError(f"size {size} px is above {LARGEST}")
+    except (ValueError, TypeError, OverflowError) as error:  # UsageError is a ValueError
+        what = error.what if isinstance(error, UsageError) else str(error)
+        raise CheckpointError(f"tells no way to prepare images ({what})", str(path), "use weights of a run") from error
 
 
 def open_data(loaded: Loaded, data: str | None) -> Source:

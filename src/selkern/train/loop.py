@@ -69,14 +69,14 @@ class Training:
             Interrupted: SIGINT or SIGTERM came; the state is saved.
             DataError: an image cannot be read, where that is an error, or not one of an epoch's can.
             NumericsError: loss, gradient or weights are not finite; the last good state stays.
-            ResourceError: the disk has no room for the run's states, or another process of the run is gone.
+            ResourceError: the disk has no room for the run's states.
         """
         steps, batch = self.order.steps_per_epoch, self.recipe.batch_size
         if self.ranks.main:
             require_space(self.run.path, 3 * self.stepper.state_bytes)  # two that are kept, and the one being written
         self.progress.begin(self.recipe.epochs * steps * batch, (self.epoch * steps + self.step) * batch)
         try:
-            with StopRequest() as stop, self.ranks.together():
+            with StopRequest() as stop:
                 if self.options.on_nan == "rollback" and not self.ranks.from_main(self.run.has_state):
                     self._save()  # something to go back to
                 while not self.finished:
@@ -112,6 +112,12 @@ class Training:
                 self.progress.say(f"warning: {reason}; going on from {found.folder.name}")
             if found.damaged:
                 point_to(found.folder)
+        self.rewind()
+
+    def rewind(self) -> None:
+        """Bring the files of the run to the present position: what comes after it is done again."""
+        if self.ranks.main:
+            self.run.clear()
             self.run.write_metrics(self.rows)
             self.run.cut_order(self.epoch, self.step)
         self.ranks.gather(None)  # no rank goes on before these files are as they were

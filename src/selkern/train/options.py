@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import difflib
+import os
+import reprlib
+import types
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, is_dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 import tyro
 import yaml
@@ -15,6 +18,10 @@ from selkern.errors import CheckpointError, UsageError
 from selkern.train.recipe import RECIPES, Recipe
 
 T = TypeVar("T")
+_LARGEST = 1 << 20  # bytes of a config.yaml; ours have 2,000
+_MOST_WORKERS = 1024  # processes: a slip of the keyboard is not to fill the machine
+_LARGEST_IMAGE = 8192  # px a side, 200 MB for each image of a batch
+_NAME_BYTES = 200  # of a run's folder, to which a number may come
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,8 +63,9 @@ class TrainOptions:
     training: tyro.conf.OmitArgPrefixes[Recipe] = RECIPES["digits"]
 
     def __post_init__(self) -> None:
-        if self.workers < 0:
-            raise UsageError(f"workers is {self.workers}", "--workers", "must be at least 0")
+        if not 0 <= self.workers <= _MOST_WORKERS:
+            allowed = "at least 0" if self.workers < 0 else f"at most {_MOST_WORKERS}"
+            raise UsageError(f"workers is {self.workers}", "--workers", f"must be {allowed}")
         if not 0 <= self.seed < 2**63:
             raise UsageError(f"seed is {self.seed}", "--seed", "must be from 0 to 2^63 - 1")
         if self.save_steps < 0:
@@ -66,8 +74,35 @@ class TrainOptions:
             if getattr(self, name) not in allowed:
                 flag = "--" + name.replace("_", "-")
                 raise UsageError(f"{name} is {getattr(self, name)!r}", flag, f"must be {' or '.join(allowed)}")
-        if self.save_minutes <= 0:
+        if not self.save_minutes > 0:
             raise UsageError(f"save_minutes is {self.save_minutes}", "--save-minutes", "must be above 0")
+        if self.training.image_size > _LARGEST_IMAGE:
+            what = f"image_size is {self.training.image_size}"
+            raise UsageError(what, "--image-size", f"must be at most {_LARGEST_IMAGE}")
+        self._check_texts()
+        try:
+            _ = self.training.preprocess
+        except UsageError as error:
+            flag = error.where.replace("Preprocess.", "--")
+            raise UsageError(error.what, flag, error.fix) from error
+
+    def _check_texts(self) -> None:
+        for flag in ("data", "output", "name", "weights"):
+            try:
+                (getattr(self, flag) or "").encode()
+            except UnicodeEncodeError as error:  # a run's files could not tell it
+                fix = "rename it, or link to it by another name"
+                raise UsageError(f"{flag} is not UTF-8", "--" + flag, fix) from error
+        name = self.name
+        if name is not None and (
+            name in ("", ".", "..")
+            or "/" in name
+            or os.sep in name
+            or not name.isprintable()
+            or len(name.encode()) > _NAME_BYTES
+        ):
+            fix = f"give the name of a folder, of at most {_NAME_BYTES} bytes; --output tells where it is made"
+            raise UsageError(f"name is {reprlib.repr(name)}", "--name", fix)
 
     def to_yaml(self) -> str:
         """The options as text that `from_yaml` reads back to an equal value."""
@@ -75,11 +110,18 @@ class TrainOptions:
 
     @classmethod
     def from_yaml(cls, text: str, where: str) -> TrainOptions:
-        """Options from text. Raises UsageError for unknown names or values out of range."""
+        """Options from text.
+
+        Raises:
+            CheckpointError: no YAML.
+            UsageError: unknown names, wrong types or values out of range.
+        """
         try:
             values = yaml.safe_load(text)
         except yaml.YAMLError as error:
             raise CheckpointError("not YAML", where, str(error).splitlines()[0]) from error
+        except (ValueError, RecursionError) as error:  # such as a date that is none, or brackets without an end
+            raise CheckpointError(f"cannot be read ({error})", where, "restore it from a copy") from error
         return build(cls, values, where)
 
 
@@ -93,29 +135,50 @@ def recipe_named(name: str) -> Recipe:
 
 
 def build(cls: type[T], values: Any, where: str) -> T:
-    """A (nested) options dataclass from plain values. Raises UsageError for names it does not have."""
+    """A (nested) options dataclass from plain values. Raises UsageError for names it does not have and wrong types."""
     if not isinstance(values, Mapping):
-        raise UsageError("expected a mapping of options", where, "see a run's config.yaml")
-    hints = get_type_hints(cls)
+        raise UsageError(f"{reprlib.repr(values)} where options should be", where, "see a run's config.yaml")
+    hints = get_type_hints(cls, include_extras=True)
     names = [field.name for field in fields(cls)]  # type: ignore[arg-type]
     for key in values:
         if key not in names:
-            near = difflib.get_close_matches(str(key), names, n=1)
-            raise UsageError(f"unknown option {key!r}", where, f"did you mean {near[0]}?" if near else "remove it")
-    try:
-        return cls(**{key: _typed(hints[key], value, where) for key, value in values.items()})
-    except TypeError as error:
-        raise UsageError(
-            f"an option has a value of a wrong type ({error})", where, "see `selkern train --help`"
-        ) from error
+            near = difflib.get_close_matches(str(key)[:100], names, n=1)
+            fix = f"did you mean {near[0]}?" if near else "remove it"
+            raise UsageError(f"unknown option {reprlib.repr(key)}", where, fix)
+    return cls(**{key: _typed(hints[key], value, key, where) for key, value in values.items()})
 
 
-def _typed(hint: Any, value: Any, where: str) -> Any:
-    if get_origin(hint) is Annotated:
-        hint = get_args(hint)[0]
+def _typed(hint: Any, value: Any, name: str, where: str) -> Any:
+    """A plain value as its type hint asks for it. Raises UsageError, naming the option, where it is something else."""
+    hint = get_args(hint)[0] if get_origin(hint) is Annotated else hint
     if is_dataclass(hint):
         return build(hint, value, where)  # type: ignore[arg-type]
-    return tuple(value) if isinstance(value, list) else value
+    origin, parts = get_origin(hint), get_args(hint)
+    if origin in (Union, types.UnionType):
+        if value is None and type(None) in parts:
+            return None
+        (hint,) = (part for part in parts if part is not type(None))
+        return _typed(hint, value, name, where)
+    if origin is Literal and isinstance(value, str) and value in parts:
+        return value
+    if origin is tuple and isinstance(value, (list, tuple)):
+        each = [parts[0]] * len(value) if parts[1:] == (...,) else list(parts)
+        if len(each) == len(value):
+            return tuple(_typed(part, item, name, where) for part, item in zip(each, value, strict=True))
+    if type(value) is hint or (hint is float and type(value) is int and abs(value) < 1 << 1000):
+        return value
+    what = f"option {name} has a value of a wrong type: {reprlib.repr(value)}"
+    raise UsageError(what, where, f"give {_words(hint)}")
+
+
+def _words(hint: Any) -> str:
+    """A type hint for a reader who knows no Python."""
+    if get_origin(hint) is Literal:
+        return " or ".join(map(str, get_args(hint)))
+    if get_origin(hint) is tuple:
+        parts = get_args(hint)
+        return f"a list of {'numbers' if parts[1:] == (...,) else f'{len(parts)} numbers'}"
+    return {int: "a whole number", float: "a number", bool: "true or false", str: "text"}[hint]
 
 
 def _plain(value: Any) -> Any:
@@ -129,4 +192,10 @@ def read_options(run: Path) -> TrainOptions:
     file = run / "config.yaml"
     if not file.is_file():
         raise CheckpointError("not a run folder", str(run), "a run folder holds config.yaml")
-    return TrainOptions.from_yaml(file.read_text(), str(file))
+    if file.stat().st_size > _LARGEST:
+        raise CheckpointError(f"larger than {_LARGEST:,} bytes", str(file), "restore it from a copy")
+    try:
+        text = file.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise CheckpointError("not UTF-8 text", str(file), "restore it from a copy") from error
+    return TrainOptions.from_yaml(text, str(file))

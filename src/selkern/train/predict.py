@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from selkern.analysis.evaluation import to_input
-from selkern.data.decode import decode, find_images
+from selkern.data.decode import decode, find_images, is_file, is_folder, show
 from selkern.errors import DataError, UsageError
 from selkern.train.loaded import Loaded
 
@@ -36,15 +36,15 @@ def list_images(paths: Sequence[str]) -> list[Path]:
         raise UsageError("no images given", "selkern predict", "name image files or folders after the run")
     found: list[Path] = []
     for given in map(Path, paths):
-        if given.is_dir():
+        if is_folder(given):
             inside = find_images(given)
             if not inside:
-                raise DataError("no images in this folder", str(given), "give a folder that holds images")
+                raise DataError("no images in this folder", show(given), "give a folder that holds images")
             found += inside
-        elif given.is_file():
+        elif is_file(given):
             found.append(given)
         else:
-            raise DataError("no such file or folder", str(given), "check the path")
+            raise DataError("no such file or folder", show(given), "check the path")
     return found
 
 
@@ -69,7 +69,7 @@ def predict(loaded: Loaded, images: Sequence[Path], *, top_k: int = 5, batch_siz
             answers = dict(zip(pixels, zip(top.tolist(), top_p.tolist(), strict=True), strict=True))
         for path in paths:
             if path in errors:
-                yield Prediction(str(path), error=errors[path])
+                yield Prediction(show(path), error=errors[path])
             else:
                 classes, probabilities = answers[path]
-                yield Prediction(str(path), tuple(loaded.card.classes[c] for c in classes), tuple(probabilities))
+                yield Prediction(show(path), tuple(loaded.card.classes[c] for c in classes), tuple(probabilities))

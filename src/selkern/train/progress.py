@@ -9,6 +9,7 @@ from typing import Any
 
 from tqdm import tqdm
 
+from selkern.files import append
 from selkern.train.tally import Tally
 
 
@@ -46,8 +47,7 @@ class Progress:
         if self.log is None:
             return
         now = datetime.now().astimezone().isoformat(timespec="seconds")
-        with self.log.open("a") as file:
-            file.write(f"{now} {text}\n")
+        append(self.log, f"{now} {text}\n")
         tqdm.write(text if sys.stderr.isatty() else f"{now} {text}", file=sys.stderr)
 
     def end(self) -> None:

@@ -17,7 +17,7 @@ from torch import Tensor
 from selkern import __version__
 from selkern.data.sources import Source
 from selkern.errors import CheckpointError, ResourceError
-from selkern.files import write_atomic, write_csv
+from selkern.files import append, write_atomic, write_csv
 from selkern.models.weights import Card, save_weights
 from selkern.train.options import TrainOptions
 
@@ -110,26 +110,33 @@ class RunFolder:
 
     def start(self, options: TrainOptions, source: Source) -> None:
         """Write what is known before the first step: command, options, machine, classes, split."""
-        write_atomic(self.path / "config.yaml", options.to_yaml())
         write_atomic(self.path / "command.txt", command() + "\n")
         write_atomic(self.path / "env.json", json.dumps(versions(), indent=1))
         write_atomic(self.path / "classes.json", json.dumps(source.classes, ensure_ascii=False))
         write_csv(self.metrics, COLUMNS, [])
         if rows := list(source.split_rows()):
             write_csv(self.split_csv, ("path", "label", "split"), rows)
+        write_atomic(self.path / "config.yaml", options.to_yaml())  # last: a run that has it can be resumed
 
     def log_order(self, rank: int, epoch: int, step: int, indices: Sequence[int]) -> None:
         """Add a step's sample numbers to a rank's order.rank*.csv."""
-        with (self.path / f"order.rank{rank}.csv").open("a") as file:
-            file.writelines(f"{epoch},{step},{index}\n" for index in indices)
+        rows = "".join(f"{epoch},{step},{index}\n" for index in indices)
+        append(self.path / f"order.rank{rank}.csv", rows)
 
     def cut_order(self, epoch: int, step: int) -> None:
         """Leave in every rank's order.rank*.csv only what came before a position; the rest will come again."""
         for file in self.path.glob("order.rank*.csv"):
-            lines = file.read_text().splitlines()
-            before = [line for line in lines if tuple(map(int, line.split(",")[:2])) < (epoch, step)]
+            lines = file.read_text().splitlines(keepends=True)
+            whole = lines if not lines or lines[-1].endswith("\n") else lines[:-1]  # a kill may cut the last one short
+            before = [line for line in whole if tuple(map(int, line.split(",")[:2])) < (epoch, step)]
             if before != lines:
-                write_atomic(file, "".join(f"{line}\n" for line in before))
+                write_atomic(file, "".join(before))
+
+    def clear(self) -> None:
+        """Remove the files that a kill left half written."""
+        for leftover in self.path.rglob(".*.tmp"):
+            if leftover.is_file():
+                leftover.unlink()
 
     def keep_weights(self, state: dict[str, Tensor], card: Card, best: bool) -> None:
         """Write weights/last.safetensors, and weights/best.safetensors where they are the best so far."""

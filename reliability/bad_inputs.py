@@ -1,0 +1,88 @@
+"""Inputs as they go wrong in practice, through the real commands: each ends well, or in one line that says what to do.
+
+For every case: it finishes, or it ends with the right exit code and one line `error: what | where | what to do`; never
+a traceback, nothing hangs, the user's files stay as they were, and images left out are named in bad_files.csv.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+from reliability import bad_data, bad_images, bad_options, bad_runs, bad_weights
+from reliability.calls import LIMIT, Said, call, faults, fingerprint, prepare
+from reliability.cases import Case, Place, make_place
+
+Group = Callable[[Place], Iterator[Case]]
+Call = Callable[[Sequence[str], Path], Said]
+GROUPS: dict[str, Group] = {
+    "pictures": bad_images.pictures,
+    "odd files": bad_images.odd_files,
+    "folders": bad_data.folders,
+    "tables": bad_data.tables,
+    "parquet": bad_data.parquet_files,
+    "weights": bad_weights.weights,
+    "runs": bad_runs.runs,
+    "states": bad_runs.states,
+    "options": bad_options.options,
+    "outputs": bad_options.outputs,
+}
+
+
+def run_case(case: Case, place: Place, run: Call = call) -> list[str]:
+    """What is wrong with how a command takes a case; nothing, if all is as it should be."""
+    before = fingerprint(case.untouched or place.input)
+    said = run(case.words, place.root)
+    found = faults(said, case.codes, case.tells)
+    if said.code in (0, 3) and case.check is not None and (wrong := case.check(said)):
+        found.append(wrong)
+    if said.seconds >= LIMIT:
+        found.append(f"took {said.seconds:.0f} s")
+    after = fingerprint(case.untouched or place.input)
+    found += [
+        f"{path} was changed" for path in sorted(before.keys() | after.keys()) if before.get(path) != after.get(path)
+    ]
+    if found:
+        found.append(f"code {said.code}, said: {said.err[-600:]!r}")
+    return found
+
+
+def run_all(
+    groups: Sequence[str], root: Path, only: str = "", every: int = 1, run: Call = call
+) -> tuple[int, list[str]]:
+    """Number of cases, and a paragraph for each that fails. `every` takes every n-th case of a group alone."""
+    place = make_place(root)
+    count, failed = 0, []
+    for group in groups:
+        for number, case in enumerate(GROUPS[group](place)):
+            if number % every or only not in case.name:
+                continue
+            count += 1
+            if found := run_case(case, place, run):
+                words = shlex.join(["selkern", *case.words])
+                failed.append("\n  ".join([f"{group}: {case.name}: {words}", *found]))
+                print(failed[-1], file=sys.stderr, flush=True)
+    return count, failed
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """0 where every case passes, else 1."""
+    parser = argparse.ArgumentParser(prog="python -m reliability.bad_inputs", description=__doc__)
+    parser.add_argument("--group", choices=GROUPS, help="only this group of cases")
+    parser.add_argument("--only", default="", help="only cases with this text in their name")
+    asked = parser.parse_args(argv)
+    prepare()
+    started = time.monotonic()
+    with tempfile.TemporaryDirectory(prefix="bad-inputs-") as root:
+        count, failed = run_all([asked.group] if asked.group else list(GROUPS), Path(root), asked.only)
+    print(f"{count} cases, {count - len(failed)} passed, {time.monotonic() - started:.0f} s")
+    return 1 if failed or not count else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

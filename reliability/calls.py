@@ -1,0 +1,208 @@
+"""Commands of selkern as a user gives them, each in a forked child: what they printed, what they cost, what went wrong.
+
+A fork has everything imported already, so hundreds of commands take a minute, and nothing that a command does to its
+process reaches the next one.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import importlib
+import io
+import json
+import os
+import resource
+import signal
+import stat
+import sys
+import tempfile
+import time
+import traceback
+import unicodedata
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, NoReturn
+
+import torch
+
+from selkern import cli
+from selkern.models import registry
+from selkern.models.trunk import Architecture
+
+TINY = "sk_tiny"  # a model of two units that only these programs have
+LIMIT = 60.0  # seconds; a command that takes longer hangs
+ERROR_CODES = (2, 3, 4, 5, 6)
+_DATA_LIMIT = 8 << 30  # bytes that a child may ask for at most, so that a fault does not take the machine with it
+# What the commands import when they are called, so that a child's time and memory are the command's own.
+_LATER = (
+    "google.protobuf.message_factory",
+    "PIL.Image",
+    "matplotlib.backends.backend_agg",
+    "matplotlib.backends.backend_svg",
+    "pyarrow.parquet",
+    "pyarrow.compute",
+    "selkern.analysis.conformance",
+    "selkern.analysis.subject",
+    "selkern.models.caffe",
+    "selkern.models.convert",
+    "selkern.models.describe",
+    "selkern.models.foreign",
+    "selkern.train.job",
+    "selkern.train.predict",
+    "tarfile",
+)
+
+
+@dataclass(frozen=True)
+class Said:
+    """What a command answered.
+
+    Attributes:
+        code: its exit code; -1 where it gave none.
+        out, err: what it printed.
+        seconds: that it took.
+        grown: bytes by which its process grew at most.
+        fault: an exception that left the program, a signal that ended it, or that it hung; "" for none.
+    """
+
+    code: int
+    out: str
+    err: str
+    seconds: float
+    grown: int
+    fault: str = ""
+
+    @property
+    def error_lines(self) -> list[str]:
+        """The lines that tell an error."""
+        return [line for line in self.err.split("\n") if line.startswith("error: ")]
+
+
+def prepare() -> None:
+    """Import what the commands need, make the small model, and go through the programs once."""
+    registry.ARCHITECTURES[TINY] = Architecture(
+        depths=(1, 1),
+        mids=(8, 16),
+        outs=(16, 32),
+        strides=(1, 2),
+        stem=8,
+        stem_kernel=3,
+        stem_pool=False,
+        groups=2,
+        reduction=4,
+        min_width=8,
+        input_size=16,
+    )
+    torch.set_num_threads(1)
+    os.environ["HF_HUB_OFFLINE"] = "1"
+    os.environ["CUDA_VISIBLE_DEVICES"] = ""
+    for name in _LATER:
+        importlib.import_module(name)
+    importlib.import_module("PIL.Image").init()
+    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+        for words in (["models", TINY], ["train", "--data", "/nothing"], ["evaluate", "nothing"], ["convert"]):
+            cli.main(words)
+
+
+def call(words: Sequence[str], folder: Path, limit: float = LIMIT) -> Said:
+    """`selkern WORDS...` in a child whose working folder is `folder`."""
+    with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err, tempfile.TemporaryFile() as told:
+        child = os.fork()
+        if not child:
+            _run(words, folder, out, err, told)
+        ended = _wait(child, limit)
+        for file in (out, err, told):
+            file.seek(0)
+        printed, complained = (file.read().decode(errors="replace") for file in (out, err))
+        answer = told.read()
+    if ended or not answer:
+        fault = "hangs" if ended is None else f"ended by {signal.Signals(ended).name}" if ended else "ended silently"
+        return Said(-1, printed, complained, limit, 0, fault)
+    figures = json.loads(answer)
+    return Said(figures["code"], printed, complained, figures["seconds"], figures["grown"], figures["fault"])
+
+
+def _wait(child: int, limit: float) -> int | None:
+    """The signal that ended a child, 0 for none; None where its time was over and it had to be killed."""
+    end = time.monotonic() + limit
+    pause = 0.002
+    while time.monotonic() < end:
+        found, status = os.waitpid(child, os.WNOHANG)
+        if found:
+            return os.WTERMSIG(status) if os.WIFSIGNALED(status) else 0
+        time.sleep(pause)
+        pause = min(pause * 1.5, 0.05)
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(child, signal.SIGKILL)  # with what it started itself
+    os.waitpid(child, 0)
+    return None
+
+
+def _run(words: Sequence[str], folder: Path, out: IO[bytes], err: IO[bytes], told: IO[bytes]) -> NoReturn:
+    """The child's part: it never returns into the caller's code."""
+    try:
+        os.setsid()
+        os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+        os.dup2(out.fileno(), 1)
+        os.dup2(err.fileno(), 2)
+        sys.stdout = open(1, "w", encoding="utf-8", closefd=False)  # noqa: SIM115 - strict, as most terminals
+        sys.stderr = open(2, "w", encoding="utf-8", errors="backslashreplace", closefd=False)  # noqa: SIM115
+        os.chdir(folder)
+        sys.argv = ["selkern", *words]
+        resource.setrlimit(resource.RLIMIT_DATA, (_DATA_LIMIT, _DATA_LIMIT))
+        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+        before, started = _peak(), time.perf_counter()
+        code, fault = -1, ""
+        try:
+            code = cli.main(list(words))
+        except BaseException:  # noqa: BLE001 - whatever leaves the program is what is looked for
+            fault = traceback.format_exc()
+        figures = {"code": code, "seconds": time.perf_counter() - started, "grown": _peak() - before, "fault": fault}
+        with contextlib.suppress(OSError, ValueError):
+            sys.stdout.flush()
+            sys.stderr.flush()
+        told.write(json.dumps(figures).encode())
+        told.flush()
+    finally:
+        os._exit(0)
+
+
+def _peak() -> int:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def faults(said: Said, codes: Sequence[int], tells: Sequence[str] = ()) -> list[str]:
+    """What is wrong with an answer: it should have one of these exit codes, and its one error line these texts."""
+    found = [said.fault] if said.fault else []
+    if said.code not in codes:
+        found.append(f"exit code {said.code}, not {' or '.join(map(str, codes))}")
+    found += [f"{word!r} is printed" for word in ("Traceback (most recent", "Warning: ") if word in said.err]
+    lines = said.error_lines
+    if said.code == 0 and lines:
+        found.append("an error is told, and the exit code is 0")
+    if said.code in ERROR_CODES:
+        if len(lines) != 1:
+            found.append(f"{len(lines)} error lines instead of one")
+        elif len(parts := lines[0].split(" | ")) != 3 and not any(" | " in text for text in tells):
+            found.append(f"the error line has {len(parts)} parts, not three")
+        found += [f"{text!r} is not in the error line" for text in tells if not any(text in line for line in lines)]
+    if steering := {c for c in said.out + said.err if unicodedata.category(c) in ("Cc", "Cs", "Zl", "Zp")} - set(
+        "\n\t\r"
+    ):
+        found.append(f"control characters are printed: {sorted(steering)}")
+    return found
+
+
+def fingerprint(root: Path) -> dict[str, tuple[str, int]]:
+    """Everything below a folder by path: SHA-256 of files (the start of huge ones), and the time of change."""
+    found: dict[str, tuple[str, int]] = {}
+    for path in sorted(root.rglob("*")):
+        told = path.lstat()
+        digest = oct(told.st_mode)
+        if stat.S_ISREG(told.st_mode):
+            with path.open("rb") as file:
+                digest += hashlib.sha256(file.read(1 << 24)).hexdigest()
+        found[str(path)] = (f"{digest} {told.st_size}", told.st_mtime_ns)
+    return found

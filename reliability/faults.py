@@ -1,0 +1,251 @@
+"""Every write of a run fails once, and for ever: `python -m reliability.faults [--limit N] [--seed S]`.
+
+A small run goes its way, and stops before each of its writes: the process forks, and in the fork that one call fails,
+or it and all later ones (`reliability.scout`). Each fork is a whole run that met this fault; how it ends is looked at,
+the folder is put back, and the run goes on to its next write. In the end every folder that a fork left is resumed
+without faults, where none before was the same, and must come to the results of the run that met none. Three runs are
+treated so: one from its beginning to its end, one that is resumed, and the report of one that is finished.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import json
+import os
+import random
+import shutil
+import signal
+import sys
+import tempfile
+import time
+import traceback
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from reliability import runs
+from reliability.failing import Fault
+from reliability.scout import LIMIT, Case, Scout, results, speak_to
+from selkern import cli
+from selkern.cli_options import ResumeOptions, parse
+from selkern.train.options import TrainOptions
+from selkern.train.run_folder import RunFolder
+
+FULL = Fault("ENOSPC")
+FAULTS = [Fault(code, for_ever) for code in ("ENOSPC", "EIO", "EACCES") for for_ever in (False, True)]
+SHORT = [Fault("ENOSPC", for_ever, short=True) for for_ever in (False, True)]
+FLAGS = "--recipe digits --epochs 2 --batch-size 14 --image-size 16 --ema 0.8 --save-steps 2 --log-order"
+USUAL = 2000  # of some 3,800: four minutes
+RESUMED_REPORTS = 12  # a report takes seconds
+RUN = Path("output") / "train" / "run"
+THIRD_SAVE = ("rename", "train/run/state/step-000004")
+
+
+@dataclass
+class Scenario:
+    """A run to be scouted.
+
+    Attributes:
+        base: its files: `start` is what `output` is before it, the rest see `Scout`.
+        words: of the command line.
+        points: kind and path of each call of the run without faults.
+        expected: its results.
+        cases: what came of the faults.
+    """
+
+    name: str
+    base: Path
+    words: list[str]
+    points: list[tuple[str, str]] = field(default_factory=list)
+    expected: dict[str, Any] = field(default_factory=dict)
+    cases: list[Case] = field(default_factory=list)
+
+    @property
+    def run(self) -> RunFolder:
+        """The run's folder when it is done."""
+        return RunFolder(self.base / RUN)
+
+    def scout(self, plan: Mapping[int, Sequence[Fault]]) -> None:
+        """Go through the run with these faults."""
+        shutil.rmtree(self.base / "output", ignore_errors=True)
+        shutil.copytree(self.base / "start", self.base / "output")
+        pid = os.fork()
+        if not pid:
+            Scout(self.base, plan, self.expected).go(self.words)
+        code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+        outcome = json.loads((self.base / "outcome.json").read_text())
+        if code or outcome["strays"]:
+            said = (self.base / "said.txt").read_text()
+            raise SystemExit(f"error: the run without faults failed | {self.name} | {code} {outcome['strays']} {said}")
+        points, found = [(kind, path) for kind, path in outcome["points"]], results(self.run)
+        made = {path.replace("/.step-", "/step-").replace(".tmp/", "/") for _, path in points}
+        files = {str(path.relative_to(self.base / "output")) for path in self.run.path.rglob("*") if path.is_file()}
+        if self.name == "train" and not files <= made:
+            raise SystemExit(f"error: a file was written past the watch | {files - made} | see reliability/failing.py")
+        # In whichever order a folder lists the files that are removed.
+        if self.points and (sorted(points), found) != (sorted(self.points), self.expected):
+            told = set(points) ^ set(self.points) or found.items() ^ self.expected.items()
+            raise SystemExit(f"error: the run without faults is not twice the same | {self.name} | {told}")
+        self.points, self.expected = points, found
+        self.cases = [Case(**values) for values in outcome["cases"]]
+
+
+def prepare(base: Path) -> list[Scenario]:
+    """The three runs, each gone through once without faults; the later two begin with what the first one left."""
+    whole = prepare_whole(base)
+    resumed, report = (_scenario(base, name, ["--resume", str(base / name / RUN)]) for name in ("resume", "report"))
+    shutil.copytree(whole.base / "output", report.base / "start")
+    config = report.base / "start" / "train" / "run" / "config.yaml"
+    config.write_text(config.read_text().replace("report: false", "report: true"))
+    whole.scout({whole.points.index(THIRD_SAVE): [Fault("ENOSPC", for_ever=True)]})
+    shutil.copytree(whole.base / "left" / whole.cases[0].left, resumed.base / "start")
+    for scenario in (resumed, report):
+        scenario.scout({})
+    return [whole, resumed, report]
+
+
+def prepare_whole(base: Path) -> Scenario:
+    """The run from its beginning to its end, gone through once without faults, beside an older one."""
+    runs.prepare()
+    runs.draw_data(base / "data")
+    _warm(base / "data")
+    words = ["--data", str(base / "data" / "broken"), "--output", str(base / "train" / "output"), "--name", "run"]
+    whole = _scenario(base, "train", [*words, "--model", "sk_killed", "--no-report", *FLAGS.split()])
+    older = whole.base / "start" / "train" / "older"
+    older.mkdir(parents=True)
+    (older / "notes.txt").write_text("the user's own")
+    whole.scout({})
+    return whole
+
+
+def _scenario(base: Path, name: str, words: list[str]) -> Scenario:
+    (base / name).mkdir()
+    (base / name / "data").symlink_to(base / "data")
+    return Scenario(name, base / name, ["train", *words, "--device", "cpu"])
+
+
+def _warm(data: Path) -> None:
+    """Import and look up here, once, what every run would otherwise do for itself."""
+    import matplotlib.font_manager  # noqa: F401
+
+    from selkern.data import files  # noqa: F401
+    from selkern.train import job  # noqa: F401
+
+    torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=0.1).step()
+    parse(TrainOptions, ["--data", str(data), *FLAGS.split()], "train", TrainOptions())
+    parse(ResumeOptions, ["--resume", "x"], "train --resume")
+
+
+def choose(scenarios: Sequence[Scenario], limit: int, seed: int) -> tuple[dict[str, dict[int, list[Fault]]], int]:
+    """The faults to meet, by run and call, and how many there are to choose from.
+
+    A disk that is full once is met at every call if the limit allows it; the others are chosen by chance.
+    """
+    every = [
+        (scenario.name, number, fault)
+        for scenario in scenarios
+        for number, (kind, _) in enumerate(scenario.points)
+        for fault in [*FAULTS, *(SHORT if kind == "write" else [])]
+    ]
+    random.Random(seed).shuffle(every)
+    if limit >= sum(len(scenario.points) for scenario in scenarios):
+        every.sort(key=lambda case: case[2] != FULL)
+    plans: dict[str, dict[int, list[Fault]]] = {scenario.name: {} for scenario in scenarios}
+    for name, number, fault in every[: limit or None]:
+        plans[name].setdefault(number, []).append(fault)
+    return plans, len(every)
+
+
+def again(scenario: Scenario, left: str) -> str:
+    """Resume what a fault left, or start anew where that is no run yet; what is wrong with it."""
+    output = scenario.base / "left" / left
+    run = runs.find_run(output)
+    words = ["train", "--resume", str(run.path), "--device", "cpu"] if run else list(scenario.words)
+    if run is None:
+        words[words.index("--output") + 1] = str(output)
+    pid = os.fork()
+    if not pid:
+        code = 70
+        try:
+            gc.freeze()
+            signal.alarm(LIMIT)
+            speak_to(output / "said.txt")
+            code = cli.main(words)
+        except BaseException:  # noqa: BLE001 - whatever it is, a child must not go on as its parent
+            traceback.print_exc()
+        finally:
+            sys.stderr.flush()
+            os._exit(code)
+    code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+    said = (output / "said.txt").read_text()
+    # A fault after the last state was saved leaves nothing to resume: then the results must be there already.
+    if code and not (code == 4 and "this run is finished" in said):
+        return f"afterwards: exit code {code}, {said.splitlines()[-1:]}"
+    found = results(runs.find_run(output) or RunFolder(output))
+    differing = [name for name in found.keys() | scenario.expected.keys() if found.get(name) != scenario.expected[name]]
+    return f"afterwards: {len(differing)} results differ, such as {differing[:2]}" if differing else ""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the program; 0 if every fault was met as is promised."""
+    parser = argparse.ArgumentParser(prog="python -m reliability.faults", description="Faults at every write of a run.")
+    parser.add_argument("--limit", type=int, default=USUAL, help="faults to meet; 0 for all")
+    parser.add_argument("--seed", type=int, default=0, help="of what is chosen")
+    options = parser.parse_args(argv)
+    started = time.monotonic()
+    torch.set_num_threads(1)
+    with tempfile.TemporaryDirectory() as folder:
+        scenarios = prepare(Path(folder))
+        plans, possible = choose(scenarios, options.limit, options.seed)
+        tried: list[tuple[str, Case]] = []
+        resumed = 0
+        for scenario in scenarios:
+            shutil.rmtree(scenario.base / "left", ignore_errors=True)
+            scenario.scout(plans[scenario.name])
+            _tell(f"{scenario.name}: {len(scenario.cases)} faults at {len(scenario.points)} calls met", started)
+            lefts = [case for case in scenario.cases if case.left]
+            for case in lefts[: RESUMED_REPORTS if scenario.name == "report" else None]:
+                resumed += 1
+                if told := again(scenario, case.left):
+                    case.wrong.append(told)
+            _tell(f"{scenario.name}: what they left was resumed, {len(lefts)} folders that differ", started)
+            tried += [(scenario.name, case) for case in scenario.cases]
+    return report(
+        tried, (sum(len(scenario.points) for scenario in scenarios), possible, resumed), options.seed, started
+    )
+
+
+def report(cases: Sequence[tuple[str, Case]], counts: tuple[int, int, int], seed: int, started: float) -> int:
+    """Tell what came of the faults; the exit code.
+
+    Args:
+        cases: by name of the run.
+        counts: calls at which faults can be met, faults that there are, folders that were resumed.
+    """
+    points, possible, resumed = counts
+    spared = Counter(case.kind for _, case in cases if case.code == 0)
+    _tell(f"went on to the end in spite of the fault: {dict(spared)}", started)
+    bad = [(name, case) for name, case in cases if case.wrong or not case.loadable]
+    for name, case in bad:
+        wrong = "; ".join([*case.wrong, *([] if case.loadable else ["the state before is lost"])])
+        where = f"{name}, call {case.number} ({case.kind} {case.path})"
+        print(f"{where} meets {case.fault}: {wrong} [--seed {seed}]", file=sys.stderr)
+    loadable, right = sum(case.loadable for _, case in cases), sum(not case.wrong for _, case in cases)
+    print(
+        f"{points} injection points, {len(cases)} of {possible} faults met: {loadable} loadable, "
+        f"{right} with right exit and one line, {resumed} folders resumed, {time.monotonic() - started:.0f} s"
+    )
+    return 1 if bad else 0
+
+
+def _tell(text: str, started: float) -> None:
+    print(f"{time.monotonic() - started:4.0f} s  {text}", file=sys.stderr, flush=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,148 @@
+"""Random command lines, made of the real commands and flags: `python -m reliability.fuzz [--lines N] [--seed S]`.
+
+Each ends with a right exit code and, where that is not 0, one line `error: ...`; never with a traceback; and nothing is
+written beyond the folder that a line may write to.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import io
+import os
+import shlex
+import signal
+import sys
+import tempfile
+import time
+import traceback
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+
+from reliability.calls import ERROR_CODES, LIMIT, TINY, prepare
+from reliability.fuzz_lines import Lines
+from reliability.pictures import encode, noise
+from selkern import cli
+from selkern.models.registry import create_model
+from selkern.models.weights import save_weights
+
+Main = Callable[[Sequence[str]], int]
+
+
+@dataclass
+class Tally:
+    """What came of the lines so far: how many, and a paragraph for each traceback and each wrong ending."""
+
+    lines: int
+    tracebacks: list[str]
+    wrong: list[str]
+
+
+class _Hangs(Exception):
+    """A line took too long."""
+
+
+def _ring(_number: int, _frame: FrameType | None) -> None:
+    raise _Hangs
+
+
+def make_place(root: Path) -> Path:
+    """The few files that lines name."""
+    (root / "blocked").write_text("a file, so that no folder can be made here")
+    (root / "runs").write_text("so that a line without --output trains nothing")
+    (root / "run").mkdir()
+    (root / "a.png").write_bytes(encode(noise(), "PNG"))
+    model = create_model(TINY, num_classes=2)
+    assert model.card is not None
+    save_weights(root / "w.safetensors", model.state_dict(), model.card)
+    return root
+
+
+def run_line(words: Sequence[str], main: Main = cli.main) -> tuple[int | None, str, str]:
+    """Exit code of a line, None where an exception left the program; what it told as errors; the traceback."""
+    out, err = io.StringIO(), io.StringIO()
+    code, fault = None, ""
+    before = signal.signal(signal.SIGALRM, _ring)
+    signal.alarm(int(LIMIT))
+    try:
+        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+            code = main(words)
+            out.getvalue().encode()  # as it would be on a terminal
+    except BaseException:  # noqa: BLE001 - whatever leaves the program is what is looked for
+        code, fault = None, traceback.format_exc()
+    finally:
+        signal.alarm(0)
+        signal.signal(signal.SIGALRM, before)
+    return code, err.getvalue(), fault
+
+
+def wrong_ending(words: Sequence[str], code: int, told: str) -> str:
+    """What is wrong with how a line ended; "" for nothing."""
+    errors = [line for line in told.split("\n") if line.startswith("error: ")]
+    broken_rule = code == 1 and words[:1] == ["check"] and not errors
+    if code not in (0, *ERROR_CODES) and not broken_rule:
+        return f"exit code {code}"
+    if len(errors) != (code in ERROR_CODES):
+        return f"{len(errors)} error lines with exit code {code}"
+    if errors and errors[0].count(" | ") < 2:  # more of them where a word of the line has some
+        return "an error line without its three parts"
+    if "Traceback (most recent" in told:
+        return "a traceback is printed"
+    return "characters that steer a terminal" if "\x1b" in told else ""
+
+
+def fuzz(lines: int, seed: int, root: Path, main: Main = cli.main) -> Tally:
+    """Run random lines in `root`, which is empty; every file that they leave there is a wrong ending."""
+    source, tally = Lines(seed, make_place(root)), Tally(0, [], [])
+    before, here = _files(root), Path.cwd()
+    os.chdir(root)
+    try:
+        for number in range(lines):
+            words = source.line()
+            code, told, fault = run_line(words, main)
+            told_as = f"seed {seed}, line {number}: selkern {shlex.join(words)[:1500]}"
+            if code is None:
+                tally.tracebacks.append(f"{told_as}\n  {fault}")
+                _say(tally.tracebacks[-1])
+            elif wrong := wrong_ending(words, code, told):
+                tally.wrong.append(f"{told_as}\n  {wrong}: {told[-500:]!r}")
+                _say(tally.wrong[-1])
+            if left := _files(root) - before:
+                tally.wrong.append(f"{told_as}\n  has written {sorted(left)}")
+                _say(tally.wrong[-1])
+                before |= left
+            tally.lines += 1
+    finally:
+        os.chdir(here)
+    return tally
+
+
+def _files(root: Path) -> set[str]:
+    return {os.fspath(path) for path in root.rglob("*")} - {os.fspath(root / "run" / "config.yaml")}
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """0 where every line ends as it should, else 1."""
+    parser = argparse.ArgumentParser(prog="python -m reliability.fuzz", description=__doc__)
+    parser.add_argument("--lines", type=int, default=2000)
+    parser.add_argument("--seed", type=int, default=0, help="decides the lines")
+    asked = parser.parse_args(argv)
+    prepare()
+    started = time.monotonic()
+    with tempfile.TemporaryDirectory(prefix="fuzz-") as root:
+        tally = fuzz(asked.lines, asked.seed, Path(root))
+    print(
+        f"{tally.lines} lines, {len(tally.tracebacks)} tracebacks, {len(tally.wrong)} wrong exit codes or endings, "
+        f"{time.monotonic() - started:.0f} s"
+    )
+    return 1 if tally.tracebacks or tally.wrong or not tally.lines else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

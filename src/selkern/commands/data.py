@@ -1,0 +1,210 @@
+"""The command about data: data check.
+
+Each function takes the words after the command's name, calls one function, prints what it returns, and gives the exit
+code. Nothing heavy is imported before it is needed.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+import re
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from selkern.errors import UsageError
+
+if TYPE_CHECKING:
+    from selkern.data.findings import DataCheck, Place
+
+COMMANDS = {"check": "decode every image once: broken files, leaks between splits, labels that disagree, odd classes"}
+HELP = f"""usage: selkern data COMMAND [OPTIONS]
+
+commands:
+{chr(10).join(f"  {name:10}{text}" for name, text in COMMANDS.items())}
+
+`selkern data COMMAND --help` shows a command's options."""
+
+_SHOWN = 10  # findings of a kind that the screen shows; --json and --output have all
+_COPIES = 3  # places of one picture that it shows
+_LONGEST = 28  # characters of a class name
+_MOST_WORKERS = 16  # by default
+# The source's notes that the findings tell with more in them.
+_TOLD = re.compile(r"class .* has no training image|no image in ")
+
+
+def data(argv: list[str]) -> int:
+    """`selkern data`, which has commands of its own."""
+    if argv and argv[0] in ("-h", "--help", "help"):
+        print(HELP)
+        return 0
+    if not argv:
+        raise UsageError("no command given", "selkern data", "such as `selkern data check FOLDER`")
+    if argv[0] not in COMMANDS:
+        near = difflib.get_close_matches(argv[0], COMMANDS, n=1)
+        fix = f"did you mean {near[0]}?" if near else f"one of {', '.join(COMMANDS)}"
+        raise UsageError(f"unknown command {argv[0]!r}", "selkern data", fix)
+    return check(argv[1:])
+
+
+def check(argv: list[str]) -> int:
+    """`selkern data check`; 3 where something serious is found."""
+    from selkern.cli_options import DataCheckOptions, parse
+
+    options = parse(DataCheckOptions, argv, "data check")
+    if options.output is not None:
+        _require_new(options.output)
+    from tqdm import tqdm
+
+    from selkern.data.check import check_data
+    from selkern.data.sources import open_source
+    from selkern.files import write_csv
+    from selkern.tuning import usable_cores
+
+    workers = min(usable_cores()[0], _MOST_WORKERS) if options.workers is None else options.workers
+    source = open_source(options.source)
+    splits = {id(split): len(split) for split in (source.train, source.val, source.test)}
+    hidden = not sys.stderr.isatty()
+    with tqdm(total=sum(splits.values()), unit=" img", leave=False, dynamic_ncols=True, disable=hidden) as line:
+        found = check_data(source, workers=workers, progress=line.update)
+    if options.json:
+        print(json.dumps(found.to_dict()))
+    else:
+        print("\n".join(_text(found, all_told=options.output is not None)))
+    if options.output is not None:
+        _require_new(options.output)
+        write_csv(options.output, ("finding", "number", "file", "split", "label", "reason"), list(found.to_rows()))
+        if not options.json:
+            print(f"\nwritten: {options.output}")
+    if not options.json:
+        print(f"\n{_verdict(found)}")
+    return 3 if found.serious else 0
+
+
+def _require_new(path: Path) -> None:
+    if path.exists() or path.is_symlink():
+        raise UsageError("exists already", f"--output {path}", "give a new file")
+    if not path.parent.is_dir():
+        raise UsageError("no such folder", f"--output {path.parent}", "make it first, or choose another")
+
+
+def _verdict(found: DataCheck) -> str:
+    count = found.serious + found.remarks
+    if not count:
+        return "fine"
+    return f"{_many(count, 'thing')} to look at, {found.serious or 'none'} serious"
+
+
+def _text(found: DataCheck, all_told: bool) -> Iterator[str]:
+    """What is printed above the verdict. `all_told`: a file is written that tells what is left out here."""
+    yield f"{found.name}: {found.kind}, {_many(found.images, 'image')}, {_many(len(found.classes), 'class', 'classes')}"
+    yield ""
+    yield from _table(found)
+    if found.sizes is not None:
+        low, high = found.sizes.smallest, found.sizes.largest
+        alike = (low.width, low.height) == (high.width, high.height)
+        yield f"\nsizes    {low.width} x {low.height}" + ("" if alike else f" to {high.width} x {high.height}") + " px"
+    for what, examples in _serious(found):
+        yield f"\nSERIOUS  {what}"
+        yield from _listed(examples, all_told)
+    gap = "\n"
+    for what, examples in _remarks(found):
+        yield f"{gap}look     {what}"
+        yield from _listed(examples, all_told)
+        gap = "\n" if examples else ""
+    for note in found.notes:
+        if not _TOLD.match(note):
+            yield f"{gap}note     {note}"
+            gap = ""
+
+
+def _table(found: DataCheck) -> Iterator[str]:
+    """Images and classes of every part, the classes with the fewest and the most images, and their ratio."""
+    rows = [["split", "images", "classes", "smallest class", "largest class", "ratio"]]
+    for part in found.parts:
+        ends = [f"{_short(found.classes[c])} {part.counts[c]:,}" for c in part.extremes]
+        rows.append([part.name, f"{part.images:,}", f"{sum(map(bool, part.counts)):,}", *ends, f"{part.ratio:.1f}"])
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for row in rows:
+        name, *cells = (f"{cell:>{width}}" for cell, width in zip(row, widths, strict=True))
+        yield "   ".join((f"{name.strip():6}", *cells))
+
+
+def _serious(found: DataCheck) -> Iterator[tuple[str, list[str]]]:
+    """(finding, a line for each image or picture)."""
+    if found.unreadable:
+        width = max(len(found.short(bad.file)) for bad in found.unreadable[:_SHOWN])
+        lines = [f"{found.short(bad.file):{width}}  {bad.reason}" for bad in found.unreadable]
+        yield f"{_many(len(lines), 'image')} cannot be read", lines
+    if found.leaks:
+        what = f"{_many(len(found.leaks), 'picture')} in more than one split: the figures of val and test mislead"
+        yield what, [_places(found, group, "split") for group in found.leaks]
+    if found.conflicts:
+        what = f"{_many(len(found.conflicts), 'picture')} with more than one label"
+        yield what, [_places(found, group, "label") for group in found.conflicts]
+
+
+def _remarks(found: DataCheck) -> Iterator[tuple[str, list[str]]]:
+    """(finding, a line for each picture; none where the finding says it all)."""
+    if found.repeats:
+        what = f"{_many(len(found.repeats), 'picture')} more than once in one class"
+        if found.cut_off:
+            what += f"; the random cut of {' and '.join(found.cut_off)} may put one on both sides"
+        yield what, [_places(found, group, "label") for group in found.repeats]
+    if found.empty_classes:
+        yield f"no image of {_names(found.empty_classes)}", []
+    for name, classes in found.missing_classes.items():
+        yield f"no image in {name} of {_names(classes)}", []
+    if found.uneven:
+        part = found.parts[0]
+        few, many = (f"{found.classes[c]} {part.counts[c]:,}" for c in part.extremes)
+        yield f"classes of very different size in {part.name}: {few}, {many}", []
+    if found.sizes is not None:
+        from selkern.data.findings import LONG, SMALL
+
+        sizes = found.sizes
+        for count, what, one in (
+            (sizes.small, f"with a side below {SMALL} px", sizes.smallest),
+            (sizes.long, f"with one side more than {LONG} times the other", sizes.longest),
+        ):
+            if count:
+                such = f"such as {found.short(one.file)}, {one.width} x {one.height}"
+                yield f"{_many(count, 'image')} {what}, {such}", []
+
+
+def _listed(lines: Sequence[str], all_told: bool) -> Iterator[str]:
+    """The first of some lines, set in."""
+    yield from (f"{'':11}{line}" for line in lines[:_SHOWN])
+    if len(lines) > _SHOWN:
+        yield f"{'':11}and {len(lines) - _SHOWN:,} more" + ("" if all_told else "; --output FILE.csv lists all")
+
+
+def _places(found: DataCheck, group: Sequence[Place], key: Literal["split", "label"]) -> str:
+    """Where a picture is, in one line: first a place for each of its splits or labels."""
+    firsts: dict[str, Place] = {}
+    for place in group:
+        firsts.setdefault(getattr(place, key), place)
+    chosen = list(firsts.values())
+    chosen += [place for place in group[: _COPIES + len(chosen)] if place not in chosen]
+    # The path of a file in a folder tells both.
+    told = "" if found.kind == "folder" else " [{}]"
+    names = [found.short(place.file) + told.format(getattr(place, key)) for place in chosen[:_COPIES]]
+    return " = ".join(names) + (f" and {len(group) - _COPIES:,} more" if len(group) > _COPIES else "")
+
+
+def _names(classes: Sequence[str]) -> str:
+    """Some classes, however many."""
+    more = f" and {len(classes) - _SHOWN:,} more classes" if len(classes) > _SHOWN else ""
+    return ("class " if len(classes) == 1 else "classes ") + ", ".join(map(_short, classes[:_SHOWN])) + more
+
+
+def _short(name: str) -> str:
+    """A class name that fits into a table."""
+    return name if len(name) <= _LONGEST else f"{name[: _LONGEST - 3]}..."
+
+
+def _many(count: int, one: str, more: str = "") -> str:
+    """3 -> "3 images"."""
+    return f"{count:,} {one if count == 1 else more or f'{one}s'}"

@@ -1,0 +1,195 @@
+"""``check_data``: every image of a source decoded once, and what would spoil a training with it.
+
+Two images are the same picture where size and decoded, upright RGB pixels are equal, whatever their names and formats;
+a copy that lost something (JPEG) is another picture here. Only a digest and the size of each image are kept.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch.utils.data import DataLoader, Dataset
+
+from selkern.data.findings import LONG, SMALL, DataCheck, Part, Place, Size, Sizes, Unreadable
+from selkern.data.split import Source, Split
+from selkern.errors import DataError, ResourceError
+
+_BATCH = 32  # images that a worker decodes before it answers
+
+
+@dataclass(frozen=True)
+class _Look:
+    """What one image leaves behind."""
+
+    width: int = 0
+    height: int = 0
+    digest: bytes = bytes(16)
+    reason: str = ""
+
+
+class _Images(Dataset[_Look]):
+    """The images of some splits, one after the other."""
+
+    def __init__(self, splits: Sequence[Split]) -> None:
+        self.splits = tuple(splits)
+        self.ends = np.cumsum([len(split) for split in splits])
+
+    def __len__(self) -> int:
+        return int(self.ends[-1])
+
+    def __getitem__(self, position: int) -> _Look:
+        split, index = self.find(position)
+        try:
+            image = split.read(index)
+            digest = hashlib.blake2b(f"{image.width} {image.height} ".encode(), digest_size=16)
+            digest.update(image.tobytes())
+        except DataError as error:
+            return _Look(reason=error.what)
+        except MemoryError:
+            return _Look(reason="it takes more memory than there is")
+        return _Look(image.width, image.height, digest.digest())
+
+    def find(self, position: int) -> tuple[Split, int]:
+        """The split that holds an image, and its number there."""
+        at = int(np.searchsorted(self.ends, position, side="right"))
+        return self.splits[at], position - int(self.ends[at]) + len(self.splits[at])
+
+
+def check_data(source: Source, *, workers: int = 0, progress: Callable[[int], object] | None = None) -> DataCheck:
+    """Decode every image once, and tell what is wrong with them. Writes nothing.
+
+    Args:
+        source: of ``open_source``.
+        workers: processes that decode; 0 decodes in this one. They change no result.
+        progress: called with a number of images whenever so many more are done.
+
+    Raises:
+        DataError: a file that holds many images cannot be read at all.
+        ResourceError: a worker was killed.
+    """
+    splits = list({id(split): split for split in (source.train, source.val, source.test) if len(split)}.values())
+    images = _Images(splits)
+    cut_off = tuple(name for name in ("val", "test") if any(_tells_cut(note, name) for note in source.notes))
+    # What is cut off at random is one with what it is cut from: only splits of the source's own can leak.
+    whole = "all" if "test" in cut_off else "train"
+    names = {split.name: whole if split.name in ("train", *cut_off) else split.name for split in splits}
+
+    def place(position: int) -> Place:
+        split, index = images.find(position)
+        return Place(split.where(index), names[split.name], source.classes[int(split.labels[index])])
+
+    sizes = np.zeros((len(images), 2), dtype=np.int32)
+    digests = np.zeros((len(images), 2), dtype=np.uint64)
+    unreadable: list[Unreadable] = []
+    for position, look in enumerate(_looks(source.name, images, workers, progress or (lambda _: None))):
+        sizes[position] = look.width, look.height
+        digests[position] = np.frombuffer(look.digest, dtype=np.uint64)
+        if look.reason:
+            unreadable.append(Unreadable(**asdict(place(position)), reason=look.reason))
+    parts = _parts(splits, names, len(source.classes))
+    rank = {part.name: number for number, part in enumerate(parts)}
+
+    def order(at: Place) -> tuple[int, list[str | int]]:
+        return rank[at.split], _natural(at.file)
+
+    same = _same(digests, np.flatnonzero(sizes[:, 0]))
+    groups = [tuple(sorted(map(place, group), key=order)) for group in same]
+    groups.sort(key=lambda group: (-len(group), order(group[0])))
+    leaks = tuple(group for group in groups if len({at.split for at in group}) > 1)
+    conflicts = tuple(group for group in groups if len({at.label for at in group}) > 1)
+    return DataCheck(
+        name=source.name,
+        kind=source.kind,
+        root=source.root,
+        classes=source.classes,
+        parts=parts,
+        cut_off=cut_off,
+        notes=source.notes,
+        unreadable=tuple(sorted(unreadable, key=order)),
+        leaks=leaks,
+        conflicts=conflicts,
+        repeats=tuple(group for group in groups if len({(at.split, at.label) for at in group}) == 1),
+        sizes=_measure(sizes, lambda position: place(position).file),
+    )
+
+
+def _tells_cut(note: str, split: str) -> bool:
+    """Whether a note of ``data.cut`` says that it cut this split off."""
+    return note.startswith(f"no {split} split: ") and " cut off by seed " in note
+
+
+def _looks(name: str, images: _Images, workers: int, progress: Callable[[int], object]) -> Iterator[_Look]:
+    """A look at every image, in order."""
+    for split in images.splits:
+        try:
+            split.read(0)  # what the split keeps in memory is loaded here once, and shared by forked workers
+        except DataError as error:
+            if error.where != split.where(0):  # not this image is broken but the file that holds them all
+                raise
+        except MemoryError:  # told when it is this image's turn
+            pass
+    # A generator of its own: the loader draws a seed, which must not advance the caller's random numbers.
+    loader: DataLoader[_Look] = DataLoader(
+        images, batch_size=_BATCH, num_workers=workers, collate_fn=list, generator=torch.Generator()
+    )
+    try:
+        for looks in loader:
+            yield from looks
+            progress(len(looks))
+    except RuntimeError as error:
+        if not str(error).startswith("DataLoader worker"):
+            raise
+        fix = "the system may have run out of memory: use fewer --workers"
+        raise ResourceError("a process that decodes images was killed", name, fix) from error
+
+
+def _same(digests: NDArray[np.uint64], positions: NDArray[np.int64]) -> list[list[int]]:
+    """Positions of equal digests, in groups of two or more."""
+    order = positions[np.lexsort(digests[positions].T)]
+    steps = (digests[order][1:] != digests[order][:-1]).any(axis=1)
+    numbers = np.concatenate([np.zeros(min(1, len(order)), dtype=np.int64), np.cumsum(steps)])
+    repeated = np.bincount(numbers)[numbers] > 1
+    groups: dict[int, list[int]] = {}
+    for position, number in zip(order[repeated].tolist(), numbers[repeated].tolist(), strict=True):
+        groups.setdefault(number, []).append(position)
+    return list(groups.values())
+
+
+def _natural(file: str) -> list[str | int]:
+    """What sorts `row 9` before `row 10`: texts and whole numbers in turn."""
+    return [int(piece) if number % 2 else piece for number, piece in enumerate(re.split(r"(\d+)", file))]
+
+
+def _parts(splits: Sequence[Split], names: dict[str, str], classes: int) -> tuple[Part, ...]:
+    labels: dict[str, list[NDArray[np.int64]]] = {}
+    for split in splits:
+        labels.setdefault(names[split.name], []).append(split.labels)
+    counts = {name: np.bincount(np.concatenate(part), minlength=classes) for name, part in labels.items()}
+    return tuple(Part(name, tuple(count.tolist())) for name, count in counts.items())
+
+
+def _measure(sizes: NDArray[np.int32], file: Callable[[int], str]) -> Sizes | None:
+    """(n, 2) width and height of every image, 0 for one that cannot be read."""
+    there = np.flatnonzero(sizes[:, 0])
+    if not there.size:
+        return None
+    short, long = sizes[there].min(axis=1), sizes[there].max(axis=1)
+    pixels, ratios = short.astype(np.int64) * long, long / short
+
+    def size(at: np.intp) -> Size:
+        position = int(there[at])
+        return Size(file(position), *sizes[position].tolist())
+
+    return Sizes(
+        smallest=size(np.lexsort((pixels, short))[0]),
+        largest=size(pixels.argmax()),
+        longest=size(ratios.argmax()),
+        small=int((short < SMALL).sum()),
+        long=int((ratios > LONG).sum()),
+    )
