@@ -53,7 +53,7 @@ def _bomb_of_links(data: Path) -> None:
         folder = data / "train" / "cat" / f"level{level}"
         folder.mkdir()
         for way in "ab":
-            (folder / way).symlink_to(f"../../../../links/level{level + 1}")
+            (folder / way).symlink_to(data.parent / "links" / f"level{level + 1}")
     shutil.copytree(data / "train" / "cat", data.parent / "links", symlinks=True)
 
 

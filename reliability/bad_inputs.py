@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from reliability import bad_data, bad_images, bad_options, bad_runs, bad_weights
-from reliability.calls import LIMIT, Said, call, faults, fingerprint, prepare
+from reliability.calls import LIMIT, Said, call, faults, fingerprint, prepared
 from reliability.cases import Case, Place, make_place
 
 Group = Callable[[Place], Iterator[Case]]
@@ -76,9 +76,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--group", choices=GROUPS, help="only this group of cases")
     parser.add_argument("--only", default="", help="only cases with this text in their name")
     asked = parser.parse_args(argv)
-    prepare()
     started = time.monotonic()
-    with tempfile.TemporaryDirectory(prefix="bad-inputs-") as root:
+    with prepared(), tempfile.TemporaryDirectory(prefix="bad-inputs-") as root:
         count, failed = run_all([asked.group] if asked.group else list(GROUPS), Path(root), asked.only)
     print(f"{count} cases, {count - len(failed)} passed, {time.monotonic() - started:.0f} s")
     return 1 if failed or not count else 0

@@ -7,6 +7,7 @@ process reaches the next one.
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import hashlib
 import importlib
 import io
@@ -20,7 +21,8 @@ import tempfile
 import time
 import traceback
 import unicodedata
-from collections.abc import Sequence
+import warnings
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, NoReturn
@@ -31,6 +33,7 @@ from selkern import cli
 from selkern.models import registry
 from selkern.models.trunk import Architecture
 
+Main = Callable[[Sequence[str]], int]
 TINY = "sk_tiny"  # a model of two units that only these programs have
 LIMIT = 60.0  # seconds; a command that takes longer hangs
 ERROR_CODES = (2, 3, 4, 5, 6)
@@ -80,8 +83,10 @@ class Said:
         return [line for line in self.err.split("\n") if line.startswith("error: ")]
 
 
-def prepare() -> None:
-    """Import what the commands need, make the small model, and go through the programs once."""
+@contextlib.contextmanager
+def prepared() -> Iterator[None]:
+    """Within the block there is the small model, and what the commands need is imported and was run once."""
+    environment = dict(os.environ)
     registry.ARCHITECTURES[TINY] = Architecture(
         depths=(1, 1),
         mids=(8, 16),
@@ -104,14 +109,23 @@ def prepare() -> None:
     with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
         for words in (["models", TINY], ["train", "--data", "/nothing"], ["evaluate", "nothing"], ["convert"]):
             cli.main(words)
+    try:
+        yield
+    finally:
+        del registry.ARCHITECTURES[TINY]
+        os.environ.clear()
+        os.environ.update(environment)
 
 
-def call(words: Sequence[str], folder: Path, limit: float = LIMIT) -> Said:
-    """`selkern WORDS...` in a child whose working folder is `folder`."""
+def call(words: Sequence[str], folder: Path, limit: float = LIMIT, main: Main = cli.main) -> Said:
+    """`selkern WORDS...` in a child whose working folder is `folder`; it may take `limit` seconds."""
     with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err, tempfile.TemporaryFile() as told:
-        child = os.fork()
+        _give_back()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)  # newer Pythons warn of threads, which are idle here
+            child = os.fork()
         if not child:
-            _run(words, folder, out, err, told)
+            _run(main, words, folder, out, err, told)
         ended = _wait(child, limit)
         for file in (out, err, told):
             file.seek(0)
@@ -122,6 +136,13 @@ def call(words: Sequence[str], folder: Path, limit: float = LIMIT) -> Said:
         return Said(-1, printed, complained, limit, 0, fault)
     figures = json.loads(answer)
     return Said(figures["code"], printed, complained, figures["seconds"], figures["grown"], figures["fault"])
+
+
+def _give_back() -> None:
+    """Give the system what this process has freed: a child would fill that first, and seem to grow by nothing."""
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # of glibc
+    if trim is not None:
+        trim(0)
 
 
 def _wait(child: int, limit: float) -> int | None:
@@ -140,7 +161,7 @@ def _wait(child: int, limit: float) -> int | None:
     return None
 
 
-def _run(words: Sequence[str], folder: Path, out: IO[bytes], err: IO[bytes], told: IO[bytes]) -> NoReturn:
+def _run(main: Main, words: Sequence[str], folder: Path, out: IO[bytes], err: IO[bytes], told: IO[bytes]) -> NoReturn:
     """The child's part: it never returns into the caller's code."""
     try:
         os.setsid()
@@ -156,7 +177,7 @@ def _run(words: Sequence[str], folder: Path, out: IO[bytes], err: IO[bytes], tol
         before, started = _peak(), time.perf_counter()
         code, fault = -1, ""
         try:
-            code = cli.main(list(words))
+            code = main(list(words))
         except BaseException:  # noqa: BLE001 - whatever leaves the program is what is looked for
             fault = traceback.format_exc()
         figures = {"code": code, "seconds": time.perf_counter() - started, "grown": _peak() - before, "fault": fault}

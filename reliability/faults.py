@@ -40,7 +40,7 @@ FULL = Fault("ENOSPC")
 FAULTS = [Fault(code, for_ever) for code in ("ENOSPC", "EIO", "EACCES") for for_ever in (False, True)]
 SHORT = [Fault("ENOSPC", for_ever, short=True) for for_ever in (False, True)]
 FLAGS = "--recipe digits --epochs 2 --batch-size 14 --image-size 16 --ema 0.8 --save-steps 2 --log-order"
-USUAL = 2000  # of some 3,800: four minutes
+USUAL = 2000  # of 3,814: five minutes of one core
 RESUMED_REPORTS = 12  # a report takes seconds
 RUN = Path("output") / "train" / "run"
 THIRD_SAVE = ("rename", "train/run/state/step-000004")

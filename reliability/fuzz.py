@@ -16,19 +16,17 @@ import sys
 import tempfile
 import time
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 
-from reliability.calls import ERROR_CODES, LIMIT, TINY, prepare
+from reliability.calls import ERROR_CODES, LIMIT, TINY, Main, prepared
 from reliability.fuzz_lines import Lines
 from reliability.pictures import encode, noise
 from selkern import cli
 from selkern.models.registry import create_model
 from selkern.models.weights import save_weights
-
-Main = Callable[[Sequence[str]], int]
 
 
 @dataclass
@@ -133,9 +131,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--lines", type=int, default=2000)
     parser.add_argument("--seed", type=int, default=0, help="decides the lines")
     asked = parser.parse_args(argv)
-    prepare()
     started = time.monotonic()
-    with tempfile.TemporaryDirectory(prefix="fuzz-") as root:
+    with prepared(), tempfile.TemporaryDirectory(prefix="fuzz-") as root:
         tally = fuzz(asked.lines, asked.seed, Path(root))
     print(
         f"{tally.lines} lines, {len(tally.tracebacks)} tracebacks, {len(tally.wrong)} wrong exit codes or endings, "

@@ -35,10 +35,11 @@ OPTIONS = {
 LONG = ("bench", "doctor")
 NOTHING = "/nothing-of-this-name"
 VALUES = (
-    "0", "1", "2", "-1", "-0", "2.5", "1e9", "1e-400", "9" * 40, "nan", "inf", "-inf", "two", "", " ", "=", "--", "-", "a b",
-    "ü", "🐈", "\udcff", "\x1b[31m", "a\nb", "'", '"', "$HOME", "*", "x" * 9000, "[1]", "{}", "None", "true", "0x10", "1_000",
-    "../..", "/", "/dev/null", "null", "auto", "cpu", "cuda", "skip", "error", "latest", "hf-hub:", "hf-hub:a/b@c", "timm:x",
-    "a | b", "%s", "{0}", "sgd", "cosine", "lean", "resized", "sk_tiny", "sknet50", "imagenet-paper", "64,8,8", "--help",
+    "0", "1", "2", "-1", "-0", "2.5", "1e9", "1e-400", "9" * 40, "nan", "inf", "-inf", "two", "", " ", "=", "--", "-",
+    "a b", "ü", "🐈", "\udcff", "\x1b[31m", "a\nb", "'", '"', "$HOME", "*", "x" * 9000, "[1]", "{}", "None", "true",
+    "0x10", "1_000", "../..", "/", "/dev/null", "null", "auto", "cpu", "cuda", "skip", "error", "latest", "hf-hub:",
+    "hf-hub:a", "timm:x", "a | b", "%s", "{0}", "sgd", "cosine", "lean", "resized", "sk_tiny", "sknet50",
+    "imagenet-paper", "64,8,8", "--help",
 )  # fmt: skip
 # Flags whose values are chosen with care: nothing is to be trained, and nothing written.
 CAREFUL = ("--data", "--output", "--resume")
@@ -60,7 +61,7 @@ class Lines:
 
     Args:
         seed: decides them all.
-        place: a folder with `blocked` (a file), `run` (a run folder that may be written to), `w.safetensors` and `a.png`.
+        place: a folder with `blocked` (a file), `run` (a folder to write into), `w.safetensors` and `a.png`.
     """
 
     def __init__(self, seed: int, place: Path) -> None:
@@ -109,7 +110,7 @@ class Lines:
         wanted = counts.get(command, 0) + self.random.choice((-1 if command != "models" else 0, 0, 0, 0, 0, 1))
         words = [self.random.choice(given) for _ in range(wanted)]
         if command == "train --resume":
-            words = [self.random.choice([NOTHING, str(self.place), "", "latest", *words])] + words
+            words = [self.random.choice([NOTHING, str(self.place), "", "latest", *words]), *words]
         return words
 
     def _flag(self, command: str) -> list[str]:
@@ -166,7 +167,7 @@ class Lines:
             file.write_text(text, encoding="utf-8")
 
     def _value(self, depth: int) -> Any:
-        simple = (
+        simple: tuple[Any, ...] = (
             None,
             True,
             False,

@@ -2,10 +2,9 @@
 
     python -m reliability.kills --kills 200 --seed 0 [--ranks 2] [--keep FOLDER]
 
-Eight kinds of run (moving average, mixup with cutmix and broken images, accumulation, bf16; with and without
-data-loading workers) are killed with SIGKILL in optimizer steps, while a state is saved, in validations, at the edge of
-epochs, while the report is written, and at any time at all; they are resumed and killed again until they end. With two
-ranks one of them is killed, or both, and the one that is left must notice by itself.
+Eight kinds of run (moving average, mixup with cutmix and broken images, accumulation, bf16; with workers and without)
+get SIGKILL in optimizer steps, while a state is saved, in validations, at the edge of epochs, while the report is
+written, and at any time; they are resumed and killed again until they end. Of two ranks one is killed, or both.
 """
 
 from __future__ import annotations
@@ -217,7 +216,8 @@ class Victim:
             self.count_lost(attempt, 0)
             return False
         if self.spoil == "state":
-            flip_bit(next(run.state.glob("step-*/model.safetensors")))
+            for path in run.state.glob("step-*/model.safetensors"):
+                flip_bit(path)
         try:
             done, epoch, last = position(run)
             for path in run.weights.glob("*.safetensors"):

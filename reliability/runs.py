@@ -1,8 +1,7 @@
 """The runs that `reliability.kills` kills: a tiny network on few pictures, in forked processes that tell their phases.
 
-A child is forked from a process that has imported torch already, because the import takes seconds and the run a
-fraction of one. It writes a byte into a pipe whenever it enters or leaves a phase of the run; the functions are wrapped
-in the child only, and are the product's own.
+Children are forked, because importing torch takes longer than a run. A child writes a byte into a pipe whenever it
+enters or leaves a phase of the run; the functions are wrapped in the child only, and are the product's own.
 """
 
 from __future__ import annotations
@@ -80,26 +79,19 @@ _RECIPES = {
 
 def configurations(data: Path) -> dict[str, TrainOptions]:
     """The kinds of run by name; `data` is a folder that `draw_data` made. `output` and `name` are left open."""
-    kinds: dict[str, dict[str, Any]] = {
+    common: dict[str, Any] = {"model": "sk_killed", "device": "cpu", "save_steps": SAVE_STEPS, "log_order": True}
+    common |= {"data": str(data / "sound"), "report": False}
+    special: dict[str, dict[str, Any]] = {
         "mixed": {"data": str(data / "broken")},
         "bf16": {"on_nan": "rollback"},
+        "accumulate-0": {"report": True},  # of one kind only: it takes longer than the run
     }
-    common: dict[str, Any] = {"model": "sk_killed", "device": "cpu", "save_steps": SAVE_STEPS, "log_order": True}
-    reported = ("accumulate", 0)  # one kind is enough: the report takes longer than the run
-    return {
-        f"{name}-{workers}-workers": TrainOptions(
-            **{
-                **common,
-                "data": str(data / "sound"),
-                "report": (name, workers) == reported,
-                **kinds.get(name, {}),
-                "workers": workers,
-            },
-            training=recipe,
-        )
-        for workers in (0, 2)
-        for name, recipe in _RECIPES.items()
-    }
+    found = {}
+    for workers in (0, 2):
+        for name, recipe in _RECIPES.items():
+            given = {**common, **special.get(name, {}), **special.get(f"{name}-{workers}", {}), "workers": workers}
+            found[f"{name}-{workers}-workers"] = TrainOptions(**given, training=recipe)
+    return found
 
 
 def draw_data(root: Path) -> None:

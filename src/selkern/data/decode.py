@@ -154,7 +154,8 @@ def _check_file(file: IO[bytes], where: str) -> None:
 def _tags_fit(file: IO[bytes], size: int) -> bool:
     """Whether the first directory of a TIFF file, or of EXIF data, claims no more than `size` bytes could hold.
 
-    Pillow reads every value, and a thousand of them may lie in the same place. Anything else than TIFF fits.
+    A Pillow that does not look at this itself reads every value, and a thousand may lie in the same place. Anything
+    else than TIFF fits.
     """
     head = file.read(16)
     order = {b"II*\0": "<", b"MM\0*": ">", b"II+\0": "<", b"MM\0+": ">"}.get(head[:4])

@@ -43,6 +43,8 @@ def open_source(
         from selkern.data.scenes import open_digits
 
         return open_digits(options)
+    if not data.strip():  # which a path would take for the folder we are in
+        raise DataError("no such data", "(empty name)", _ACCEPTED)
     try:
         path = Path(data).expanduser()
     except RuntimeError as error:  # ~name, where nobody is called so
@@ -64,4 +66,4 @@ def open_source(
 
         return open_csv(path, options)
     what = "unknown kind of data" if os.path.lexists(path) else "no such data"
-    raise DataError(what, show(data) or "(empty name)", _ACCEPTED)
+    raise DataError(what, show(data), _ACCEPTED)

@@ -148,12 +148,16 @@ def from_pretrained(
 
 def _read(path: Path, name: str | None) -> tuple[Card, dict[str, Tensor]]:
     """Card and tensors of a file of ours, or of timm's."""
-    if not describes_itself(path):
-        from selkern.models.foreign import read_timm
+    try:
+        if not describes_itself(path):
+            from selkern.models.foreign import read_timm
 
-        if (found := read_timm(path, name)) is not None:
-            return found
-    return read_card(path), read_tensors(path)
+            if (found := read_timm(path, name)) is not None:
+                return found
+        return read_card(path), read_tensors(path)
+    except RuntimeError as error:  # a file that is larger than memory can map
+        reason = str(error).splitlines()[0]
+        raise CheckpointError(f"cannot be read ({reason})", str(path), "the file is damaged; take another") from error
 
 
 def _from_weights(

@@ -6,7 +6,7 @@ import csv
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
-from selkern.errors import DataError
+from selkern.errors import CheckpointError, DataError
 from selkern.files import write_csv
 
 _SPOKEN = 5  # told one by one; the file has them all
@@ -19,6 +19,9 @@ class BadFiles:
         path: of the file; what a run before this one wrote there is kept.
         say: tells a line to the user.
 
+    Raises:
+        CheckpointError: the file that is there is none of ours.
+
     Attributes:
         rows: reason by file.
     """
@@ -27,8 +30,12 @@ class BadFiles:
         self.path, self.say = path, say
         self.rows: dict[str, str] = {}
         if path.is_file():
-            with path.open(newline="") as file:
-                self.rows = {row["file"]: row["reason"] for row in csv.DictReader(file)}
+            try:
+                with path.open(newline="") as file:
+                    self.rows = {row["file"]: row["reason"] for row in csv.DictReader(file)}
+            except (ValueError, KeyError, csv.Error) as error:
+                what = f"not the table that was written ({error!r})"
+                raise CheckpointError(what, str(path), "move the file away") from error
         self._written = dict(self.rows)
 
     def note(self, lines: Iterable[str]) -> None:

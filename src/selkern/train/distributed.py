@@ -9,6 +9,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import TypeVar
 
 import torch
@@ -19,6 +20,7 @@ from selkern.errors import ResourceError, UsageError
 
 T = TypeVar("T")
 _LOST = ("gloo", "Gloo", "NCCL", "Connection closed", "Connection reset")  # in the messages of torch.distributed
+_PATIENCE = timedelta(minutes=10)  # for a rank that does not come; no save or validation of one rank takes longer
 _KEPT: list[object] = []  # groups that were left
 
 
@@ -117,7 +119,8 @@ def join(device: str) -> Iterator[Ranks]:
     # restarted rank may read where another one was before, and wait for it half an hour.
     attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
     named = dist.PrefixStore(f"selkern-{attempt}", store)
-    dist.init_process_group("nccl" if picked.type == "cuda" else "gloo", store=named, rank=rank, world_size=world)
+    backend = "nccl" if picked.type == "cuda" else "gloo"
+    dist.init_process_group(backend, store=named, rank=rank, world_size=world, timeout=_PATIENCE)
     try:
         ranks = Ranks(rank, world, picked)
         with ranks.together():

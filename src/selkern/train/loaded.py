@@ -45,6 +45,8 @@ def find_weights(given: str) -> Path:
         CheckpointError: none of these.
         UsageError: as `hub.fetch` says, which alone needs a network.
     """
+    if not given:
+        raise CheckpointError("no run is named", "RUN", "give a run's folder; they lie in runs/train/")
     if hub.is_reference(given):
         return hub.fetch(given)
     if Path(given).suffix == ".safetensors":

@@ -18,7 +18,8 @@ from selkern.errors import CheckpointError, UsageError
 from selkern.train.recipe import RECIPES, Recipe
 
 T = TypeVar("T")
-_LARGEST = 1 << 20  # bytes of a config.yaml; ours have 2,000
+_LARGEST = 1 << 18  # bytes of a config.yaml; ours have 2,000
+_LONGEST_WORD = 4200  # characters; no path is longer, and YAML makes a number of 1:1:1:... in quadratic time
 _MOST_WORKERS = 1024  # processes: a slip of the keyboard is not to fill the machine
 _LARGEST_IMAGE = 8192  # px a side, 200 MB for each image of a batch
 _NAME_BYTES = 200  # of a run's folder, to which a number may come
@@ -64,8 +65,8 @@ class TrainOptions:
 
     def __post_init__(self) -> None:
         if not 0 <= self.workers <= _MOST_WORKERS:
-            allowed = "at least 0" if self.workers < 0 else f"at most {_MOST_WORKERS}"
-            raise UsageError(f"workers is {self.workers}", "--workers", f"must be {allowed}")
+            limit = "at least 0" if self.workers < 0 else f"at most {_MOST_WORKERS}"
+            raise UsageError(f"workers is {self.workers}", "--workers", f"must be {limit}")
         if not 0 <= self.seed < 2**63:
             raise UsageError(f"seed is {self.seed}", "--seed", "must be from 0 to 2^63 - 1")
         if self.save_steps < 0:
@@ -102,7 +103,7 @@ class TrainOptions:
             or len(name.encode()) > _NAME_BYTES
         ):
             fix = f"give the name of a folder, of at most {_NAME_BYTES} bytes; --output tells where it is made"
-            raise UsageError(f"name is {reprlib.repr(name)}", "--name", fix)
+            raise UsageError(f"name is {_shown(name)}", "--name", fix)
 
     def to_yaml(self) -> str:
         """The options as text that `from_yaml` reads back to an equal value."""
@@ -116,6 +117,8 @@ class TrainOptions:
             CheckpointError: no YAML.
             UsageError: unknown names, wrong types or values out of range.
         """
+        if max(map(len, text.split()), default=0) > _LONGEST_WORD:
+            raise CheckpointError(f"a word of over {_LONGEST_WORD:,} characters", where, "restore it from a copy")
         try:
             values = yaml.safe_load(text)
         except yaml.YAMLError as error:
@@ -137,14 +140,14 @@ def recipe_named(name: str) -> Recipe:
 def build(cls: type[T], values: Any, where: str) -> T:
     """A (nested) options dataclass from plain values. Raises UsageError for names it does not have and wrong types."""
     if not isinstance(values, Mapping):
-        raise UsageError(f"{reprlib.repr(values)} where options should be", where, "see a run's config.yaml")
+        raise UsageError(f"{_shown(values)} where options should be", where, "see a run's config.yaml")
     hints = get_type_hints(cls, include_extras=True)
     names = [field.name for field in fields(cls)]  # type: ignore[arg-type]
     for key in values:
         if key not in names:
             near = difflib.get_close_matches(str(key)[:100], names, n=1)
             fix = f"did you mean {near[0]}?" if near else "remove it"
-            raise UsageError(f"unknown option {reprlib.repr(key)}", where, fix)
+            raise UsageError(f"unknown option {_shown(key)}", where, fix)
     return cls(**{key: _typed(hints[key], value, key, where) for key, value in values.items()})
 
 
@@ -165,10 +168,19 @@ def _typed(hint: Any, value: Any, name: str, where: str) -> Any:
         each = [parts[0]] * len(value) if parts[1:] == (...,) else list(parts)
         if len(each) == len(value):
             return tuple(_typed(part, item, name, where) for part, item in zip(each, value, strict=True))
-    if type(value) is hint or (hint is float and type(value) is int and abs(value) < 1 << 1000):
+    whole = type(value) is int and abs(value) < 1 << 1000  # what a float can be, and can be printed
+    if (whole and hint in (int, float)) or (type(value) is hint and hint is not int):
         return value
-    what = f"option {name} has a value of a wrong type: {reprlib.repr(value)}"
+    what = f"option {name} has a value of a wrong type: {_shown(value)}"
     raise UsageError(what, where, f"give {_words(hint)}")
+
+
+def _shown(value: Any) -> str:
+    """The start of a value, however large it is."""
+    try:
+        return reprlib.repr(value)
+    except ValueError:  # Python does not print whole numbers of over 4,300 digits
+        return "a number of thousands of digits"
 
 
 def _words(hint: Any) -> str:

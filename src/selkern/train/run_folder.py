@@ -91,7 +91,7 @@ class RunFolder:
         for path in (Path(given), Path(output) / "train" / given):
             if (path / "config.yaml").is_file():
                 return cls(path)
-        raise CheckpointError("no such run", given, "give a run's folder; they lie in runs/train/")
+        raise CheckpointError("no such run", given or str(pointer), "give a run's folder; they lie in runs/train/")
 
     @classmethod
     def unfinished(cls, options: TrainOptions) -> RunFolder | None:
@@ -128,7 +128,10 @@ class RunFolder:
         for file in self.path.glob("order.rank*.csv"):
             lines = file.read_text().splitlines(keepends=True)
             whole = lines if not lines or lines[-1].endswith("\n") else lines[:-1]  # a kill may cut the last one short
-            before = [line for line in whole if tuple(map(int, line.split(",")[:2])) < (epoch, step)]
+            try:
+                before = [line for line in whole if tuple(map(int, line.split(",")[:2])) < (epoch, step)]
+            except ValueError as error:
+                raise CheckpointError(f"not epoch,step,number ({error})", str(file), "move the file away") from error
             if before != lines:
                 write_atomic(file, "".join(before))
 
@@ -145,9 +148,13 @@ class RunFolder:
             save_weights(self.best, state, card)
 
     def read_metrics(self) -> list[dict[str, float]]:
-        """One row per epoch so far."""
-        with self.metrics.open(newline="") as file:
-            return [{key: float(value) for key, value in row.items()} for row in csv.DictReader(file)]
+        """One row per epoch so far. Raises CheckpointError for a table that is not as it was written."""
+        try:
+            with self.metrics.open(newline="") as file:
+                return [{name: float(row[name]) for name in COLUMNS} for row in csv.DictReader(file)]
+        except (ValueError, TypeError, KeyError, csv.Error) as error:
+            fix = "resume the run, which writes it anew, or move the file away"
+            raise CheckpointError(f"not the table that was written ({error!r})", str(self.metrics), fix) from error
 
     def write_metrics(self, rows: Sequence[dict[str, float]]) -> None:
         """Replace the rows: the table is small, and a kill leaves the old one or the new one."""
