@@ -42,6 +42,10 @@ class SelkernError(Exception):
         parts = (_sentence(what), printable(where), _sentence(fix))
         super().__init__(" | ".join(part for part in parts if part))
 
+    def __reduce__(self) -> tuple[type[Self], tuple[str, str, str]]:
+        """Pickled by its parts: an error may cross processes, and its text alone would be taken for one of them."""
+        return type(self), (self.what, self.where, self.fix)
+
     @classmethod
     def from_line(cls, line: str) -> Self:
         """The error whose text is `line`: for one that crossed a process as text."""

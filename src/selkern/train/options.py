@@ -140,12 +140,12 @@ def recipe_named(name: str) -> Recipe:
 def build(cls: type[T], values: Any, where: str) -> T:
     """A (nested) options dataclass from plain values. Raises UsageError for names it does not have and wrong types."""
     if not isinstance(values, Mapping):
-        raise UsageError(f"{_shown(values)} where options should be", where, "see a run's config.yaml")
+        raise UsageError(f"expected a mapping of options, not {_shown(values)}", where, "see a run's config.yaml")
     hints = get_type_hints(cls, include_extras=True)
     names = [field.name for field in fields(cls)]  # type: ignore[arg-type]
     for key in values:
         if key not in names:
-            near = difflib.get_close_matches(str(key)[:100], names, n=1)
+            near = difflib.get_close_matches(key, names, n=1) if isinstance(key, str) else []
             fix = f"did you mean {near[0]}?" if near else "remove it"
             raise UsageError(f"unknown option {_shown(key)}", where, fix)
     return cls(**{key: _typed(hints[key], value, key, where) for key, value in values.items()})
@@ -162,7 +162,7 @@ def _typed(hint: Any, value: Any, name: str, where: str) -> Any:
             return None
         (hint,) = (part for part in parts if part is not type(None))
         return _typed(hint, value, name, where)
-    if origin is Literal and isinstance(value, str) and value in parts:
+    if origin is Literal and isinstance(value, str):  # which of them there are, the options check themselves
         return value
     if origin is tuple and isinstance(value, (list, tuple)):
         each = [parts[0]] * len(value) if parts[1:] == (...,) else list(parts)
