@@ -351,7 +351,7 @@ def test_analyze_says_the_same_in_text_and_json(
     told = json.loads(call(capsys, "analyze", run.path, "--output", tmp_path / "there", "--json").out)
     assert told["report"] == str(tmp_path / "there" / "report.html")
     assert Path(told["report"]).is_file()
-    assert told["selection"] == json.loads((tmp_path / "there" / "selection.json").read_text())
+    assert told["studies"] == json.loads((tmp_path / "there" / "studies.json").read_text())
     text = call(capsys, "analyze", run.path, "--output", tmp_path / "there")
     assert f"top1 {told['top1']:.2%} on 4 images" in text.out
     assert text.out.strip().endswith(f"report: {told['report']}")
