@@ -72,6 +72,7 @@ RANGES = {
     "a mean out of range": "--mean",
     "a huge seed": "--seed",
     "a name that is a way out": "--name",
+    "an unknown optimizer": "--optimizer",
 }
 
 

@@ -37,9 +37,7 @@ def test_the_pickles_run_where_they_are_loaded(name: str, tmp_path: Path) -> Non
     assert (tmp_path / "canary").is_file()
 
 
-@pytest.mark.parametrize(
-    ("group", "every"), [("pickles", 11), ("archives", 7), ("runs", 5), ("images", 3), ("pages", 1)]
-)
+@pytest.mark.parametrize(("group", "every"), [("pickles", 17), ("archives", 9), ("runs", 9), ("images", 4)])
 def test_a_part_of_them_is_refused(group: str, every: int, tmp_path: Path) -> None:
     count, ran, failed = hostile.run_all([group], tmp_path, every=every)
     assert count >= 2
@@ -48,10 +46,10 @@ def test_a_part_of_them_is_refused(group: str, every: int, tmp_path: Path) -> No
 
 
 def test_there_are_many(place: Place) -> None:
-    # The archives are left out: the largest takes seconds to make.
-    names = [case.name for name, group in hostile.GROUPS.items() if name != "archives" for case in group(place)]
+    # These two groups alone; the bombs of the others take seconds to make.
+    names = [case.name for name in ("pickles", "runs") for case in hostile.GROUPS[name](place)]
     assert len(names) >= 150
-    assert len(set(names)) > 140
+    assert len(set(names)) == len(names)
 
 
 def _first(place: Place) -> Case:
@@ -86,13 +84,10 @@ def test_a_program_that_takes_too_much_is_found(main: Main, part: str, place: Pl
     assert any(fault.startswith(part) for fault in found)
 
 
-def test_a_page_with_markup_in_it_is_found(place: Place) -> None:
+def test_a_page_shows_markup_as_text_and_one_that_does_not_is_found(place: Place) -> None:
     case = next(iter(hostile.pages(place)))
-
-    def unescaped(words: Sequence[str], folder: Path, limit: float) -> Said:
-        said = call(words, folder, limit)
-        (page,) = place.output.glob("train/*/report.html")
-        page.write_text(page.read_text().replace("&lt;", "<").replace("&gt;", ">"))
-        return said
-
-    assert any("the page holds" in fault for fault in hostile.run_case(case, place, unescaped))
+    assert hostile.run_case(case, place) == []
+    (page,) = place.output.glob("train/*/report.html")
+    page.write_text(page.read_text().replace("&lt;", "<").replace("&gt;", ">"))
+    assert case.check is not None
+    assert "the page holds" in case.check(Said(0, "", "", 0, 0))
