@@ -66,8 +66,7 @@ def look(
     image = split.read(index)
     pixels = np.stack([preprocess(image, zoom) for zoom in selected.zooms])  # (Z, 3, H, W)
     x = preprocess.normalise(torch.from_numpy(pixels)).to(device)
-    light = np.zeros(len(pixels))
-    pictures = Pictures(x, np.full(len(x), -1), np.arange(len(x)), light, light)
+    pictures = Pictures(x, np.full(len(x), -1), np.arange(len(x)), np.zeros((len(x), 2)))
     with torch.inference_mode(), evaluating(model), record(model) as selection:
         p, best = model(x).float().softmax(dim=1).topk(min(3, len(classes)), dim=1)
         lean = torch.stack([preference(selection[u.name], u.extents) for u in selected.units], dim=1)

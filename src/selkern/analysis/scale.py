@@ -16,7 +16,6 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from selkern.analysis.evaluation import batches_of, to_input
 from selkern.analysis.probe import UnitInfo, record
 from selkern.analysis.selection import Selected, preference, studied_units
 from selkern.analysis.statistics import (
@@ -26,9 +25,11 @@ from selkern.analysis.statistics import (
     partial_rank_correlation,
     rank_correlation,
 )
+from selkern.analysis.stream import stream
 from selkern.analysis.tables import Result
 from selkern.data.preprocess import Preprocess
 from selkern.data.split import Split
+from selkern.layers.parts import evaluating
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -73,32 +74,27 @@ def observe(
     """
     units = studied_units(model)
     groups = np.zeros(len(indices), dtype=np.int64) if groups is None else groups
-    device = next(model.parameters()).device
-    was_training = model.training
-    model.eval()
     preferences, lights = [], []
     sums: list[Array | None] = [None] * len(units)
-    batches = [[(0, int(index)) for index in indices[i : i + 100]] for i in range(0, len(indices), 100)]
     done = 0
-    with record(model) as selection:
-        for batch in batches_of(split, preprocess, batches, zoom=zoom):
-            model(to_input(batch.images, preprocess, device))
+    images = stream(split, preprocess, indices, zooms=(zoom,), device=next(model.parameters()).device)
+    with evaluating(model), record(model) as selection:
+        for (batch,) in images:
+            model(batch.x)
             columns = [preference(selection[unit.name], unit.extents).cpu() for unit in units]
             preferences.append(torch.stack(columns, dim=1).numpy())
-            pixels = batch.images.flatten(1).float() / 255
-            lights.append(torch.stack([pixels.mean(dim=1), pixels.std(dim=1)], dim=1).numpy())
-            member = np.eye(groups.max() + 1)[groups[done : done + len(batch.labels)]]  # (N, G)
+            lights.append(batch.light)
+            member = np.eye(groups.max() + 1)[groups[done : done + len(batch)]]  # (N, G)
             for number, unit in enumerate(units):
                 largest = selection[unit.name][:, int(np.argmax(unit.extents))].double().cpu().numpy()  # (N, C)
                 part = member.T @ largest
                 sums[number] = part if sums[number] is None else sums[number] + part
-            done += len(batch.labels)
-    model.train(was_training)
+            done += len(batch)
     counts = np.bincount(groups)[:, None]
     return Observation(
         units,
         np.concatenate(preferences).astype(np.float64),
-        np.concatenate(lights).astype(np.float64),
+        np.concatenate(lights),
         tuple(total / np.maximum(counts, 1) for total in sums if total is not None),
     )
 

@@ -26,14 +26,13 @@ class Pictures:
         x: (N, 3, H, W) normalised input.
         labels: (N,) class of each image; -1 where it is not known.
         indices: (N,) its number in its source.
-        intensity, contrast: (N,) mean and standard deviation of its pixels, 0 to 1.
+        light: (N, 2) mean and standard deviation of its pixels, 0 to 1: intensity and contrast.
     """
 
     x: Tensor
     labels: NDArray[np.int64]
     indices: NDArray[np.int64]
-    intensity: NDArray[np.float64]
-    contrast: NDArray[np.float64]
+    light: NDArray[np.float64]
 
     def __len__(self) -> int:
         return len(self.x)
@@ -46,8 +45,7 @@ class Pictures:
             to_input(batch.images, preprocess, device),
             batch.labels.numpy(),
             batch.indices.numpy(),
-            pixels.mean(dim=1).double().numpy(),
-            pixels.std(dim=1).double().numpy(),
+            torch.stack([pixels.mean(dim=1), pixels.std(dim=1)], dim=1).double().numpy(),
         )
 
 

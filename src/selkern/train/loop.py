@@ -58,6 +58,11 @@ class Training:
         self.rows: list[dict[str, float]] = []
 
     @property
+    def done(self) -> int:
+        """Steps behind us, over all epochs."""
+        return self.epoch * self.order.steps_per_epoch + self.step
+
+    @property
     def finished(self) -> bool:
         """Whether all epochs are done."""
         return self.epoch >= self.recipe.epochs
@@ -74,7 +79,7 @@ class Training:
         steps, batch = self.order.steps_per_epoch, self.recipe.batch_size
         if self.ranks.main:
             require_space(self.run.path, 3 * self.stepper.state_bytes)  # two that are kept, and the one being written
-        self.progress.begin(self.recipe.epochs * steps * batch, (self.epoch * steps + self.step) * batch)
+        self.progress.begin(self.recipe.epochs * steps * batch, self.done * batch)
         try:
             with StopRequest() as stop:
                 if self.options.on_nan == "rollback" and not self.ranks.from_main(self.run.has_state):
@@ -146,8 +151,7 @@ class Training:
     def _is_due(self, seconds: float) -> bool:
         """Whether a state is to be saved now, so many seconds after the last one."""
         every = self.options.save_steps
-        done = self.epoch * self.order.steps_per_epoch + self.step
-        return seconds > self.options.save_minutes * 60 or bool(every and done % every == 0)
+        return seconds > self.options.save_minutes * 60 or bool(every and self.done % every == 0)
 
     def _train_step(self, batch: Batch) -> None:
         if batch.bad and self.options.on_bad_image == "error":
@@ -164,9 +168,8 @@ class Training:
             raise NotFinite(f"{found} (images: {', '.join(files[:2])}{more})") from found
 
     def _interrupted(self, signum: int) -> Interrupted:
-        return Interrupted(
-            signum, f"state saved; continue with: selkern train --resume {shlex.quote(str(self.run.path))}"
-        )
+        run = shlex.quote(str(self.run.path))
+        return Interrupted(signum, f"state saved; continue with: selkern train --resume {run}")
 
     def _roll_back(self, found: NotFinite) -> None:
         """Go back to the newest state and pass over the batch at which a number was not finite, if that is wanted.
@@ -285,13 +288,11 @@ class Training:
             "avoided": self.avoided,
             "parts": self.stepper.parts,
         }
-        done = self.epoch * self.order.steps_per_epoch + self.step
-        save_state(self.run.state, done, State(self.stepper.tensors(), progress))
+        save_state(self.run.state, self.done, State(self.stepper.tensors(), progress))
 
     def _lr(self, step: int | None = None) -> float:
-        within = self.step if step is None else step
-        steps = self.order.steps_per_epoch
-        return self.recipe.lr_at(self.epoch * steps + within, steps)
+        done = self.done if step is None else self.done - self.step + step
+        return self.recipe.lr_at(done, self.order.steps_per_epoch)
 
     def _line(self) -> str:
         steps, lr = self.order.steps_per_epoch, self._lr(self.step - 1)

@@ -143,7 +143,8 @@ class Stepper:
 
     def check_weights(self) -> None:
         """Raise NotFinite, on all ranks, where a weight or a statistic is: nothing such is ever saved."""
-        named = [*self.averaged.state_dict().items(), *self.model.state_dict().items()]
+        modules = dict.fromkeys((self.averaged, self.model))  # one and the same without a moving average
+        named = [item for module in modules for item in module.state_dict().items()]
         broken = [name for name, t in named if t.is_floating_point() and not torch.isfinite(t).all()]
         if self.ranks.maximum(int(bool(broken))):
             raise NotFinite(
