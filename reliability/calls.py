@@ -29,9 +29,9 @@ from typing import IO, NoReturn
 
 import torch
 
+from reliability.small import SMALL
 from selkern import cli
 from selkern.models import registry
-from selkern.models.trunk import Architecture
 
 Main = Callable[[Sequence[str]], int]
 TINY = "sk_tiny"  # a model of two units that only these programs have
@@ -87,19 +87,7 @@ class Said:
 def prepared() -> Iterator[None]:
     """Within the block there is the small model, and what the commands need is imported and was run once."""
     environment = dict(os.environ)
-    registry.ARCHITECTURES[TINY] = Architecture(
-        depths=(1, 1),
-        mids=(8, 16),
-        outs=(16, 32),
-        strides=(1, 2),
-        stem=8,
-        stem_kernel=3,
-        stem_pool=False,
-        groups=2,
-        reduction=4,
-        min_width=8,
-        input_size=16,
-    )
+    registry.ARCHITECTURES[TINY] = SMALL
     torch.set_num_threads(1)
     os.environ["HF_HUB_OFFLINE"] = "1"
     os.environ["CUDA_VISIBLE_DEVICES"] = ""

@@ -24,10 +24,10 @@ import torch._dynamo  # the first optimizer imports it, which would take every c
 from PIL import Image
 from safetensors.torch import load_file
 
+from reliability.small import SMALL
 from selkern.data.augment import Augment
 from selkern.errors import CheckpointError, SelkernError
 from selkern.models import registry
-from selkern.models.trunk import Architecture
 from selkern.train import job, loop, step
 from selkern.train.options import TrainOptions
 from selkern.train.recipe import Recipe
@@ -47,19 +47,6 @@ MOMENTS = {  # the bytes that a run tells when a phase begins and when it ends
 JOINED, STEP_DONE = b"j", b"T"
 LIMIT = 60.0  # s; a run takes one or two
 _CHANGING = ("images_per_s", "seconds")  # columns of metrics.csv that no two runs share
-_TINY = Architecture(
-    depths=(1, 1),
-    mids=(8, 16),
-    outs=(16, 32),
-    strides=(1, 2),
-    stem=8,
-    stem_kernel=3,
-    stem_pool=False,
-    groups=2,
-    reduction=4,
-    min_width=8,
-    input_size=16,
-)
 _SIZES: dict[str, Any] = {"epochs": EPOCHS, "batch_size": 8, "image_size": 16}
 _SGD: dict[str, Any] = {
     "optimizer": "sgd",
@@ -114,7 +101,7 @@ def draw_data(root: Path) -> None:
 def prepare() -> None:
     """Make this process one to fork from: it knows the network by its name, and torch starts no threads in it."""
     torch.set_num_threads(1)
-    registry.ARCHITECTURES["sk_killed"] = _TINY
+    registry.ARCHITECTURES["sk_killed"] = SMALL
 
 
 @dataclass

@@ -18,9 +18,9 @@ from numpy.typing import NDArray
 from PIL import Image
 from safetensors.torch import load_file
 
+from reliability.small import SMALL
 from selkern.data.augment import Augment
 from selkern.models import registry
-from selkern.models.trunk import Architecture
 from selkern.train import job
 from selkern.train.loop import Training
 from selkern.train.options import TrainOptions
@@ -29,19 +29,7 @@ from selkern.train.run_folder import RunFolder
 from selkern.train.state import pointed_to
 
 # A network of two SK units: three times as fast as sknet_mini. It has a name only within `tiny_model`.
-TINY = Architecture(
-    depths=(1, 1),
-    mids=(8, 16),
-    outs=(16, 32),
-    strides=(1, 2),
-    stem=8,
-    stem_kernel=3,
-    stem_pool=False,
-    groups=2,
-    reduction=4,
-    min_width=8,
-    input_size=16,
-)
+TINY = SMALL
 CHANGING = ("images_per_s", "seconds")  # columns of metrics.csv that no two runs share
 SOURCE = Path(__file__).parents[1] / "src"
 # Of a program that a test starts: one thread, as in the tests themselves, so that sums are added up alike.
