@@ -67,6 +67,21 @@ def test_the_page_stands_alone_and_fits(width: int, browser: Any, report: Path) 
     page.close()
 
 
+@pytest.mark.parametrize("width", WIDTHS)
+def test_a_page_of_one_image_fits(width: int, browser: Any, report: Path) -> None:
+    page = browser.new_page(viewport={"width": width, "height": 900})
+    page.goto(report.as_uri())
+    links = page.locator("a[href^='looks/']")
+    assert links.count() == 3
+    links.first.click()
+    assert page.url == (report.parent / "looks" / "1.html").as_uri()
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    assert page.locator("figure svg").count() == 2
+    page.get_by_text("to the report").click()
+    assert page.url == report.as_uri()
+    page.close()
+
+
 def test_tables_that_are_too_wide_scroll_by_themselves(browser: Any, report: Path) -> None:
     page = browser.new_page(viewport={"width": 390, "height": 900})
     page.goto(report.as_uri())

@@ -64,7 +64,8 @@ class AnalyzeOptions:
     """Evaluate trained weights, study what their selective kernels chose, and write report.html."""
 
     run: Run
-    """A run's folder or name, latest, a weights file, weights in the box (sknet_mini.digits), or hf-hub:user/name."""
+    """A run's folder or name, latest, a weights file, weights in the box (sknet_mini.digits), hf-hub:user/name; or a
+    network as its code makes it: timm:NAME, FILE.py:NAME, package.module:NAME (which are imported and run)."""
     data: str | None = None
     """Other data than the run's own: digits, a folder, .csv or .parquet."""
     split: str = "test"
@@ -79,6 +80,10 @@ class AnalyzeOptions:
     """Images shown one by one."""
     boxes: Path | None = None
     """A CSV of the objects' sizes (path,size or path,x0,y0,x1,y1): selection and field are then held against them."""
+    arguments: Annotated[str, tyro.conf.arg(name="with")] = ""
+    """Arguments for a network of others, as in Python: "pretrained=True"."""
+    image_size: int | None = None
+    """Side of the images that a network of others is shown, px; by default timm's own, else 224."""
     zooms: tuple[float, ...] = (1.0, 1.5, 2.0)
     """Enlargements of the centre, the first of them 1."""
     device: str = "auto"
@@ -93,6 +98,8 @@ class AnalyzeOptions:
             if getattr(self, name) < 0:
                 flag = "--" + name.replace("_", "-")
                 raise UsageError(f"{name} is {getattr(self, name)}", flag, "must be at least 0")
+        if self.image_size is not None and not 1 <= self.image_size <= 8192:
+            raise UsageError(f"image size is {self.image_size}", "--image-size", "must lie between 1 and 8192")
         if not self.zooms or self.zooms[0] != 1 or min(self.zooms) < 1 or not max(self.zooms) <= 16:
             raise UsageError(f"zooms are {self.zooms}", "--zooms", "must start with 1 and lie between 1 and 16")
 

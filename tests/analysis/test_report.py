@@ -231,8 +231,10 @@ def test_of_many_classes_the_worst_twenty_are_told() -> None:
 def claimed(line: str, labels: list[str]) -> list[list[str]]:
     """The units of each claim of a sentence, which says all, none, or how many and which."""
     claims = []
-    for text, number, names in re.findall(r"(all|none of the|(\d+) of) \d+ units(?: \(([^)]*)\))?", line):
-        found = labels if text == "all" else names.split(", ") if names else []
+    for text, number, names in re.findall(
+        r"(the one unit|no unit at all|(?:all|none of the|(\d+) of) \d+ units(?: \(([^)]*)\))?)", line
+    ):
+        found = labels if text.startswith(("all", "the one")) else names.split(", ") if names else []
         assert not number or int(number) == len(found)
         claims.append(found)
     return claims

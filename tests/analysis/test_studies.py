@@ -18,6 +18,7 @@ import selkern
 from selkern.analysis import studies as running
 from selkern.analysis.causal import ALL, causal
 from selkern.analysis.field import CHOSEN, FROZEN, LARGEST, SMALLEST, receptive_fields
+from selkern.analysis.figures import channel_curves
 from selkern.analysis.intervene import choose, forced, frozen, shuffled
 from selkern.analysis.probe import find_units, record
 from selkern.analysis.selection import Selected, select_over, studied_units
@@ -31,7 +32,7 @@ from selkern.analysis.statistics import (
 )
 from selkern.analysis.stream import Pictures, stream
 from selkern.data.preprocess import Preprocess
-from selkern.errors import PackageError
+from selkern.errors import NumericsError, PackageError
 from selkern.layers.gate import Selection
 from selkern.layers.selective_kernel import SelectiveKernel
 
@@ -342,14 +343,53 @@ def test_intervals_hold_the_truth_as_often_as_they_say() -> None:
         x: Array = 3 + rng.normal(size=60)[clusters] + rng.normal(size=480)
         return clustered_mean(x, clusters if known else np.arange(480))
 
-    def rho(rng: np.random.Generator) -> object:
-        x, y = rng.normal(size=(2, 150))
-        return bootstrap(lambda i: rank_correlation(x[i], y[i, None]), np.arange(150), draws=200)[0]
-
     assert 0.93 <= coverage(moments, 4.0, 2000) <= 0.97
     assert 0.93 <= coverage(clustered, 3.0, 2000) <= 0.97
     assert coverage(lambda rng: clustered(rng, known=False), 3.0, 300) < 0.8
-    assert 0.92 <= coverage(rho, 0.0, 500) <= 0.98  # 500 runs of 200 draws: the share itself is known to 2 %
+
+
+def test_intervals_of_rank_correlations_hold_the_truth() -> None:
+    """Ten columns that owe nothing to x and ten that follow it, whose rho is known: 6 / pi asin(r / 2)."""
+    columns, r = 10, 0.6
+    hits: Array = np.zeros(2 * columns)
+    rng, runs = np.random.default_rng(0), 200
+    truth = np.repeat([0.0, 6 / np.pi * np.arcsin(r / 2)], columns)
+    for _ in range(runs):
+        x, free, noise = rng.normal(size=150), rng.normal(size=(150, columns)), rng.normal(size=(150, columns))
+        y = np.concatenate([free, r * x[:, None] + np.sqrt(1 - r * r) * noise], axis=1)
+        found = bootstrap(lambda i, x=x, y=y: rank_correlation(x[i], y[i]), np.arange(150), draws=200)  # type: ignore[misc]
+        hits += [e.low <= rho <= e.high for e, rho in zip(found, truth, strict=True)]
+    for share in hits.reshape(2, columns).sum(axis=1) / (runs * columns):
+        assert 0.93 <= share <= 0.97
+
+
+def test_what_is_not_finite_is_named_and_not_added() -> None:
+    model = Rigged(2.0).eval()
+    sums = Selected(studied_units(model), (1.0,), CLASSES)
+    (good,) = next(batches(3))
+    select_over(model, [(good,)], sums)
+    x = good.x.clone()
+    x[1, 0, 0, 0] = float("nan")
+    sick = Pictures(x, good.labels, good.indices, good.light)
+    with pytest.raises(NumericsError, match=r"not finite \| image 5 of the pass, Rigged"):
+        select_over(model, [(sick,)], sums)
+    assert sums.n == 3
+    assert np.isfinite(sums.at_zoom.mean).all()
+
+
+def test_curves_of_chosen_units() -> None:
+    torch.manual_seed(0)
+    model = selkern.create_model("sknet_mini", num_classes=3).eval()
+    found = running.Run(
+        model, Patches(6), PREPROCESS, CLASSES, np.arange(6), plan=running.Plan(field_images=2, looks=0)
+    ).all()
+    assert found.sweep is not None
+    assert len(channel_curves(found.sweep, ["SK_3_2", "SK_2_1"]).axes) == 2
+    with pytest.raises(ValueError, match="no units SK_9_9"):
+        channel_curves(found.sweep, ["SK_9_9"])
+    rows = found.channels()["scale_sweep_channels"]
+    assert {row["unit"]: row["channel"] for row in rows}["SK_2_1"] == 31
+    assert {"1.0x", "2.0x"} < rows[0].keys()
 
 
 def test_two_things_are_removed_at_once() -> None:

@@ -68,7 +68,7 @@ def test_the_tables_agree_with_the_weights(run: RunFolder) -> None:
     assert all(Path(row["image"]).is_file() for row in rows)
     studies = json.loads((run.path / "studies.json").read_text())
     assert set(studies) == {"scale_sweep", "classes", "causal", "fields"}
-    assert {path.stem for path in (run.path / "studies").iterdir()} == set(studies)
+    assert {path.stem for path in (run.path / "studies").iterdir()} == {*studies, "scale_sweep_channels"}
     with (run.path / "studies" / "causal.csv").open(newline="") as file:
         assert [row["what"] for row in csv.DictReader(file)] == [row["what"] for row in studies["causal"]]
     assert [row["unit"] for row in studies["scale_sweep"]] == ["SK_2_1", "SK_3_1"]

@@ -18,7 +18,7 @@ from selkern.data.loader import Batch, Samples, make_loader
 from selkern.data.order import eval_shards
 from selkern.data.preprocess import Preprocess
 from selkern.data.split import Split
-from selkern.errors import DataError
+from selkern.errors import DataError, NumericsError
 from selkern.layers.parts import evaluating
 
 OnBad = Literal["error", "skip"]  # what becomes of images that cannot be read
@@ -96,6 +96,13 @@ class Evaluation:
         classes = [{"class": name, "images": n, "right": right if n else None} for name, n, right in self.per_class()]
         figures = {"top1": self.top1, "top1_low": low, "top1_high": high, "top5": self.top5, "loss": self.loss}
         return {"images": len(self), "skipped": len(self.skipped), **figures, "classes": classes}
+
+    def require_numbers(self, split: Split) -> None:
+        """Raise NumericsError where the network gave an image anything but finite numbers."""
+        bad = self.indices[~np.isfinite(self.top_p[:, 0])]
+        if len(bad):
+            what = f"the network gives no finite numbers for {len(bad):,} of {len(self):,} images"
+            raise NumericsError(what, f"{split.where(int(bad[0]))}, the first", "look for NaN in its weights")
 
     @classmethod
     def merge(cls, parts: Sequence[Evaluation]) -> Evaluation:

@@ -56,11 +56,24 @@ def dose_response(study: ScaleStudy) -> Figure:
         note = f"rho {unit.rho.value:+.2f}" if unit.rho else ""
         axes.set_title(f"{unit.unit.label}   {note}")
 
-    return _per_unit(study, draw, study.size_name, study.axis_name)
+    return _per_unit(study.units, draw, study.size_name, study.axis_name)
 
 
-def channel_curves(study: ScaleStudy) -> Figure:
-    """Per unit: selection of the largest kernel along the channels, 16-channel means (paper Figure 3, curves)."""
+def channel_curves(study: ScaleStudy, units: Sequence[str] | None = None) -> Figure:
+    """Per unit: selection of the largest kernel along the channels, in 16 means (paper Figure 3, curves).
+
+    Args:
+        units: labels of those shown; None for all.
+
+    Raises:
+        ValueError: no such unit.
+    """
+    shown = study.units
+    if units is not None:
+        shown = tuple(unit for unit in study.units if unit.unit.label in units)
+        if missing := set(units) - {unit.unit.label for unit in shown}:
+            known = ", ".join(unit.unit.label for unit in study.units)
+            raise ValueError(f"no units {', '.join(sorted(missing))}; there are {known}")
 
     def draw(axes: Axes, _number: int, unit: UnitScale) -> None:
         channels = unit.curve.shape[1]
@@ -77,7 +90,7 @@ def channel_curves(study: ScaleStudy) -> Figure:
             )
         axes.set_title(unit.unit.label)
 
-    figure = _per_unit(study, draw, "channel", "selection of the largest kernel")
+    figure = _per_unit(shown, draw, "channel", "selection of the largest kernel")
     handles, labels = figure.axes[0].get_legend_handles_labels()
     with rc_context(STYLE):
         figure.legend(handles, labels, loc="outside upper center", ncols=len(labels))
@@ -155,14 +168,16 @@ def image_grid(images: NDArray[np.uint8], captions: Sequence[str]) -> Figure:
         return figure
 
 
-def _per_unit(study: ScaleStudy, draw: Callable[[Axes, int, UnitScale], None], x_name: str, y_name: str) -> Figure:
-    columns = min(3, len(study.units))
-    rows = -(-len(study.units) // columns)
+def _per_unit(
+    units: Sequence[UnitScale], draw: Callable[[Axes, int, UnitScale], None], x_name: str, y_name: str
+) -> Figure:
+    columns = min(3, len(units))
+    rows = -(-len(units) // columns)
     with drawing(7.2, 1.9 * rows + 0.5) as figure:
         grid = figure.subplots(rows, columns, squeeze=False).ravel()
-        for axes in grid[len(study.units) :]:
+        for axes in grid[len(units) :]:
             axes.set_axis_off()
-        for number, unit in enumerate(study.units):
+        for number, unit in enumerate(units):
             draw(grid[number], number, unit)
         figure.supxlabel(x_name, fontsize=9)
         figure.supylabel(y_name, fontsize=9)

@@ -92,12 +92,13 @@ def draw(looks: Sequence[Look], selected: Selected) -> Figure:
         grid = figure.subplots(2 * len(looks), columns, squeeze=False, height_ratios=[8, 1] * len(looks))
         for n, each in enumerate(looks):
             for z, zoom in enumerate(selected.zooms):
-                _picture(grid[2 * n, z], each, z, zoom)
+                picture(grid[2 * n, z], each, z, zoom)
                 _strip(grid[2 * n + 1, z], each.lean[z], [u.label for u in selected.units], last=n == len(looks) - 1)
         return figure
 
 
-def _picture(axes: Axes, each: Look, z: int, zoom: float) -> None:
+def picture(axes: Axes, each: Look, z: int, zoom: float) -> None:
+    """One enlargement with a circle per unit, and what the network calls it."""
     side = each.pixels.shape[1]
     axes.imshow(each.pixels[z], interpolation="nearest")
     axes.set_axis_off()

@@ -166,6 +166,14 @@ class ScaleStudy(Result):
             rows.append(row)
         return rows
 
+    def channel_rows(self) -> list[dict[str, Any]]:
+        """One row per channel of every unit: the selection of its largest kernel, mean over each group of images."""
+        return [
+            {"unit": u.unit.label, "channel": channel, **dict(zip(self.group_names, values, strict=True))}
+            for u in self.units
+            for channel, values in enumerate(u.curve.T.tolist())
+        ]
+
     def plot(self) -> Figure:
         """Mean preference of every unit in each group of images."""
         from selkern.analysis.figures_rows import bars

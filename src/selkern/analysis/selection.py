@@ -17,6 +17,7 @@ from selkern.analysis.probe import UnitInfo, find_units, record
 from selkern.analysis.statistics import Array, Estimate, Moments
 from selkern.analysis.stream import Pictures
 from selkern.analysis.tables import Result
+from selkern.errors import NumericsError
 from selkern.layers.parts import evaluating
 
 if TYPE_CHECKING:
@@ -76,11 +77,20 @@ class Selected(Result):
         self.means: list[list[Array]] = [[] for _ in units]  # per unit and zoom (M, C), summed over images
 
     def add(self, selections: Sequence[dict[str, Tensor]], labels: np.ndarray) -> None:
-        """One batch: per zoom, unit name to selection (N, M, C) of the same images."""
+        """One batch: per zoom, unit name to selection (N, M, C) of the same images.
+
+        Raises:
+            NumericsError: a selection is not finite; nothing of the batch is added then.
+        """
         columns = [
             torch.stack([preference(at[unit.name], unit.extents) for unit in self.units], dim=1) for at in selections
         ]
         lean = torch.stack(columns, dim=1).double().cpu().numpy()  # (N, Z, U)
+        sick = np.argwhere(~np.isfinite(lean))
+        if len(sick):  # added to the sums, it would spoil them for all images
+            image, _, unit_number = sick[0]
+            where = f"image {self.n + int(image) + 1} of the pass, {self.units[unit_number].label}"
+            raise NumericsError("the selection is not finite", where, "look for NaN in the image and in the weights")
         self.at_zoom.add(lean)
         self.change.add(lean - lean[:, :1])
         for label in np.unique(labels[labels >= 0]) if self.classes else ():
@@ -155,6 +165,7 @@ def select_over(model: nn.Module, images: Iterable[tuple[Pictures, ...]], sums: 
 
     Raises:
         ValueError: no images.
+        NumericsError: a selection is not finite.
     """
     with evaluating(model), record(model) as selection:
         for together in images:

@@ -81,6 +81,11 @@ class Studies:
             found["field_growth"] = [g.to_row() for g in self.growth]
         return {name: rows for name, rows in found.items() if rows}
 
+    def channels(self) -> dict[str, list[dict[str, Any]]]:
+        """The curves over channels, too long for `to_dict`."""
+        found = {"true_scale_channels": self.truth, "scale_sweep_channels": self.sweep}
+        return {name: study.channel_rows() for name, study in found.items() if study is not None}
+
 
 @dataclass(frozen=True)
 class Truth:
@@ -130,11 +135,14 @@ class Run:
         self.studies = Studies()
         self._bar: tqdm[Any] = tqdm(disable=True)
 
-    def all(self, say: Callable[[str], None] = lambda _line: None) -> Studies:
+    def all(
+        self, say: Callable[[str], None] = lambda _line: None, keep: Callable[[Studies], None] = lambda _found: None
+    ) -> Studies:
         """Do them in turn. Ctrl+C ends them; those that are done, and the sums so far, stay.
 
         Args:
             say: told what begins.
+            keep: given what was found so far, after each.
 
         Raises:
             DataError: an image cannot be read.
@@ -153,15 +161,17 @@ class Run:
             except KeyboardInterrupt:
                 self.studies.stopped = name
                 break
-        selected = self.studies.selected
-        if selected is not None and selected.n:
-            self.studies.sweep = zoom_sweep(selected)
+            keep(self.studies)
         return self.studies
 
     def sweep(self) -> None:
         """The enlargement of the centre, and the classes at each."""
-        self.studies.selected = Selected(studied_units(self.model), self.plan.zooms, self.classes)
-        select_over(self.model, self._images(self.plan.images, self.plan.zooms), self.studies.selected)
+        selected = self.studies.selected = Selected(studied_units(self.model), self.plan.zooms, self.classes)
+        try:
+            select_over(self.model, self._images(self.plan.images, self.plan.zooms), selected)
+        finally:  # also after Ctrl+C
+            if selected.n:
+                self.studies.sweep = zoom_sweep(selected)
 
     def known(self) -> None:
         """The known size of the object."""

@@ -114,6 +114,8 @@ def of_fields(study: FieldStudy, growths: Sequence[Growth]) -> list[str]:
 
 
 def _of(labels: Sequence[str], total: int) -> str:
+    if total == 1:
+        return "the one unit" if labels else "no unit at all"
     if len(labels) in (0, total):
         return f"all {total} units" if labels else f"none of the {total} units"
     return f"{len(labels)} of {total} units ({', '.join(labels)})"

@@ -97,6 +97,7 @@ def evaluate(argv: list[str]) -> int:
     source = open_data(loaded, options.data)
     split = pick_split(source, options.split)
     result = evaluation.evaluate(loaded.model, split, source.classes, loaded.preprocess, on_bad=options.on_bad_image)
+    result.require_numbers(split)
     for line in result.skipped:
         print(f"warning: skipped: {line}", file=sys.stderr)
     if options.json:
@@ -124,9 +125,21 @@ def analyze(argv: list[str]) -> int:
     from selkern.analysis.words import of_scale
     from selkern.train import analyze as analyzing
     from selkern.train.loaded import load
+    from selkern.train.others import is_other, load_other
 
     tune()
-    loaded = load(options.run, options.device)
+    other = is_other(options.run)
+    if not other and (options.arguments or options.image_size):
+        raise UsageError(
+            "is for networks of others", "--with" if options.arguments else "--image-size", "leave it out: weights tell"
+        )
+    loaded = (
+        load_other(
+            options.run, options.data, arguments=options.arguments, size=options.image_size, device=options.device
+        )
+        if other
+        else load(options.run, options.device)
+    )
     analysis = analyzing.analyze(
         loaded,
         options.data,

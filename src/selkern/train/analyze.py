@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from selkern.analysis.evaluation import Evaluation, OnBad, evaluate
+from selkern.analysis.look_page import render_look
 from selkern.analysis.report import Report, draw, make_examples, pick_examples, render
 from selkern.analysis.studies import Plan, Run, Studies, Truth
 from selkern.analysis.style import to_png, to_svg
@@ -71,10 +72,11 @@ def analyze(
     split = pick_split(source, split_name)
     started = time.monotonic()
     evaluation = evaluate(loaded.model, split, source.classes, loaded.preprocess, on_bad=on_bad)
+    evaluation.require_numbers(split)
     truths = [split.truth(index) for index in range(len(split))] if isinstance(split, SceneSplit) else []
     truth = _truth(split, truths, boxes)
     runner = Run(loaded.model, split, loaded.preprocess, source.classes, evaluation.indices, truth=truth, plan=plan)
-    studies = runner.all(say)
+    studies = runner.all(say, lambda found: write_tables(found, folder))
     sizes = np.array([truths[i].scale for i in evaluation.indices]) if truths else None
     notes = [f"{truth.scale:.1f}x" for truth in truths] or None
     right, wrong = (
@@ -142,21 +144,31 @@ def write_predictions(evaluation: Evaluation, split: Split, path: Path) -> None:
 
 
 def write_report(report: Report, folder: Path) -> Path:
-    """Write the page, the figures as PNG, the per-class and selection tables; the page's path."""
+    """Write the page, a page for each image looked at, the figures as files, and the tables; the page's path."""
     drawn = draw(report)
-    plots = folder / "plots"
-    for inside in (plots, folder / "studies"):
-        inside.mkdir(exist_ok=True)
+    plots, looks = folder / "plots", folder / "looks"
+    plots.mkdir(exist_ok=True)
     for name, figure in drawn.items():
         write_atomic(plots / f"{name}.png", to_png(figure))
         write_atomic(plots / f"{name}.svg", to_svg(figure))
     write_atomic(folder / "evaluation.json", json.dumps(report.evaluation.to_dict(), indent=1))
     write_csv(folder / "per_class.csv", ("class", "images", "right"), report.evaluation.per_class())
-    tables = report.studies.to_dict()
-    if tables:
-        write_atomic(folder / "studies.json", json.dumps(tables, indent=1))
-    for name, rows in tables.items():
-        write_csv(folder / "studies" / f"{name}.csv", list(rows[0]), [list(row.values()) for row in rows])
+    write_tables(report.studies, folder)
+    for number, look in enumerate(report.studies.looks, 1):
+        assert report.studies.selected is not None
+        looks.mkdir(exist_ok=True)
+        write_atomic(looks / f"{number}.html", render_look(look, report.studies.selected, "../report.html"))
     page = folder / "report.html"
     write_atomic(page, render(report, drawn))
     return page
+
+
+def write_tables(studies: Studies, folder: Path) -> None:
+    """Write studies.json and a CSV for each study that is done."""
+    tables = studies.to_dict()
+    if not tables:
+        return
+    (folder / "studies").mkdir(exist_ok=True)
+    write_atomic(folder / "studies.json", json.dumps(tables, indent=1))
+    for name, rows in {**tables, **studies.channels()}.items():
+        write_csv(folder / "studies" / f"{name}.csv", list(rows[0]), [list(row.values()) for row in rows])

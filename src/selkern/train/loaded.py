@@ -6,13 +6,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from torch import nn
 
 from selkern.data.decode import is_file, show
 from selkern.data.preprocess import Preprocess
 from selkern.data.sources import Source, Split, open_source
 from selkern.errors import CheckpointError, UsageError
 from selkern.models import hub
-from selkern.models.backbone import Backbone
 from selkern.models.registry import create_model
 from selkern.models.weights import Card, find_boxed, read_card
 from selkern.train.distributed import pick_device
@@ -27,7 +27,7 @@ LARGEST = 8192  # px: side of the images that a card may ask for, 200 MB each
 class Loaded:
     """Weights ready to be used: the model in eval mode, its card, and the run they lie in, if any."""
 
-    model: Backbone
+    model: nn.Module
     card: Card
     path: Path
     run: RunFolder | None
