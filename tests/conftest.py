@@ -7,6 +7,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from interpreter import interpreted
+
+__all__ = ["interpreted"]
 
 # Small tensors gain nothing from more threads, and workers on the same cores lose a lot by them.
 torch.set_num_threads(1)

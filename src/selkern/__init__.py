@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from selkern.layers.selective_kernel import Branch, SelectiveKernel
     from selkern.layers.sk_attention import SKAttention
     from selkern.models.registry import create_model, from_pretrained, list_models
+    from selkern.ops.kernels import set_kernels
 
 __version__ = "0.1.0"
 
@@ -35,6 +36,7 @@ _HOME = {
     "from_pretrained": "models.registry",
     "list_models": "models.registry",
     "record": "analysis.probe",
+    "set_kernels": "ops.kernels",
     "set_memory": "layers.memory",
 }
 __all__ = [
@@ -50,6 +52,7 @@ __all__ = [
     "from_pretrained",
     "list_models",
     "record",
+    "set_kernels",
     "set_memory",
 ]
 

@@ -352,7 +352,7 @@ def test_intervals_of_rank_correlations_hold_the_truth() -> None:
     """Ten columns that owe nothing to x and ten that follow it, whose rho is known: 6 / pi asin(r / 2)."""
     columns, r = 10, 0.6
     hits: Array = np.zeros(2 * columns)
-    rng, runs = np.random.default_rng(0), 200
+    rng, runs = np.random.default_rng(0), 100
     truth = np.repeat([0.0, 6 / np.pi * np.arcsin(r / 2)], columns)
     for _ in range(runs):
         x, free, noise = rng.normal(size=150), rng.normal(size=(150, columns)), rng.normal(size=(150, columns))

@@ -15,7 +15,9 @@ from selkern.data.loader import Batch
 from selkern.data.preprocess import Preprocess
 from selkern.data.split import Split
 
-_BATCH = 100
+_BATCH = 100  # images of up to _SIDE px; fewer of larger ones, so that a study does not grow with them
+_SIDE = 64
+_LEAST = 2  # of one image alone the selection cannot be exchanged with another's
 
 
 @dataclass(frozen=True)
@@ -58,6 +60,7 @@ def stream(
     device: torch.device | None = None,
     workers: int = 0,
     on_bad: OnBad = "error",
+    part: int = 1,
     seen: Callable[[int], object] = lambda _n: None,
 ) -> Iterator[tuple[Pictures, ...]]:
     """Batches of a split, each at every enlargement of the centre: one `Pictures` per zoom, of the same images.
@@ -65,13 +68,15 @@ def stream(
     Args:
         indices: which images; None for all, in their order.
         on_bad: "skip" leaves out images that cannot be read.
+        part: so many times fewer images in a batch than usual, for passes that keep a graph for gradients.
         seen: told the number of images of each batch, for a progress bar.
 
     Raises:
         DataError: an image cannot be read, where that is an error.
     """
     chosen = range(len(split)) if indices is None else indices
-    keys = [[(0, int(index)) for index in chosen[i : i + _BATCH]] for i in range(0, len(chosen), _BATCH)]
+    size = max(_LEAST, min(_BATCH, _BATCH * _SIDE**2 // preprocess.size**2) // part)
+    keys = [[(0, int(index)) for index in chosen[i : i + size]] for i in range(0, len(chosen), size)]
     device = device or torch.device("cpu")
     loaders = [batches_of(split, preprocess, keys, zoom=zoom, workers=workers, on_bad=on_bad) for zoom in zooms]
     for together in zip(*loaders, strict=True):

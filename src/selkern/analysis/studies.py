@@ -22,6 +22,7 @@ from selkern.analysis.stream import Pictures, stream
 from selkern.data.preprocess import Preprocess
 from selkern.data.split import Split
 
+_GRADIENTS = 4  # times fewer images at once where gradients are taken, which keep every map of the pass
 _LEAST_KNOWN = 10  # images of known size; of fewer, a rank correlation tells nothing
 
 
@@ -194,7 +195,7 @@ class Run:
 
     def fields(self) -> None:
         """Effective receptive fields, and whether they grow with the object."""
-        images = (together[0] for together in self._images(self.plan.field_images))
+        images = (together[0] for together in self._images(self.plan.field_images, part=_GRADIENTS))
         self.studies.fields = receptive_fields(self.model, images, self._means())
         if self.truth is not None:
             known, scale, clusters = self.truth.of(self.studies.fields.indices)
@@ -214,11 +215,11 @@ class Run:
         assert self.studies.selected is not None
         return self.studies.selected.mean_selection()
 
-    def _images(self, count: int, zooms: Sequence[float] = (1.0,)) -> Iterator[tuple[Pictures, ...]]:
+    def _images(self, count: int, zooms: Sequence[float] = (1.0,), part: int = 1) -> Iterator[tuple[Pictures, ...]]:
         indices = spread(self.readable, count).tolist()
         self._bar.reset(total=len(indices))
         seen = self._bar.update
-        return stream(self.split, self.preprocess, indices, zooms=zooms, device=self.device, seen=seen)
+        return stream(self.split, self.preprocess, indices, zooms=zooms, device=self.device, part=part, seen=seen)
 
 
 def spread(numbers: NDArray[np.int64], count: int) -> NDArray[np.int64]:

@@ -10,7 +10,8 @@ integers (Pillow's), so scenes are equal on every machine.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import re
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -27,7 +28,8 @@ CLASSES = tuple("0123456789")
 
 _DIGIT = 8  # height and width of an original digit, px
 _SHARES = (0.70, 0.15, 0.15)  # of the original digits, in the order of SPLITS
-_LARGEST = 4.0  # scales go from 1 to this
+_SCALES = (1.0, 4.0)  # smallest and largest scale, unless a range within is asked for
+_MOST_SCENES = 10_000_000  # per split: a slip of the keyboard is not to fill the memory with labels
 _FRAGMENTS = (2, 5)  # fewest and most per scene
 _CROPS = (3, 4)  # smallest and largest edge of a fragment before it is enlarged, px
 _PLACES = 4  # places tried per fragment; the one that covers the digit's box least is taken
@@ -61,15 +63,21 @@ class SceneSplit:
         name: train, val or test.
         scenes: how many, per epoch.
         seed: draws them.
+        scales: smallest and largest scale of its digits and of the fragments around them, which would otherwise
+            teach that whatever lies outside the range is no digit.
     """
 
-    def __init__(self, name: str, scenes: int, seed: int) -> None:
+    def __init__(self, name: str, scenes: int, seed: int, scales: tuple[float, float] = _SCALES) -> None:
         if name not in SPLITS:
             raise UsageError(f"split {name!r}", "SceneSplit.name", f"choose {', '.join(SPLITS)}")
         if scenes < 1:
             raise UsageError(f"{scenes} scenes", "SceneSplit.scenes", "give a whole number from 1")
+        low, high = scales
+        if not _SCALES[0] <= low <= high <= _SCALES[1]:
+            fix = f"give two rising numbers from {_SCALES[0]:g} to {_SCALES[1]:g}"
+            raise UsageError(f"scales {low:g}-{high:g}", "SceneSplit.scales", fix)
         images, targets = load_digits()
-        self.name, self.scenes, self.seed = name, scenes, seed
+        self.name, self.scenes, self.seed, self.scales = name, scenes, seed, scales
         self.digits = split_digits(targets)[name]
         self._images = [Image.fromarray(grey) for grey in images]
         # Scene i always shows the same digit, so labels are known without drawing and digits appear evenly.
@@ -103,7 +111,7 @@ class SceneSplit:
         return sample_rng(self.seed, epoch, index, SCENES + SPLITS.index(self.name))
 
     def _truth(self, index: int, numbers: Iterator[float]) -> SceneTruth:
-        size = round(_DIGIT * _scale(next(numbers)))
+        size = round(_DIGIT * self._scale(next(numbers)))
         return SceneTruth(
             label=int(self.labels[index]),
             digit=int(self._shown[index]),
@@ -114,13 +122,18 @@ class SceneSplit:
             size=size,
         )
 
+    def _scale(self, number: float) -> float:
+        """Within the range, uniform in its logarithm: as many scenes from 1 to 2 as from 2 to 4."""
+        low, high = self.scales
+        return float(low * (high / low) ** number)
+
     def _draw_fragment(self, canvas: Image.Image, truth: SceneTruth, index: int, numbers: Iterator[float]) -> None:
         """A piece of another digit, at a scale of its own, beneath the digit and mostly beside it."""
         count = len(self.digits)
         other = self._images[self.digits[(index + _between((1, count - 1), next(numbers))) % count]]
         edge = _between(_CROPS, next(numbers))
         x, y = (_between((0, _DIGIT - edge), next(numbers)) for _ in "xy")
-        size = round(edge * _scale(next(numbers)))
+        size = round(edge * self._scale(next(numbers)))
         ink = other.resize((size, size), Image.Resampling.BICUBIC, box=(x, y, x + edge, y + edge))
         rim = (0, CANVAS - size)
         places = [(_between(rim, next(numbers)), _between(rim, next(numbers))) for _ in range(_PLACES)]
@@ -128,13 +141,39 @@ class SceneSplit:
         canvas.paste(round(255 * truth.contrast * (0.4 + 0.6 * next(numbers))), place, ink)
 
 
-def open_digits(options: Options) -> Source:
-    """The digit scenes as a source. Val and test scenes are the same whatever the seed, so runs compare."""
+def open_digits(options: Options, asked: str | None = None) -> Source:
+    """The digit scenes as a source. Val and test scenes are the same whatever the seed, so runs compare.
+
+    Args:
+        asked: comma-separated settings: `scale=1.5-3` draws the digits of train and val in that range, while the test
+            scenes stay those of all; `train=`, `val=` and `test=` tell how many scenes there are.
+    """
+    name = "digits" if asked is None else f"digits:{asked}"
     if options.classes is not None and options.classes != CLASSES:
         known = ", ".join(options.classes[:5])
-        raise DataError(f"the model's classes ({known}) are not the ten digits", "digits", "give other data")
-    train, val, test = (SceneSplit(n, SIZES[n], options.seed if n == "train" else 0) for n in SPLITS)
-    return Source(name="digits", kind="digits", classes=CLASSES, train=train, val=val, test=test)
+        raise DataError(f"the model's classes ({known}) are not the ten digits", name, "give other data")
+    sizes, scales = _settings(asked, name)
+    train, val, test = (
+        SceneSplit(n, sizes[n], options.seed if n == "train" else 0, _SCALES if n == "test" else scales) for n in SPLITS
+    )
+    return Source(name=name, kind="digits", classes=CLASSES, train=train, val=val, test=test)
+
+
+def _settings(asked: str | None, name: str) -> tuple[Mapping[str, int], tuple[float, float]]:
+    """({split: scenes}, (smallest, largest scale)). Raises DataError for words that are none of ours."""
+    sizes, scales = dict(SIZES), _SCALES
+    for word in [] if asked is None else asked.split(","):
+        key, _, value = word.partition("=")
+        if key in SIZES and re.fullmatch("[0-9]{1,9}", value) and 0 < int(value) <= _MOST_SCENES:
+            sizes[key] = int(value)
+            continue
+        found = re.fullmatch(r"([0-9](?:\.[0-9]{1,6})?)-([0-9](?:\.[0-9]{1,6})?)", value) if key == "scale" else None
+        if found is None or not _SCALES[0] <= float(found[1]) <= float(found[2]) <= _SCALES[1]:
+            low, high = (f"{scale:g}" for scale in _SCALES)
+            fix = f"give such as digits:scale=1.5-3 (within {low}-{high}) or digits:train=2000,val=200,test=500"
+            raise DataError(f"unknown setting {word!r} of the digit scenes", name, fix)
+        scales = float(found[1]), float(found[2])
+    return sizes, scales
 
 
 def load_digits() -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
@@ -167,11 +206,6 @@ def _numbers(rng: np.random.Generator) -> Iterator[float]:
 def _between(limits: tuple[int, int], number: float) -> int:
     """A whole number from limits[0] to limits[1], both included, from a uniform one in [0, 1)."""
     return limits[0] + int(number * (limits[1] - limits[0] + 1))
-
-
-def _scale(number: float) -> float:
-    """1 to 4, uniform in its logarithm: as many scenes from 1 to 2 as from 2 to 4."""
-    return float(_LARGEST**number)
 
 
 def _background(rng: np.random.Generator, level: float) -> Image.Image:

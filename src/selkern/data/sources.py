@@ -26,8 +26,8 @@ def open_source(
     """Open images with labels. Reads names and labels, no pixels, and writes nothing.
 
     Args:
-        data: "digits" (drawn here), a folder with train/ [val/] [test/], a folder of class folders, a CSV
-            (path,label[,split]), a Parquet file, or a folder of Parquet files.
+        data: "digits" (drawn here; "digits:scale=1.5-3" as `open_digits` says), a folder with train/ [val/] [test/],
+            a folder of class folders, a CSV (path,label[,split]), a Parquet file, or a folder of Parquet files.
         seed: cuts off the splits the source lacks; draws the training scenes of "digits".
         val_fraction: share of the training images that a missing val (and test) split takes.
         classes: the class list of a checkpoint: its ids are kept, a label outside it is a DataError.
@@ -39,10 +39,10 @@ def open_source(
         classes=None if classes is None else tuple(classes),
         split_csv=None if split_csv is None else Path(split_csv),
     )
-    if data == "digits":
+    if data == "digits" or data.startswith("digits:"):
         from selkern.data.scenes import open_digits
 
-        return open_digits(options)
+        return open_digits(options, data.partition(":")[2] if ":" in data else None)
     if not data.strip():  # which a path would take for the folder we are in
         raise DataError("no such data", "(empty name)", _ACCEPTED)
     try:

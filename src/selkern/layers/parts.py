@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from selkern.ops import lean
+from selkern.ops.norm import BatchNorm
 
 Norm = str | Callable[[int], nn.Module]
 Activation = str | Callable[[], nn.Module]
@@ -21,7 +21,7 @@ CONVS: dict[int, type[nn.Conv1d] | type[nn.Conv2d] | type[nn.Conv3d]] = {
     3: nn.Conv3d,
 }
 _BATCH_NORMS = {1: nn.BatchNorm1d, 2: nn.BatchNorm2d, 3: nn.BatchNorm3d}
-_FORGOTTEN = (*_BATCH_NORMS.values(), nn.ReLU)
+_PLAIN = (*_BATCH_NORMS.values(), nn.ReLU)
 _ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
     "relu": lambda: nn.ReLU(inplace=True),
     "leaky_relu": lambda: nn.LeakyReLU(0.01, inplace=True),
@@ -88,13 +88,17 @@ def check_batch(norm: nn.Module, x: Tensor, owner: str) -> None:
         )
 
 
+def are_plain(*modules: nn.Module) -> bool:
+    """Whether all are BatchNorm and ReLU that no hook watches, which operators of ours can compute themselves."""
+    return all(type(module) in _PLAIN and not is_hooked(module) for module in modules)
+
+
 def forgets(*modules: nn.Module) -> bool:
-    """Whether all are what `ops.lean` computes again in the backward pass: BatchNorm and ReLU that no hook watches.
+    """Whether all are what `ops.lean` computes again in the backward pass.
 
     Not while torch.compile or torch.export looks on: the compiler decides itself what to keep.
     """
-    known = all(type(module) in _FORGOTTEN and not is_hooked(module) for module in modules)
-    return known and torch.is_grad_enabled() and not torch.compiler.is_compiling()
+    return are_plain(*modules) and torch.is_grad_enabled() and not torch.compiler.is_compiling()
 
 
 @contextmanager
@@ -115,7 +119,7 @@ def is_hooked(module: nn.Module) -> bool:
     return any(hooks)
 
 
-def lean_norm(norm: nn.Module, x: Tensor, owner: str) -> lean.BatchNorm:
+def lean_norm(norm: nn.Module, x: Tensor, owner: str) -> BatchNorm:
     """What a BatchNorm is about to do with x, for `ops.lean`; counts the batch as its own forward would.
 
     Raises:
@@ -129,7 +133,7 @@ def lean_norm(norm: nn.Module, x: Tensor, owner: str) -> lean.BatchNorm:
         if norm.momentum is None:  # a mean over all batches
             momentum = 1.0 / float(norm.num_batches_tracked)
     tracked = not norm.training or norm.track_running_stats
-    return lean.BatchNorm(
+    return BatchNorm(
         weight=norm.weight,
         bias=norm.bias,
         mean=norm.running_mean if tracked else None,

@@ -19,6 +19,7 @@ from selkern.layers.parts import (
     Activation,
     Norm,
     apply_norm,
+    are_plain,
     check_input,
     divides,
     forgets,
@@ -30,8 +31,9 @@ from selkern.layers.parts import (
     odd_kernels,
     positive,
 )
-from selkern.ops import lean
+from selkern.ops import kernels, lean
 from selkern.ops import select as ops
+from selkern.ops.convolve import convolve
 
 _BRANCH = "a branch of a selective kernel"  # in messages
 
@@ -223,15 +225,15 @@ class SelectiveKernel(nn.Module):
         if self.gate is None:
             u = [branch(x) for branch, x in zip(self.branches, inputs, strict=True)]
             return sum(u[1:], start=u[0]), None
-        if not self.forgets():
+        if not (self.forgets() or self._has_kernels(inputs[0])):
             u = [branch(x) for branch, x in zip(self.branches, inputs, strict=True)]
             return ops.select(u, self.gate(ops.fuse(u))), None
-        norms, y = [], []
-        for branch, x in zip(self.branches, inputs, strict=True):
-            assert isinstance(branch, ConvNormAct)
-            y.append(lean.convolve(branch.conv, x, remade))
-            norms.append(lean_norm(branch.norm, y[-1], _BRANCH))
-        s_NC, stand_ins, state = lean.fuse(norms, y)
+        branches = [branch for branch in self.branches if isinstance(branch, ConvNormAct)]  # all are, if it forgets
+        training = all(branch.norm.training for branch in branches)
+        convs = [branch.conv for branch in branches]
+        y, statistics = convolve(convs, inputs, remade, statistics=training, watched=any(map(is_hooked, convs)))
+        norms = [lean_norm(branch.norm, y_m, _BRANCH) for branch, y_m in zip(branches, y, strict=True)]
+        s_NC, stand_ins, state = lean.fuse(norms, y, statistics)
         a_NMC = self.gate(s_NC)
         return lean.select(state, stand_ins, a_NMC), lean.again(state, stand_ins, a_NMC)
 
@@ -240,6 +242,18 @@ class SelectiveKernel(nn.Module):
         return self.memory != "plain" and all(
             type(branch) is ConvNormAct and not is_hooked(branch) and forgets(branch.norm, branch.act)
             for branch in self.branches
+        )
+
+    def _has_kernels(self, x: Tensor) -> bool:
+        """Whether kernels of ours compute this pass, also where no gradient is wanted and under torch.compile."""
+        return (
+            self.memory != "plain"
+            and self.dims == 2
+            and kernels.is_chosen("fuse_select", x)
+            and all(
+                type(branch) is ConvNormAct and not is_hooked(branch) and are_plain(branch.norm, branch.act)
+                for branch in self.branches
+            )
         )
 
     def extra_repr(self) -> str:

@@ -13,35 +13,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from selkern.ops import kernels
 from selkern.ops import select as ops
+from selkern.ops.norm import BatchNorm
 
-
-@dataclass(frozen=True)
-class BatchNorm:
-    """What a BatchNorm does in one forward pass.
-
-    Attributes:
-        weight, bias: per channel; None for ones and zeros.
-        mean, var: running statistics, updated in place where `training`; None without them.
-        training: normalise by the batch's statistics.
-        momentum: share of the batch in the running statistics.
-        eps: added to the variance.
-    """
-
-    weight: Tensor | None
-    bias: Tensor | None
-    mean: Tensor | None
-    var: Tensor | None
-    training: bool
-    momentum: float
-    eps: float
+if TYPE_CHECKING:
+    from selkern.ops.triton.fuse_select import Fused
 
 
 class Pass:
@@ -64,8 +47,22 @@ class Pass:
         return maps
 
 
-def fuse(norms: Sequence[BatchNorm], y: Sequence[Tensor]) -> tuple[Tensor, list[Tensor], Pass]:
-    """Convolutions' outputs (N, C, *) to s (N, C), stand-ins for the branches' maps, and the pass for `select`."""
+def fuse(
+    norms: Sequence[BatchNorm], y: Sequence[Tensor], statistics: tuple[Tensor, Tensor] | None = None
+) -> tuple[Tensor, list[Tensor], Pass | Fused]:
+    """Convolutions' outputs (N, C, *) to s (N, C), stand-ins for the branches' maps, and the pass for `select`.
+
+    Args:
+        norms: of the branches.
+        y: their convolutions' outputs.
+        statistics: mean and biased variance of y, (M, C) float32, where our kernels have made them already.
+    """
+    if kernels.is_chosen("fuse_select", y[0]):
+        from selkern.ops.triton import fuse_select  # loaded where Triton is there alone
+
+        if fuse_select.is_supported(y, norms):
+            s_NC, fused = fuse_select.fuse(norms, y, statistics)
+            return s_NC, fused.y, fused
     state = Pass(norms)
     weights = [norm.weight for norm in norms]
     biases = [norm.bias for norm in norms]
@@ -73,8 +70,12 @@ def fuse(norms: Sequence[BatchNorm], y: Sequence[Tensor]) -> tuple[Tensor, list[
     return s_NC, stand_ins, state
 
 
-def select(state: Pass, stand_ins: Sequence[Tensor], a_NMC: Tensor) -> Tensor:
+def select(state: Pass | Fused, stand_ins: Sequence[Tensor], a_NMC: Tensor) -> Tensor:
     """Stand-ins and the selection a (N, M, C) to V (N, C, *)."""
+    if not isinstance(state, Pass):
+        from selkern.ops.triton import fuse_select
+
+        return fuse_select.select(state, a_NMC)
     return _Select.apply(state, a_NMC, *stand_ins)  # type: ignore[no-untyped-call]
 
 
@@ -98,7 +99,7 @@ class Remade:
         return u
 
 
-def again(state: Pass, stand_ins: Sequence[Tensor], a_NMC: Tensor) -> Remade:
+def again(state: Pass | Fused, stand_ins: Sequence[Tensor], a_NMC: Tensor) -> Remade:
     """V once more."""
     y, a = [stand_in.detach() for stand_in in stand_ins], a_NMC.detach()
     return Remade(

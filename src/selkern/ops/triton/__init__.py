@@ -1,0 +1,1 @@
+"""Kernels in Triton, which only the files in this folder import: everything else works without it."""
