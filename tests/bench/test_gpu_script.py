@@ -1,0 +1,199 @@
+"""`benchmarks/gpu.py` without a GPU: right kernels pass, wrong ones do not, what is lost costs its own rows."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import subprocess
+import sys
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+from tiny import ENVIRONMENT
+
+FOLDER = Path(__file__).parents[2] / "benchmarks"
+INTERPRETED = {**ENVIRONMENT, "TRITON_INTERPRET": "1"}
+
+# In place of gpu_worker.py: a title says what becomes of the job.
+STAND_IN = """
+import json, sys, time
+settings = json.loads(sys.argv[1])
+def tell(kind, what):
+    print(json.dumps({kind: what}), flush=True)
+for job in settings["jobs"]:
+    title = job["title"]
+    tell("begin", title)
+    if title == "hangs":
+        time.sleep(600)
+    if title == "dies":
+        sys.exit(3)
+    row = {"part": job["part"], "what": title, "case": ",".join(settings["wrong"]), "variant": "", "ms": 1.0}
+    tell("row", row)
+    tell("end", title)
+"""
+SABOTAGE = """
+import json, sys, torch
+sys.path.insert(0, sys.argv[1])
+import gpu_correct
+from gpu_session import Session
+from selkern.ops.triton import convolution_launch as launch, fuse_select_launch
+if sys.argv[2] == "dilation":
+    forward = launch.forward
+    launch.forward = lambda x, w, y, g, stride, d, statistics: forward(x, w, y, g, stride, [1] * len(w), statistics)
+else:  # the gradient without its two means over the batch
+    gradients = fuse_select_launch.gradients
+    fuse_select_launch.gradients = lambda dv, y, norms, a, ds, means: gradients(dv, y, norms, a, ds, 0 * means)
+rows = []
+session = Session(torch.device("cpu"), True, 0, rows.append)
+gpu_correct.check(session, kernel=sys.argv[3])
+print(json.dumps({"errors": [row.error for row in rows], "wrong": sorted(session.wrong)}))
+"""
+
+
+@pytest.fixture
+def script(monkeypatch: pytest.MonkeyPatch) -> tuple[ModuleType, ModuleType, ModuleType]:
+    """gpu.py, gpu_plan.py and gpu_report.py, which import each other as a program's files do."""
+    monkeypatch.syspath_prepend(str(FOLDER))
+    names = ("gpu", "gpu_plan", "gpu_report")
+    gpu, plan, report = (importlib.import_module(name) for name in names)
+    return gpu, plan, report
+
+
+def run(*options: str, timeout: float = 300) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, str(FOLDER / "gpu.py"), *options]
+    return subprocess.run(command, capture_output=True, text=True, env=INTERPRETED, timeout=timeout, check=False)
+
+
+def test_it_runs_without_a_gpu_as_a_trial_of_itself(tmp_path: Path) -> None:
+    pytest.importorskip("triton", reason="no kernels without Triton")
+    out, chart = tmp_path / "results.json", tmp_path / "chart.svg"
+    done = run("--tiny", "--budget", "250", "--out", str(out), "--chart", str(chart))
+    assert done.returncode == 0, done.stdout + done.stderr
+    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    assert json.loads(out.read_text()) == found
+    assert chart.read_text().startswith("<svg")
+    assert [row for row in found["rows"] if "error" in row] == []
+    assert found["left_out"] == []
+    assert found["correct"]
+    correct = [row for row in found["rows"] if row["part"] == "correct"]
+    assert {row["what"] for row in correct} == {"fuse_select", "convolution"}
+    assert all(0 < row["value"] <= row["bound"] for row in correct)
+    parts = {row["part"] for row in found["rows"]}
+    assert parts == {"ceiling", "correct", "unit", "train", "kernel", "graph"}
+    # Nobody may take an interpreter's times for a card's.
+    assert found["tiny"]
+    assert found["verdicts"] == []
+    assert all("times mean nothing" in line for line in found["measured"])
+    assert f"seed {found['machine']['seed']}" == done.stdout.splitlines()[0]
+
+
+def test_without_a_gpu_it_says_so_in_one_line() -> None:
+    pytest.importorskip("triton", reason="no kernels without Triton")
+    done = run()
+    assert done.returncode == 5
+    assert done.stdout == ""
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("error: ")
+    assert line.count(" | ") == 2
+    assert "--tiny" in line
+
+
+@pytest.mark.parametrize(
+    ("broken", "kernel", "wrong", "right"),
+    [("dilation", "convolution", "y1", "y0 "), ("means", "fuse_select", "dy0", "V ")],
+)
+def test_a_wrong_kernel_is_told(broken: str, kernel: str, wrong: str, right: str) -> None:
+    pytest.importorskip("triton", reason="no kernels without Triton")
+    command = [sys.executable, "-c", SABOTAGE, str(FOLDER), broken, kernel]
+    done = subprocess.run(command, capture_output=True, text=True, env=INTERPRETED, timeout=300, check=True)
+    found = json.loads(done.stdout.splitlines()[-1])
+    assert found["wrong"] == [kernel]
+    assert len(found["errors"]) == 2
+    for error in found["errors"]:
+        assert error.startswith("FAIL")
+        assert wrong in error
+        assert f" {right}" not in error
+
+
+def test_what_hangs_or_dies_costs_its_own_rows_alone(script: tuple[ModuleType, ...], tmp_path: Path) -> None:
+    gpu, plan, report = script
+    worker = tmp_path / "worker.py"
+    worker.write_text(STAND_IN)
+    results = report.Results(True)
+    jobs = [
+        plan.Job("unit", "first", 60),
+        plan.Job("correct", "dies", 60, {"kernel": "convolution"}),
+        plan.Job("unit", "hangs", 1),
+        plan.Job("unit", "last", 60),
+    ]
+    gpu.Run(results, 0, 100, worker).do(jobs)
+    rows = {row.what: row for row in results.rows}
+    assert list(rows) == ["first", "dies", "hangs", "last"]
+    assert rows["first"].ms == rows["last"].ms == 1.0
+    assert "code 3" in rows["dies"].error
+    assert "longer than its limit" in rows["hangs"].error
+    assert results.wrong, "a kernel that was not found right counts as wrong"
+    assert (rows["first"].case, rows["last"].case) == ("", "convolution"), "later workers know of it"
+
+
+def test_what_no_time_is_left_for_is_named(script: tuple[ModuleType, ...], tmp_path: Path) -> None:
+    gpu, plan, report = script
+    worker, results = tmp_path / "worker.py", report.Results(True)
+    worker.write_text(STAND_IN)
+    gpu.Run(results, 0, 10, worker).do([plan.Job("unit", "first", 60)])
+    assert results.rows == []
+    assert results.left_out == ["first: no time left"]
+
+
+def test_a_worker_that_cannot_begin_ends_it(script: tuple[ModuleType, ...], tmp_path: Path) -> None:
+    gpu, plan, report = script
+    results = report.Results(True)
+    gpu.Run(results, 0, 100, tmp_path / "missing.py").do([plan.Job("unit", name, 60) for name in "abc"])
+    assert [(row.what, "before it began" in row.error) for row in results.rows] == [("a", True)]
+    assert len(results.left_out) == 2
+
+
+def measured(plan: ModuleType, report: ModuleType, ours: float) -> Any:
+    """Made-up results of a card that copies 2,000 GB/s."""
+    results = report.Results(False, {"gpu": "Card"})
+
+    def add(part: str, what: str, case: str, variant: str, ms: float, **more: Any) -> None:
+        results.rows.append(plan.Row(part=part, what=what, case=case, variant=variant, ms=ms, **more))
+
+    add("ceiling", "copy", "device memory", "torch", 2.0, gbyte=4.0)
+    for stage in plan.SK50:
+        case = stage.case("bfloat16")
+        add("kernel", "fuse_select: Select", case, "triton", 1.0, gbyte=1.8)
+        for variant, ms in (("triton", ours), ("eager", 2.0), ("compiled", 1.0)):
+            add("kernel", f"fuse_select: {plan.WHOLE}", case, variant, ms)
+    add("unit", "forward", plan.SK50[0].case("bfloat16"), plan.OURS, 1.0, gbyte=1.0)
+    add("train", "step", "bfloat16", plan.OURS, 100.0, batch=128)
+    add("train", "step", "bfloat16", plan.TIMM_SK_COMPILED, 400.0, batch=256)
+    return results
+
+
+def test_goals_are_judged(script: tuple[ModuleType, ...]) -> None:
+    _gpu, plan, report = script
+    found = {verdict.goal: verdict for verdict in report.verdicts(measured(plan, report, 0.5))}
+    select = found["Select, stage 1: share of the copy bandwidth"]
+    assert (select.value, select.word) == (pytest.approx(0.9), "reached")
+    assert found["Fuse, stage 1: share of the copy bandwidth"].word == "not measured"
+    unit = found["unit of stage 1, forward: share of its floor's speed"]
+    assert (unit.value, unit.word) == (pytest.approx(0.5), "missed")
+    step = next(verdict for goal, verdict in found.items() if plan.TIMM_SK in goal)
+    assert (step.value, step.word) == (pytest.approx(2.0), "reached"), "by images, not by steps"
+
+
+@pytest.mark.parametrize(("ours", "start"), [(0.5, '("fuse_select", "Card", torch.bfloat16),'), (1.5, "# fuse_select")])
+def test_auto_takes_what_won_against_eager_and_compiled(
+    script: tuple[ModuleType, ...], ours: float, start: str
+) -> None:
+    _gpu, plan, report = script
+    results = measured(plan, report, ours)
+    lines = report.winners(results)
+    assert lines[0].startswith(start)
+    assert all(line.startswith("#") for line in lines[1:]), "not measured"
+    results.rows.append(plan.Row(part="correct", what="fuse_select", case="", variant="triton", error="FAIL: V"))
+    assert report.winners(results)[0].endswith("gives wrong results")
