@@ -7,6 +7,7 @@ of another image costs accuracy.
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -106,21 +107,20 @@ def causal(
     """
     units = {name: unit for name, (unit, _) in find_units(model).items() if name in means}
     plans = _plans(units, means)
-    answers: list[list[NDArray[np.int64]]] = [[] for _ in range(len(plans) + 1)]
-    labels, indices = [], []
+    answers, labels, indices = [array("i") for _ in range(len(plans) + 1)], array("i"), array("q")
     with evaluating(model):
         for batch in images:
-            labels.append(batch.labels)
-            indices.append(batch.indices)
-            answers[0].append(model(batch.x).argmax(dim=1).cpu().numpy())
+            labels.extend(batch.labels.tolist())
+            indices.extend(batch.indices.tolist())
+            answers[0].extend(model(batch.x).argmax(dim=1).tolist())
             for number, (_, _, changes) in enumerate(plans, 1):
                 with choose(model, changes):
-                    answers[number].append(model(batch.x).argmax(dim=1).cpu().numpy())
-    if not labels or (np.concatenate(labels) < 0).any():
+                    answers[number].extend(model(batch.x).argmax(dim=1).tolist())
+    truth, where = np.array(labels), np.array(indices)
+    if not len(truth) or (truth < 0).any():
         raise ValueError("the causal check needs images whose class is known")
-    truth, where = np.concatenate(labels), np.concatenate(indices)
     groups = where if clusters is None else clusters[where]
-    given, *replaced = (np.concatenate(parts) for parts in answers)
+    given, *replaced = (np.array(numbers) for numbers in answers)
     right = (given == truth).astype(float)
     effects = []
     for (what, unit, _), answer in zip(plans, replaced, strict=True):

@@ -8,6 +8,7 @@ field's own centre.
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -165,28 +166,30 @@ def receptive_fields(
         FROZEN: {} if means is None else {name: frozen(mean) for name, mean in means.items()},
     }
     wanted = {how: known[how] for how in ways if how == CHOSEN or known[how]}
-    radii: dict[tuple[str, str], list[Array]] = {}
+    # Numbers of all images in few growing arrays: small arrays that stay, batch by batch, would leave gaps of memory
+    # between them which the next batch's large ones do not fit.
+    radii: dict[tuple[str, str], array[float]] = {}
     energies: dict[tuple[str, str], Array] = {}
-    indices, side = [], 0
+    indices, side = array("q"), 0
     with evaluating(model), torch.enable_grad():
         for batch in images:
-            indices.append(batch.indices)
+            indices.extend(batch.indices.tolist())
             side = batch.x.shape[-1]
             for how, changes in wanted.items():
                 with choose(model, changes):
                     for name, energy in _energies(model, list(units), batch.x, seed).items():
                         key = (units[name].label, how)
-                        radii.setdefault(key, []).append(_radius(energy))
+                        radii.setdefault(key, array("d")).extend(_radius(energy))
                         energies[key] = energies.get(key, 0.0) + energy.sum(axis=0)
     if not indices:
         raise ValueError("no images to measure receptive fields on")
-    n = sum(map(len, indices))
+    n = len(indices)
     fields = []
-    for (label, how), parts in radii.items():
-        each = np.concatenate(parts)
+    for (label, how), numbers in radii.items():
+        each = np.array(numbers)
         finite = each[np.isfinite(each)]  # a neuron that no pixel moves has no radius
         fields.append(UnitField(label, how, mean_estimate(finite), each, energies[label, how] / n))
-    return FieldStudy(n, side, np.concatenate(indices), tuple(fields))
+    return FieldStudy(n, side, np.array(indices), tuple(fields))
 
 
 def _energies(model: nn.Module, names: list[str], x: Tensor, seed: int) -> dict[str, Array]:
