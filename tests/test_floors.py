@@ -25,6 +25,7 @@ FLOORS = {
     "bench": 4,
     "timm": 4,
     "train": 4,
+    "study": 5,
     "cli_options": 5,
     "commands": 5,
     "cli": 5,
@@ -34,6 +35,7 @@ SAME_FLOOR = {
     ("analysis", "models"),
     ("deploy", "models"),
     ("commands", "cli_options"),
+    ("commands", "study"),
     ("cli", "commands"),
 }  # the one may use the other, never the reverse
 

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable, Sequence
 
 from selkern import __version__
-from selkern.commands import bench, data, runs, zoo
+from selkern.commands import bench, data, runs, study, zoo
 from selkern.errors import Interrupted, ResourceError, SelkernError, UsageError
 
 COMMANDS: dict[str, tuple[Callable[[list[str]], int], str]] = {
@@ -23,6 +23,7 @@ COMMANDS: dict[str, tuple[Callable[[list[str]], int], str]] = {
     "check": (zoo.check, "is this SK code, ours or anybody's, what the paper says? rule by rule"),
     "models": (zoo.models, "the networks, their parameters and multiply-adds"),
     "data": (data.data, "check a data set before training: broken images, leaks between splits, labels that disagree"),
+    "study": (study.study, "networks compared: each trained several times on the same images in the same order"),
     "bench": (bench.bench, "time and memory of ours beside timm's and the article's, against the project's goals"),
     "doctor": (bench.doctor, "versions, devices, cores, settings and missing packages of this machine"),
 }

@@ -68,7 +68,7 @@ def _train_options(argv: list[str]) -> TrainOptions:
         values += [word.partition("=")[2] for word in argv if word.startswith(f"{flag}=")]
         return values[-1] if values else default
 
-    name = given("--recipe", "digits" if given("--data", "digits") == "digits" else "cifar")
+    name = given("--recipe", "digits" if given("--data", "digits").partition(":")[0] == "digits" else "cifar")
     default = replace(TrainOptions(), recipe=name, training=recipe_named(name))
     return parse(TrainOptions, argv, "train", default)
 

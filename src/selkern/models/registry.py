@@ -53,6 +53,16 @@ def architecture(name: str) -> Row:
     return ARCHITECTURES[name]
 
 
+def register(name: str, row: Row) -> None:
+    """Give a network a name in this process, so that it can be created, saved and loaded by it.
+
+    Raises:
+        UsageError: the name is taken by another network.
+    """
+    if ARCHITECTURES.setdefault(name, row) != row:
+        raise UsageError(f"the name {name!r} is taken by another model", "register", "choose another name")
+
+
 def create_model(
     name: str | None = None,
     *,

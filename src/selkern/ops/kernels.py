@@ -56,7 +56,6 @@ def is_chosen(kernel: Kernel, x: Tensor) -> bool:
     return _is_chosen(kernel, x.device.type, x.device.index, x.dtype)
 
 
-@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
 def _is_chosen(kernel: Kernel, device: str, index: int | None, dtype: torch.dtype) -> bool:
     """So that torch.compile asks once, and keeps in the compiled code what was chosen then."""
     asked = kernels_asked()
@@ -67,6 +66,10 @@ def _is_chosen(kernel: Kernel, device: str, index: int | None, dtype: torch.dtyp
     if torch.version.hip is not None or torch.cuda.get_device_capability(index) < _LEAST:
         return False
     return asked == "triton" or (kernel, torch.cuda.get_device_name(index), dtype) in MEASURED
+
+
+# What torch.compiler.assume_constant_result does; it would import the compiler, which takes longer than all of selkern.
+_is_chosen._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
 def _checked(word: str, where: str) -> Kernels:

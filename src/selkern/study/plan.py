@@ -1,0 +1,269 @@
+"""A study's file: which networks are trained, on what, how often, and what they are compared with."""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import re
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from selkern.data.sources import open_source
+from selkern.errors import UsageError
+from selkern.models import registry
+from selkern.models.backbone import Row
+from selkern.models.cost import Cost, count
+from selkern.study.change import changed, placed
+from selkern.study.strict import load
+from selkern.train.options import TrainOptions, build, recipe_named
+from selkern.train.recipe import Recipe
+
+FOLDER = Path("studies")  # where names are looked up
+_MOST_SEEDS = 1000
+_NAME = re.compile(r"[A-Za-z0-9_+.]{1,60}")  # of an arm: a folder is called after it
+_LITTLE = "train=256,val=64,test=96"  # scenes of a short form
+_SHORT_SEEDS = 2
+
+
+@dataclass(frozen=True, kw_only=True)
+class Match:
+    """How far the arms' costs may be from the baseline's, as shares of it; None asks nothing."""
+
+    parameters: float | None = None
+    macs: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Arm:
+    """One of the networks that are compared.
+
+    Attributes:
+        model: its name in `selkern models`, or STUDY.ARM where it is a changed one.
+        base: the name of the model that was changed.
+        change: fields of `Architecture` as the file has them.
+        row: what builds it.
+        options: of its training, but for seed and output.
+    """
+
+    name: str
+    model: str
+    base: str
+    change: Mapping[str, Any]
+    row: Row
+    options: TrainOptions
+
+
+@dataclass(frozen=True, kw_only=True)
+class Study:
+    """What a study's file says.
+
+    Attributes:
+        text, path: of the file.
+        scale_bins: edges of the bins of object scale in which accuracy is told; none where it is not.
+        cost: whether the time and memory of the arms are measured too.
+        short: one epoch of few images, to try the machinery.
+    """
+
+    name: str
+    text: str
+    path: Path
+    title: str
+    claim: str
+    seeds: int
+    baseline: str
+    arms: tuple[Arm, ...]
+    match: Match
+    scale_bins: tuple[float, ...]
+    cost: bool
+    short: bool
+
+    @property
+    def sha256(self) -> str:
+        """Of the file."""
+        return hashlib.sha256(self.text.encode()).hexdigest()
+
+
+@dataclass(frozen=True, kw_only=True)
+class _File:
+    """The plain entries of a study's file; `arms` and `training` are read apart."""
+
+    title: str
+    claim: str
+    baseline: str
+    data: str | None = None
+    recipe: str = "digits"
+    seeds: int = 5
+    match: Match = Match()
+    scale_bins: tuple[float, ...] = ()
+    cost: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Arm:
+    """The plain entries of an arm; `change` and `training` are read apart."""
+
+    model: str
+    data: str | None = None
+
+
+def find(name: str) -> Path:
+    """A study's file by its path, or by its name in ./studies. Raises UsageError that tells the nearest one."""
+    for path in (Path(name), FOLDER / f"{name}.yaml"):
+        if path.is_file():
+            return path
+    known = sorted(path.stem for path in FOLDER.glob("*.yaml"))
+    near = difflib.get_close_matches(name, known, n=1)
+    fix = f"did you mean {near[0]}?" if near else f"give a .yaml file{' or one of ' if known else ''}{', '.join(known)}"
+    raise UsageError("no such study", name or "(empty name)", fix)
+
+
+def read(path: Path, data: str | None = None, device: str = "cpu", short: bool = False) -> Study:
+    """A study out of its file.
+
+    Args:
+        data: what the arms are trained on where the file leaves it open (`data: null`).
+        short: one epoch of few images and two seeds; where the file leaves the data open, digit scenes.
+
+    Raises:
+        UsageError: unknown entries, wrong types, values out of range, a network that cannot be.
+    """
+    text, values = load(path)
+    where = str(path)
+    arms, training = values.pop("arms"), values.pop("training", {})
+    file = build(_File, values, where)
+    given = _data(file.data, data, where, short)
+    if not isinstance(arms, dict) or len(arms) < 2:
+        raise UsageError("a study needs two arms at least", where, "give `arms:`, a mapping of names")
+    if file.baseline not in arms:
+        raise UsageError(f"the baseline {file.baseline!r} is no arm", where, f"one of {', '.join(map(str, arms))}")
+    if not 1 <= file.seeds <= _MOST_SEEDS:
+        raise UsageError(f"seeds is {file.seeds}", where, f"give a number of seeds from 1 to {_MOST_SEEDS}")
+    common = replace(
+        TrainOptions(), data=given, recipe=file.recipe, training=_recipe(recipe_named(file.recipe), training, where)
+    )
+    common = replace(common, device=device, report=False, log_order=True, save_minutes=1.0)
+    made = tuple(_arm(path.stem, name, entry, common, where, short) for name, entry in arms.items())
+    return Study(
+        name=path.stem,
+        text=text,
+        path=path,
+        title=file.title,
+        claim=file.claim,
+        seeds=min(file.seeds, _SHORT_SEEDS) if short else file.seeds,
+        baseline=file.baseline,
+        arms=made,
+        match=file.match,
+        scale_bins=_bins(file.scale_bins, made, where),
+        cost=file.cost,
+        short=short,
+    )
+
+
+def _data(told: str | None, given: str | None, where: str, short: bool) -> str:
+    """What the arms are trained on; a path is made absolute, since runs may start in other folders."""
+    if told is not None and given is not None:
+        raise UsageError(f"the study tells its data itself ({told})", "--data", "leave it out")
+    data = told if told is not None else given
+    if data is None and not short:
+        raise UsageError("the study leaves its data open", where, "give --data")
+    if data is None:
+        data = "digits"
+    return data if is_digits(data) else str(Path(data).expanduser().absolute())
+
+
+def is_digits(data: str) -> bool:
+    """Whether data is digit scenes, whose objects' scales are known."""
+    return data == "digits" or data.startswith("digits:")
+
+
+def _recipe(base: Recipe, changes: Any, where: str) -> Recipe:
+    """A recipe with some of its fields changed."""
+    if not isinstance(changes, dict):
+        raise UsageError("training is no mapping", where, "give fields of the recipe, such as epochs: 2")
+    values = asdict(base)
+    augment = changes.get("augment", {})
+    if not isinstance(augment, dict):
+        raise UsageError("augment is no mapping", where, "give fields such as flip: 0.5")
+    try:
+        return build(Recipe, {**values, **changes, "augment": {**values["augment"], **augment}}, where)
+    except UsageError as error:  # it may tell a flag, of which there are none here
+        raise placed(error, where) from error
+
+
+def _arm(study: str, name: Any, entry: Any, common: TrainOptions, where: str, short: bool) -> Arm:
+    where = f"{where}, arm {name}"
+    if not isinstance(name, str) or not _NAME.fullmatch(name):
+        raise UsageError(f"an arm is called {name!r}", where, "use letters, digits, _ + and .")
+    if not isinstance(entry, dict) or "model" not in entry:
+        raise UsageError("model is missing", where, "give a name; `selkern models` lists them")
+    plain = dict(entry)
+    change, training = plain.pop("change", {}), plain.pop("training", {})
+    asked = build(_Arm, plain, where)
+    row = changed(registry.architecture(asked.model), change, where)
+    recipe = _recipe(common.training, training, where)
+    data = common.data if asked.data is None else _data(asked.data, None, where, short)
+    if short:
+        recipe = replace(recipe, epochs=1, schedule_epochs=0, milestones=(), warmup=0.0)
+        data = _little(data)
+    model = f"{study}.{name}" if change else asked.model
+    try:
+        options = replace(common, data=data, model=model, training=recipe)
+    except UsageError as error:
+        raise placed(error, where) from error
+    return Arm(name=name, model=model, base=asked.model, change=change, row=row, options=options)
+
+
+def _little(data: str) -> str:
+    """Few digit scenes instead of all; other data as they are."""
+    if not is_digits(data):
+        return data
+    return f"{data}{',' if ':' in data else ':'}{_LITTLE}"
+
+
+def _bins(edges: tuple[float, ...], arms: tuple[Arm, ...], where: str) -> tuple[float, ...]:
+    """Edges of the bins of scale; those of the digit scenes where none are given."""
+    drawn = all(is_digits(arm.options.data) for arm in arms)
+    if not edges:
+        return (1.0, 2.0, 3.0, 4.0) if drawn else ()
+    if not drawn:
+        raise UsageError("the scales of objects are known of digit scenes alone", where, "leave scale_bins out")
+    if len(edges) < 2 or list(edges) != sorted(set(edges)):
+        raise UsageError(f"scale_bins are {list(edges)}", where, "give two or more rising numbers")
+    return edges
+
+
+def costs(study: Study) -> dict[str, Cost]:
+    """What every arm costs at its own image size.
+
+    Raises:
+        UsageError: a network that cannot be built, or a cost that is not matched as the study asks.
+        DataError: as `open_source` says.
+    """
+    classes: dict[str, int] = {}
+    found: dict[str, Cost] = {}
+    for arm in study.arms:
+        data = arm.options.data
+        if data not in classes:
+            classes[data] = len(open_source(data).classes)
+        try:
+            with torch.device("meta"):
+                model = arm.row.build(classes[data], 3, False)
+        except ValueError as error:
+            raise placed(error, f"{study.path}, arm {arm.name}") from error
+        found[arm.name] = count(model, arm.options.training.image_size)
+    base = found[study.baseline]
+    for kind in ("parameters", "macs"):
+        allowed = getattr(study.match, kind)
+        for name, cost in found.items():
+            off = getattr(cost, kind) / getattr(base, kind) - 1
+            if allowed is not None and abs(off) > allowed:
+                what = (
+                    f"arm {name} has {getattr(cost, kind):,} {kind}, {off:+.1%} of {study.baseline}'s "
+                    f"{getattr(base, kind):,}"
+                )
+                raise UsageError(what, str(study.path), f"change its widths: {allowed:.0%} are allowed")
+    return found
