@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, library, nn
 
 from selkern.ops.triton import convolution_launch as launch
 
@@ -36,7 +36,7 @@ def _moments(x: Tensor, weights: Sequence[Tensor], statistics: bool) -> tuple[Te
     return x.new_empty(shape, dtype=torch.float32), x.new_empty(shape, dtype=torch.float32)
 
 
-@torch.library.custom_op("selkern::convolve_branches", mutates_args=())
+@library.custom_op("selkern::convolve_branches", mutates_args=())
 def convolve_branches(
     x: Tensor, weights: list[Tensor], stride: int, dilations: list[int], groups: int, statistics: bool
 ) -> tuple[list[Tensor], Tensor, Tensor]:
@@ -53,7 +53,7 @@ def _(
     return (_outputs(x, weights, stride), *_moments(x, weights, statistics))
 
 
-@torch.library.custom_op("selkern::convolve_branches_input_gradient", mutates_args=())
+@library.custom_op("selkern::convolve_branches_input_gradient", mutates_args=())
 def input_gradient(
     dy: list[Tensor], weights: list[Tensor], height: int, width: int, stride: int, dilations: list[int], groups: int
 ) -> Tensor:
@@ -70,7 +70,7 @@ def _(
     return _empty(dy[0], dy[0].shape[0], weights[0].shape[1] * groups, height, width)
 
 
-@torch.library.custom_op("selkern::convolve_branches_weight_gradients", mutates_args=())
+@library.custom_op("selkern::convolve_branches_weight_gradients", mutates_args=())
 def weight_gradients(
     x: Tensor, dy: list[Tensor], kernels: list[int], stride: int, dilations: list[int], groups: int
 ) -> list[Tensor]:

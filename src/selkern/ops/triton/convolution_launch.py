@@ -6,7 +6,6 @@ Results depend on shapes alone: partial sums lie in buffers and are added in a f
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,6 +19,7 @@ from selkern.ops.triton.convolution_kernels import (
     input_gradient_kernel,
     weight_gradient_kernel,
 )
+from selkern.ops.triton.device import on
 
 BLOCK_PIXELS = 128  # of the tiles: two 64-row products of the tensor cores for every load of the weights
 BLOCK_COLUMNS = 128  # of the weight gradient: four taps of a 32-channel pack share one load of dy
@@ -116,11 +116,6 @@ def arithmetic(dtype: torch.dtype) -> dict[str, Any]:
     return {"PRECISION": precision, "UPCAST": interpreted(), "num_warps": WARPS, "num_stages": STAGES}
 
 
-def _on(device: torch.device) -> AbstractContextManager[object]:
-    """Launches go to the current GPU, which need not be the tensors'."""
-    return torch.cuda.device(device) if device.type == "cuda" else nullcontext()
-
-
 def _geometry(x_shape: Sequence[int], y: Tensor) -> Geometry:
     return Geometry(x_shape[0], x_shape[2], x_shape[3], y.shape[2], y.shape[3])
 
@@ -155,7 +150,7 @@ def forward(
     tiles = cdiv(pixels, BLOCK_PIXELS)
     size = (len(y), tiles, 2, y[0].shape[1]) if statistics else (0,)
     partials = torch.empty(size, dtype=torch.float32, device=x.device)
-    with _on(x.device):
+    with on(x.device):
         forward_kernel[(tiles * packing.packs * packing.out_blocks,)](
             channels_last(x),
             tuple(packing.pack(weight) for weight in weights),
@@ -182,7 +177,7 @@ def input_gradient(
     packing = Packing.of(weights[0].shape, groups, dx.element_size())
     at = _geometry(dx.shape, dy[0])
     tiles = cdiv(at.batch * at.height * at.width, BLOCK_PIXELS)
-    with _on(dx.device):
+    with on(dx.device):
         input_gradient_kernel[(tiles * packing.packs * packing.in_blocks,)](
             tuple(channels_last(each) for each in dy),
             tuple(packing.pack(weight) for weight in weights),
@@ -217,7 +212,7 @@ def weight_gradient(x: Tensor, dy: Tensor, shape: Sequence[int], groups: int, st
     partials = torch.empty(
         (splits, packing.packs, kernel**2 * packing.padded_in, packing.padded_out), dtype=torch.float32, device=x.device
     )
-    with _on(x.device):
+    with on(x.device):
         weight_gradient_kernel[(splits * programs,)](
             channels_last(x),
             channels_last(dy),

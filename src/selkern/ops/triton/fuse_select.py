@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, library
 
 from selkern.ops.norm import BatchNorm
 from selkern.ops.triton import fuse_select_launch as launch
@@ -29,7 +29,7 @@ from selkern.ops.triton.fuse_select_kernels import Norms
 MOST_BRANCHES = 4
 
 
-@torch.library.custom_op("selkern::branch_moments", mutates_args=())
+@library.custom_op("selkern::branch_moments", mutates_args=())
 def branch_moments(y: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
     """Mean and biased variance of M maps over N, H and W, (M, C) float32 each."""
     return launch.moments(y)
@@ -41,7 +41,7 @@ def _(y: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
     return mean, variance
 
 
-@torch.library.custom_op("selkern::branch_sums", mutates_args=())
+@library.custom_op("selkern::branch_sums", mutates_args=())
 def branch_sums(weights: Tensor, y: Sequence[Tensor], norms: Sequence[Tensor]) -> Tensor:
     """P and Q of docs/kernels.md for a map of weights, (2, N, M, C) float32."""
     return launch.sums(weights, y, Norms(*norms))
@@ -52,7 +52,7 @@ def _(weights: Tensor, y: Sequence[Tensor], *_: Any) -> Tensor:  # noqa: ARG001 
     return _sums_like(y)
 
 
-@torch.library.custom_op("selkern::branch_gradients", mutates_args=())
+@library.custom_op("selkern::branch_gradients", mutates_args=())
 def branch_gradients(
     dv: Tensor, y: Sequence[Tensor], norms: Sequence[Tensor], a_NMC: Tensor, ds_NC: Tensor, averages_2MC: Tensor
 ) -> list[Tensor]:
@@ -65,7 +65,7 @@ def _(dv: Tensor, y: Sequence[Tensor], *_: Any) -> list[Tensor]:  # noqa: ARG001
     return [_map_like(y) for _ in y]
 
 
-@torch.library.custom_op("selkern::fuse_branches", mutates_args=())
+@library.custom_op("selkern::fuse_branches", mutates_args=())
 def fuse_branches(
     y: Sequence[Tensor], norms: Sequence[Tensor], batch_statistics: bool
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -116,7 +116,7 @@ def _fuse_backward(
 fuse_branches.register_autograd(_fuse_backward, setup_context=_keep_fuse)
 
 
-@torch.library.custom_op("selkern::select_branches", mutates_args=())
+@library.custom_op("selkern::select_branches", mutates_args=())
 def select_branches(
     y: Sequence[Tensor], norms: Sequence[Tensor], a_NMC: Tensor, link_v: Tensor, link_a: Tensor
 ) -> Tensor:

@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from selkern.ops.triton.device import on
 from selkern.ops.triton.fuse_select_kernels import (
     Geometry,
     Norms,
@@ -88,7 +88,7 @@ def moments(y: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
     variance = torch.empty_like(mean)
     # Few columns and many parts: wide enough for whole sectors, tall enough for few rounds.
     columns, rows = 16, 128
-    with _on(y[0]):
+    with on(y[0].device):
         moments_kernel[(how.programs,)](maps, *parts, at, M=M, **how.blocks, num_warps=WARPS)
         grid = (math.ceil(M * at.channels / columns),)
         merge_kernel[grid](*parts, mean, variance, at, M=M, BLOCK_PARTS=rows, BLOCK_COLUMNS=columns, num_warps=WARPS)
@@ -101,7 +101,7 @@ def sums(weights: Tensor | None, y: Sequence[Tensor], norms: Norms) -> Tensor:
     at, M = how.geometry, len(y)
     partials = y[0].new_empty((2, at.splits, at.batch, M, at.channels), dtype=torch.float32)
     w = maps[0] if weights is None else weights.contiguous(memory_format=how.memory_format)
-    with _on(y[0]):
+    with on(y[0].device):
         sums_kernel[(how.programs,)](
             w, maps, norms, *partials, at, WEIGHTED=weights is not None, M=M, **how.blocks, num_warps=WARPS
         )
@@ -112,7 +112,7 @@ def select(y: Sequence[Tensor], norms: Norms, a_NMC: Tensor) -> Tensor:
     """V (N, C, H, W) in y's dtype and layout."""
     how, maps = _prepared(y)
     v = _empty_like(y[0], how)
-    with _on(v):
+    with on(v.device):
         select_kernel[(how.programs,)](
             maps, norms, a_NMC.contiguous(), v, how.geometry, M=len(y), **how.blocks, num_warps=WARPS
         )
@@ -127,7 +127,7 @@ def gradients(
     dy = tuple(_empty_like(y_m, how) for y_m in y)
     dv = dv.contiguous(memory_format=how.memory_format)
     rest = (a_NMC.contiguous(), ds_NC.contiguous(), averages_2MC.contiguous())
-    with _on(dv):
+    with on(dv.device):
         gradient_kernel[(how.programs,)](
             dv, maps, norms, *rest, dy, how.geometry, M=len(y), **how.blocks, num_warps=WARPS
         )
@@ -142,11 +142,6 @@ def _prepared(y: Sequence[Tensor]) -> tuple[Plan, tuple[Tensor, ...]]:
 
 def _empty_like(y: Tensor, how: Plan) -> Tensor:
     return torch.empty_like(y, memory_format=how.memory_format)
-
-
-def _on(tensor: Tensor) -> AbstractContextManager[object]:
-    """Triton launches on the current GPU, which need not be the tensor's. (The interpreter has no GPU.)"""
-    return torch.cuda.device(tensor.device) if tensor.is_cuda else nullcontext()
 
 
 def _power_of_2(number: int) -> int:
