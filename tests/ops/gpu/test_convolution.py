@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor, library, nn
 from torch.nn import functional as F
 
 pytest.importorskip("triton.language", reason="no kernels without Triton")
@@ -205,12 +205,12 @@ def test_the_operators_are_what_they_are_registered_as() -> None:
     x, weights = make(case)
     x = x.detach().to(memory_format=torch.channels_last).requires_grad_()
     sizes = (case.stride, list(case.dilations), case.groups)
-    torch.library.opcheck(convolution.convolve_branches, (x, weights, *sizes, True))
-    torch.library.opcheck(convolution.convolve_branches, (x, weights, *sizes, False))
+    library.opcheck(convolution.convolve_branches, (x, weights, *sizes, True))
+    library.opcheck(convolution.convolve_branches, (x, weights, *sizes, False))
     dy = [y_m.detach() for y_m in ours(case, x, weights)[0]]
     plain = [w.detach() for w in weights]
-    torch.library.opcheck(convolution.input_gradient, (dy, plain, 4, 3, *sizes))
-    torch.library.opcheck(convolution.weight_gradients, (x.detach(), dy, list(case.kernels), *sizes))
+    library.opcheck(convolution.input_gradient, (dy, plain, 4, 3, *sizes))
+    library.opcheck(convolution.weight_gradients, (x.detach(), dy, list(case.kernels), *sizes))
 
 
 def test_no_second_derivatives() -> None:

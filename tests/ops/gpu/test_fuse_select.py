@@ -10,7 +10,7 @@ from typing import Any, cast
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor, library, nn
 
 from selkern.layers.parts import lean_norm
 from selkern.layers.selective_kernel import SelectiveKernel
@@ -259,13 +259,13 @@ def test_operators_keep_torchs_rules(dtype: torch.dtype, channels_last: bool) ->
     norms = [torch.rand(2, 12) for _ in range(4)]
     learned = [*norms[:2], *(norm.clone().requires_grad_() for norm in norms[2:])]
     a = torch.rand(2, 2, 12)
-    torch.library.opcheck(fuse_select.branch_moments, (maps,))
-    torch.library.opcheck(fuse_select.branch_sums, (r, maps, norms))
-    torch.library.opcheck(fuse_select.branch_gradients, (r, maps, norms, a, a[:, 0], torch.rand(2, 2, 12)))
-    torch.library.opcheck(fuse_select.fuse_branches, (y, learned, True))
+    library.opcheck(fuse_select.branch_moments, (maps,))
+    library.opcheck(fuse_select.branch_sums, (r, maps, norms))
+    library.opcheck(fuse_select.branch_gradients, (r, maps, norms, a, a[:, 0], torch.rand(2, 2, 12)))
+    library.opcheck(fuse_select.fuse_branches, (y, learned, True))
     _s, _sums, link_v, link_a = fuse_select.fuse_branches(y, learned, True)
     links = link_v.detach().requires_grad_(), link_a.detach().requires_grad_()
-    torch.library.opcheck(fuse_select.select_branches, (maps, norms, a.requires_grad_(), *links))
+    library.opcheck(fuse_select.select_branches, (maps, norms, a.requires_grad_(), *links))
 
 
 def test_v_again() -> None:
