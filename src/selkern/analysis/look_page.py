@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from importlib.resources import files
-
 import numpy as np
-from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 from matplotlib.figure import Figure
 
 from selkern.analysis.look import Look, picture
+from selkern.analysis.page import render_page
 from selkern.analysis.selection import Selected
 from selkern.analysis.style import INK, drawing, to_svg
 
@@ -22,16 +20,13 @@ def render_look(each: Look, selected: Selected, back: str) -> str:
     Args:
         back: address of the report it belongs to.
     """
-    folder = files("selkern.analysis")
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    template = environment.from_string(folder.joinpath("look.html.j2").read_text(encoding="utf-8"))
-    return template.render(
+    return render_page(
+        "look.html.j2",
         look=each,
         zooms=selected.zooms,
         units=selected.units,
         n=selected.n,
         back=back,
-        style=Markup(folder.joinpath("report.css").read_text(encoding="utf-8")),
         pictures=Markup(to_svg(_pictures(each, selected))),
         strip=Markup(to_svg(_strip(each, selected))),
     )

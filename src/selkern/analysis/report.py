@@ -6,10 +6,8 @@ import base64
 import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from importlib.resources import files
 
 import numpy as np
-from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
@@ -18,6 +16,7 @@ from torch import nn
 from selkern.analysis import figures, words
 from selkern.analysis.evaluation import Evaluation
 from selkern.analysis.look import draw as draw_looks
+from selkern.analysis.page import render_page
 from selkern.analysis.scale import ScaleStudy, observe
 from selkern.analysis.studies import Studies
 from selkern.analysis.style import to_svg
@@ -111,14 +110,10 @@ def _draw_studies(studies: Studies) -> dict[str, Figure]:
 
 def render(report: Report, drawn: Mapping[str, Figure]) -> str:
     """The page, with its figures inside it."""
-    folder = files("selkern.analysis")
-    # Autoescape is on: class names and file names are the user's, and may hold anything.
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    template = environment.from_string(folder.joinpath("report.html.j2").read_text(encoding="utf-8"))
     evaluation = report.evaluation
-    return template.render(
+    return render_page(
+        "report.html.j2",
         report=report,
-        style=Markup(folder.joinpath("report.css").read_text(encoding="utf-8")),
         figures={name: Markup(to_svg(figure)) for name, figure in drawn.items()},
         findings=[] if report.study is None else words.of_scale(report.study),
         said=words.of_studies(report.studies),

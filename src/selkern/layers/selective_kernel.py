@@ -239,21 +239,17 @@ class SelectiveKernel(nn.Module):
 
     def forgets(self) -> bool:
         """Whether this pass keeps only what `ops.lean` keeps."""
-        return self.memory != "plain" and all(
-            type(branch) is ConvNormAct and not is_hooked(branch) and forgets(branch.norm, branch.act)
-            for branch in self.branches
-        )
+        return self._is_known() and forgets()
 
     def _has_kernels(self, x: Tensor) -> bool:
         """Whether kernels of ours compute this pass, also where no gradient is wanted and under torch.compile."""
-        return (
-            self.memory != "plain"
-            and self.dims == 2
-            and kernels.is_chosen("fuse_select", x)
-            and all(
-                type(branch) is ConvNormAct and not is_hooked(branch) and are_plain(branch.norm, branch.act)
-                for branch in self.branches
-            )
+        return self.dims == 2 and kernels.is_chosen("fuse_select", x) and self._is_known()
+
+    def _is_known(self) -> bool:
+        """Whether the branches are what operators of ours can compute, and may."""
+        return self.memory != "plain" and all(
+            type(branch) is ConvNormAct and not is_hooked(branch) and are_plain(branch.norm, branch.act)
+            for branch in self.branches
         )
 
     def extra_repr(self) -> str:

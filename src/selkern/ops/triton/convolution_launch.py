@@ -120,6 +120,21 @@ def _geometry(x_shape: Sequence[int], y: Tensor) -> Geometry:
     return Geometry(x_shape[0], x_shape[2], x_shape[3], y.shape[2], y.shape[3])
 
 
+def _of_branches(
+    packing: Packing, weights: Sequence[Tensor], stride: int, dilations: Sequence[int]
+) -> dict[str, int | tuple[int, ...]]:
+    """What the two kernels that go through all branches are told of them."""
+    return {
+        "KERNELS": tuple(weight.shape[2] for weight in weights),
+        "DILATIONS": tuple(dilations),
+        "STRIDE": stride,
+        "BLOCK_PIXELS": BLOCK_PIXELS,
+        "BLOCK_IN": packing.block_in,
+        "IN_BLOCKS": packing.in_blocks,
+        **packing.constants(),
+    }
+
+
 def channels_last(maps: Tensor) -> Tensor:
     """The same values in the one layout that the kernels read."""
     return maps.contiguous(memory_format=torch.channels_last)
@@ -157,14 +172,8 @@ def forward(
             tuple(y),
             partials,
             at,
-            KERNELS=tuple(weight.shape[2] for weight in weights),
-            DILATIONS=tuple(dilations),
-            STRIDE=stride,
-            BLOCK_PIXELS=BLOCK_PIXELS,
-            BLOCK_IN=packing.block_in,
-            IN_BLOCKS=packing.in_blocks,
             STATISTICS=statistics,
-            **packing.constants(),
+            **_of_branches(packing, weights, stride, dilations),
             **arithmetic(x.dtype),
         )
     return _merged(partials, pixels) if statistics else None
@@ -183,13 +192,7 @@ def input_gradient(
             tuple(packing.pack(weight) for weight in weights),
             dx,
             at,
-            KERNELS=tuple(weight.shape[2] for weight in weights),
-            DILATIONS=tuple(dilations),
-            STRIDE=stride,
-            BLOCK_PIXELS=BLOCK_PIXELS,
-            BLOCK_IN=packing.block_in,
-            IN_BLOCKS=packing.in_blocks,
-            **packing.constants(),
+            **_of_branches(packing, weights, stride, dilations),
             **arithmetic(dx.dtype),
         )
 
