@@ -66,6 +66,15 @@ def _rows(pointer: tl.tensor, channel: tl.tensor, channels: tl.tensor, M: tl.con
 
 
 @jit
+def _of_norms(norms: tl.tuple, channel: tl.tensor, channels: tl.tensor, M: tl.constexpr) -> tl.tuple:
+    """Rows of mean, invstd, weight and bias."""
+    mean = _rows(norms.mean, channel, channels, M)
+    invstd = _rows(norms.invstd, channel, channels, M)
+    weight = _rows(norms.weight, channel, channels, M)
+    return mean, invstd, weight, _rows(norms.bias, channel, channels, M)
+
+
+@jit
 def _normalised(y: tl.tensor, mean: tl.tensor, invstd: tl.tensor, weight: tl.tensor, bias: tl.tensor) -> tl.tuple:
     """y - mean, g * yhat + b, and where the ReLU lets that pass: every kernel must find the same places.
 
@@ -172,10 +181,7 @@ def sums_kernel(
 ) -> None:
     """P = sum of w * on, Q = sum of w * on * yhat, over the split's pixels; w is 1 unless WEIGHTED."""
     sample, split, channel, first, last = _place(at, BLOCK_CHANNELS)
-    mean = _rows(norms.mean, channel, at.channels, M)
-    invstd = _rows(norms.invstd, channel, at.channels, M)
-    weight = _rows(norms.weight, channel, at.channels, M)
-    bias = _rows(norms.bias, channel, at.channels, M)
+    mean, invstd, weight, bias = _of_norms(norms, channel, at.channels, M)
     base = sample * (at.pixels * at.channels)
     zero = tl.full([BLOCK_PIXELS, BLOCK_CHANNELS], 0.0, tl.float32)
     sums: tl.tuple = ()
@@ -211,10 +217,7 @@ def select_kernel(
 ) -> None:
     """V = sum over m of a_m * relu(g_m * yhat_m + b_m)."""
     sample, _split, channel, first, last = _place(at, BLOCK_CHANNELS)
-    mean = _rows(norms.mean, channel, at.channels, M)
-    invstd = _rows(norms.invstd, channel, at.channels, M)
-    weight = _rows(norms.weight, channel, at.channels, M)
-    bias = _rows(norms.bias, channel, at.channels, M)
+    mean, invstd, weight, bias = _of_norms(norms, channel, at.channels, M)
     share = _rows(a + sample * M * at.channels, channel, at.channels, M)
     base = sample * (at.pixels * at.channels)
     for start in tl.range(first, last, BLOCK_PIXELS, num_stages=STAGES):
@@ -244,10 +247,7 @@ def gradient_kernel(
 ) -> None:
     """dy = g * invstd * (gu - mean(gu) - yhat * mean(gu * yhat)), where gu = on * (a * dV + ds / HW)."""
     sample, _split, channel, first, last = _place(at, BLOCK_CHANNELS)
-    mean = _rows(norms.mean, channel, at.channels, M)
-    invstd = _rows(norms.invstd, channel, at.channels, M)
-    weight = _rows(norms.weight, channel, at.channels, M)
-    bias = _rows(norms.bias, channel, at.channels, M)
+    mean, invstd, weight, bias = _of_norms(norms, channel, at.channels, M)
     share = _rows(a + sample * M * at.channels, channel, at.channels, M)
     level = _rows(averages, channel, at.channels, M)
     slope = _rows(averages + M * at.channels, channel, at.channels, M)
