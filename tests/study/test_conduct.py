@@ -6,6 +6,7 @@ import copy
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import threading
@@ -147,6 +148,22 @@ def test_a_finished_study_trains_nothing_again(done: Conducted, file: Path, home
     assert tree(home / "runs") == before
     assert lasting(again.results) == lasting(done.results)
     assert {run["arm"] for run in again.results["circumstances"]["runs"]} == set(ARMS)
+
+
+def test_a_run_that_another_study_did_is_not_trained_again(done: Conducted, home: Path, tmp_path: Path) -> None:
+    """Under other names, in other bins of scale; but not where anything that decides the training differs."""
+    arms = (("  sk:", "  first:"), ("  plain:", "  second:"), ("baseline: sk", "baseline: first"))
+    file = write(tmp_path, *arms, ("seeds: 2", "seeds: 1\nscale_bins: [1, 4]"), name="other")
+    shutil.copytree(home / "runs" / "small" / "sk-seed0", tmp_path / "runs" / "small" / "sk-seed0")
+    task = tmp_path / "runs" / "small" / "plain-seed0" / "task.json"
+    shutil.copytree(home / "runs" / "small" / "plain-seed0", task.parent)
+    task.write_text(task.read_text().replace('"lr": 0.004', '"lr": 0.003'))
+    found = conduct(options(file, tmp_path, jobs=2)).results
+    assert [run["taken_from"] for run in found["circumstances"]["runs"]] == ["small/sk-seed0", None]
+    for run, theirs in zip(found["runs"], done.results["runs"], strict=False):
+        for same in ("top1", "loss", "weights_sha256", "order_sha256"):
+            assert run[same] == theirs[same]
+        assert len(run["per_scale"]) == 1 != len(theirs["per_scale"])
 
 
 @pytest.mark.usefixtures("done")

@@ -23,7 +23,7 @@ SK = f"  sk: {{model: sknet_mini, change: {{{TRUNK}}}}}"
 @pytest.mark.parametrize("path", FILES, ids=[path.stem for path in FILES])
 def test_the_studies_of_the_repository_hold_their_own_conditions(path: Path) -> None:
     study = read(path, "digits" if path.stem == "cifar" else None)
-    assert study.seeds >= 5
+    assert study.seeds >= (3 if path.stem == "cifar" else 5)
     found = costs(study)  # raises where a match does not hold
     if path.stem in ("mixers", "cifar", "scale"):
         assert (study.match.parameters, study.match.macs) == (0.02, 0.02)
@@ -46,7 +46,7 @@ def test_kernels_of_every_form(tmp_path: Path) -> None:
     assert isinstance(row, Architecture)
     assert row.kernels == (3, Branch(5, groups=4), Branch(3, dilation=3))
     assert row.min_width == (8, 16)
-    assert study.arms[0].model == "small.sk"
+    assert study.arms[0].model.startswith('sknet_mini(depths=[1,1], groups=2, kernels=[3,{"kernel_size":5,')
 
 
 def test_runs_go_seed_by_seed_and_share_their_options(tmp_path: Path) -> None:

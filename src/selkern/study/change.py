@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -63,6 +64,12 @@ def changed(row: Row, change: Any, where: str) -> Row:
     if isinstance(made.min_width, tuple) and len(made.min_width) != len(made.depths):
         raise UsageError(f"min_width has {len(made.min_width)} numbers", where, "give one, or one for each stage")
     return made
+
+
+def named(base: str, change: dict[str, Any]) -> str:
+    """What a changed network is called, by its change alone: `resnet_mini(mids=[36,64,88])`."""
+    told = (f"{field}={json.dumps(change[field], separators=(',', ':'))}" for field in sorted(change))
+    return f"{base}({', '.join(told)})" if change else base
 
 
 def _kernel(value: Any, where: str) -> int | Branch:

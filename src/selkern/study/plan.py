@@ -17,7 +17,7 @@ from selkern.errors import UsageError
 from selkern.models import registry
 from selkern.models.backbone import Row
 from selkern.models.cost import Cost, count
-from selkern.study.change import changed, placed
+from selkern.study.change import changed, named, placed
 from selkern.study.strict import load
 from selkern.train.options import TrainOptions, build, recipe_named
 from selkern.train.recipe import Recipe
@@ -42,7 +42,7 @@ class Arm:
     """One of the networks that are compared.
 
     Attributes:
-        model: its name in `selkern models`, or STUDY.ARM where it is a changed one.
+        model: its name in `selkern models`, with the change where it is a changed one.
         base: the name of the model that was changed.
         change: fields of `Architecture` as the file has them.
         row: what builds it.
@@ -146,7 +146,7 @@ def read(path: Path, data: str | None = None, device: str = "cpu", short: bool =
         TrainOptions(), data=given, recipe=file.recipe, training=_recipe(recipe_named(file.recipe), training, where)
     )
     common = replace(common, device=device, report=False, log_order=True, save_minutes=1.0)
-    made = tuple(_arm(path.stem, name, entry, common, where, short) for name, entry in arms.items())
+    made = tuple(_arm(name, entry, common, where, short) for name, entry in arms.items())
     return Study(
         name=path.stem,
         text=text,
@@ -194,7 +194,7 @@ def _recipe(base: Recipe, changes: Any, where: str) -> Recipe:
         raise placed(error, where) from error
 
 
-def _arm(study: str, name: Any, entry: Any, common: TrainOptions, where: str, short: bool) -> Arm:
+def _arm(name: Any, entry: Any, common: TrainOptions, where: str, short: bool) -> Arm:
     where = f"{where}, arm {name}"
     if not isinstance(name, str) or not _NAME.fullmatch(name):
         raise UsageError(f"an arm is called {name!r}", where, "use letters, digits, _ + and .")
@@ -209,7 +209,7 @@ def _arm(study: str, name: Any, entry: Any, common: TrainOptions, where: str, sh
     if short:
         recipe = replace(recipe, epochs=1, schedule_epochs=0, milestones=(), warmup=0.0)
         data = _little(data)
-    model = f"{study}.{name}" if change else asked.model
+    model = named(asked.model, change)
     try:
         options = replace(common, data=data, model=model, training=recipe)
     except UsageError as error:

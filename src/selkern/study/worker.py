@@ -32,12 +32,12 @@ from selkern.errors import Interrupted, ResourceError, SelkernError
 from selkern.files import write_atomic
 from selkern.models import registry
 from selkern.study.change import changed
-from selkern.study.task import RUN, Task, read_task, result_file
+from selkern.study.reuse import finished, newest, take, taken_from
+from selkern.study.task import Task, read_task, result_file
 from selkern.train import job
 from selkern.train.loaded import load, open_data
 from selkern.train.options import TrainOptions
 from selkern.train.run_folder import RunFolder, versions
-from selkern.train.state import load_state
 from selkern.tuning import tune
 
 _PATIENCE = 60  # seconds that a state may take to be saved before the process is ended in any case
@@ -55,28 +55,19 @@ def run(folder: Path) -> None:
     options = task.options_in(folder)
     row = changed(registry.architecture(task.base), task.change, str(folder))
     registry.register(options.model, row)
-    trained = _train(options, folder)
+    trained = _train(task, options, folder)
     result = _evaluated(task, trained, options.device)
     write_atomic(result_file(folder), json.dumps(result, indent=1, ensure_ascii=False))
 
 
-def _train(options: TrainOptions, folder: Path) -> RunFolder:
-    """The finished run of a task: a new one, or the one that is there brought to its end."""
-    # A run without config.yaml was killed before its first step; `train` makes another beside it.
-    begun = sorted(path.parent for path in (folder / "train").glob(f"{RUN}*/config.yaml"))
-    if not begun:
-        run = job.train(options)
-    elif is_finished(RunFolder(begun[-1])):
-        return RunFolder(begun[-1])
-    else:
-        run = job.resume(RunFolder(begun[-1]), options.device)
+def _train(task: Task, options: TrainOptions, folder: Path) -> RunFolder:
+    """The finished run of a task: the one that is there, another study's, or one trained or trained on now."""
+    begun = newest(folder)
+    if run := finished(folder) or (None if begun else take(task, folder)):
+        return run
+    run = job.resume(begun, options.device) if begun else job.train(options)
     assert run is not None  # there is one rank
     return run
-
-
-def is_finished(run: RunFolder) -> bool:
-    """Whether all epochs of a run are done."""
-    return run.has_state and bool(load_state(run.state).state.progress.get("finished"))
 
 
 def _evaluated(task: Task, run: RunFolder, device: str) -> dict[str, Any]:
@@ -101,6 +92,7 @@ def _evaluated(task: Task, run: RunFolder, device: str) -> dict[str, Any]:
         "circumstances": {
             "date": datetime.datetime.now().astimezone().isoformat(timespec="seconds"),
             "cpu": cpu_model(),
+            "taken_from": taken_from(run),
             "training_seconds": sum(row["seconds"] for row in rows),
             "test_seconds": time.monotonic() - started,
         },
