@@ -153,7 +153,7 @@ def test_a_finished_study_trains_nothing_again(done: Conducted, file: Path, home
 def test_a_run_that_another_study_did_is_not_trained_again(done: Conducted, home: Path, tmp_path: Path) -> None:
     """Under other names, in other bins of scale; but not where anything that decides the training differs."""
     arms = (("  sk:", "  first:"), ("  plain:", "  second:"), ("baseline: sk", "baseline: first"))
-    file = write(tmp_path, *arms, ("seeds: 2", "seeds: 1\nscale_bins: [1, 4]"), name="other")
+    file = write(tmp_path, *arms, ("seeds: 2", "seeds: 1\nscale_bins: [1, 4]\nselection: true"), name="other")
     shutil.copytree(home / "runs" / "small" / "sk-seed0", tmp_path / "runs" / "small" / "sk-seed0")
     task = tmp_path / "runs" / "small" / "plain-seed0" / "task.json"
     shutil.copytree(home / "runs" / "small" / "plain-seed0", task.parent)
@@ -164,6 +164,12 @@ def test_a_run_that_another_study_did_is_not_trained_again(done: Conducted, home
         for same in ("top1", "loss", "weights_sha256", "order_sha256"):
             assert run[same] == theirs[same]
         assert len(run["per_scale"]) == 1 != len(theirs["per_scale"])
+    first, second = found["runs"]
+    assert (len(first["selection"]), second["selection"]) == (2 * 3 + 4, [])  # of the units; of all together
+    text = render(found)
+    assert "| first | SK_2_1 | " in text
+    assert "| arm | unit | top-1 with the selection frozen | " in text
+    assert len(draw(found).axes) == 2 + 1 + 3  # seeds and differences; scales; three figures of the units
 
 
 @pytest.mark.usefixtures("done")

@@ -36,7 +36,7 @@ def test_the_studies_of_the_repository_hold_their_own_conditions(path: Path) -> 
 
 def test_all_studies_are_there() -> None:
     names = {path.stem for path in FILES}
-    assert names == {"mixers", "cifar", "branches", "second_branch", "gate", "scale", "cost"}
+    assert names == {"mixers", "cifar", "branches", "second_branch", "gate", "scale", "cost", "selection"}
 
 
 def test_kernels_of_every_form(tmp_path: Path) -> None:

@@ -8,15 +8,24 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from selkern.analysis.causal import ALL
 from selkern.analysis.style import ACCENT, INK, MUTED, SECOND, drawing, short
+from selkern.study.selections import ENLARGED, LIT, SIZE
 
 _COLOURS = (ACCENT, SECOND, "#4c8c4a", "#8e5ea2", INK, MUTED, "#b5475b", "#8a6d3b")
+
+_CHOSEN = {
+    SIZE: "size and larger kernel, rank correlation",
+    LIT: "the same, mean intensity removed",
+    ENLARGED: "larger kernel with the centre enlarged 2x",
+}
 
 
 def draw(results: Mapping[str, Any]) -> Figure:
     """Every seed's top-1 and the paired differences per arm; accuracy by scale and by time where they were taken."""
     study, measured = results["study"], results["circumstances"].get("measured")
-    rows = 1 + bool(study["scale_bins"]) + bool(measured)
+    chosen = {name: rows for name, arm in results["arms"].items() if (rows := arm["selection"])}
+    rows = 1 + bool(study["scale_bins"]) + bool(chosen) + bool(measured)
     height = 0.8 + 0.34 * len(results["arms"])
     with drawing(9.0, max(height, 2.2) + 3.0 * (rows - 1)) as figure:
         parts = iter(figure.subfigures(rows, 1, height_ratios=[max(height, 2.2)] + [3.0] * (rows - 1), squeeze=False))
@@ -25,6 +34,8 @@ def draw(results: Mapping[str, Any]) -> Figure:
         _differences(right, results)
         if study["scale_bins"]:
             _scales(next(parts)[0].subplots(), results)
+        if chosen:
+            _chosen(next(parts)[0].subplots(1, 3, sharey=True), chosen)
         if measured:
             _costs(next(parts)[0].subplots(1, 3, sharey=True), results)
         figure.suptitle(study["title"])
@@ -71,6 +82,28 @@ def _scales(axes: Axes, results: Mapping[str, Any]) -> None:
     axes.set_xlabel("scale of the object")
     axes.set_ylabel("top-1, %")
     axes.legend()
+
+
+def _chosen(panels: Any, chosen: Mapping[str, Any]) -> None:
+    """Per unit and arm, the figures that are told of single units."""
+    units = list(dict.fromkeys(row["unit"] for rows in chosen.values() for row in rows if row["unit"] != ALL))
+    for axes, (what, label) in zip(panels, _CHOSEN.items(), strict=True):
+        axes.axvline(0, color=MUTED, linewidth=1)
+        for number, (name, rows) in enumerate(chosen.items()):
+            shift = 0.16 * (number - (len(chosen) - 1) / 2)
+            for row in rows:
+                if row["what"] == what:
+                    place = units.index(row["unit"]) + shift
+                    first = row["unit"] == units[0]
+                    axes.plot(
+                        row["value"], place, "o", color=_COLOURS[number], ms=4, label=short(name) if first else ""
+                    )
+                    if row["interval"]:
+                        axes.hlines(place, *row["interval"], color=_COLOURS[number], linewidth=1.5)
+        axes.set_xlabel(label)
+    panels[0].set_yticks(range(len(units)), units)
+    panels[0].set_ylim(len(units) - 0.5, -0.5)
+    panels[0].legend()
 
 
 def _costs(panels: Any, results: Mapping[str, Any]) -> None:

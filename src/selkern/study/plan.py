@@ -64,6 +64,7 @@ class Study:
     Attributes:
         text, path: of the file.
         scale_bins: edges of the bins of object scale in which accuracy is told; none where it is not.
+        selection: whether it is told what the units of every run chose.
         cost: whether the time and memory of the arms are measured too.
         short: one epoch of few images, to try the machinery.
     """
@@ -78,6 +79,7 @@ class Study:
     arms: tuple[Arm, ...]
     match: Match
     scale_bins: tuple[float, ...]
+    selection: bool
     cost: bool
     short: bool
 
@@ -99,6 +101,7 @@ class _File:
     seeds: int = 5
     match: Match = Match()
     scale_bins: tuple[float, ...] = ()
+    selection: bool = False
     cost: bool = False
 
 
@@ -158,6 +161,7 @@ def read(path: Path, data: str | None = None, device: str = "cpu", short: bool =
         arms=made,
         match=file.match,
         scale_bins=_bins(file.scale_bins, made, where),
+        selection=file.selection,
         cost=file.cost,
         short=short,
     )

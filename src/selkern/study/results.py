@@ -89,7 +89,20 @@ def _arm(study: Study, name: str, seeds: Sequence[int], figures: Runs, costs: Ma
         "loss": sum(column(name, "loss")) / len(seeds),
         **_compared(column(name, "top1"), column(study.baseline, "top1"), name == study.baseline),
         "per_scale": bins,
+        "selection": _selection([figures[name, seed]["selection"] for seed in seeds]),
     }
+
+
+def _selection(seeds: Sequence[Sequence[Mapping[str, Any]]]) -> list[dict[str, Any]]:
+    """Mean over seeds of every figure of the selection that all of them have; see `selections`."""
+    found = []
+    for rows in zip(*seeds, strict=True):
+        assert len({(row["what"], row["unit"]) for row in rows}) == 1  # the same network
+        values = [row["value"] for row in rows]
+        if None not in values:
+            mean = sum(values) / len(values)
+            found.append({**rows[0], "value": mean, "interval": _ends(interval(values))})
+    return found
 
 
 def _compared(mine: Sequence[float], base: Sequence[float], is_baseline: bool) -> dict[str, Any]:

@@ -34,7 +34,7 @@ def newest(folder: Path) -> RunFolder | None:
 def take(task: Task, folder: Path) -> RunFolder | None:
     """A copy of a finished run of the same task, by the same versions on the same processor; None where there is none.
 
-    Where it is evaluated does not matter: the bins of scale may differ.
+    What is told of it does not matter: the copy is evaluated as this task asks.
 
     Raises:
         ResourceError: it cannot be copied.
@@ -55,7 +55,8 @@ def _of_same(task: Task, other: Path) -> RunFolder | None:
     """The finished run of another folder, if it is what this task asks for."""
     with suppress(CheckpointError):  # a damaged run of another study is that study's business
         theirs, result = read_task(other), read_result(other)
-        if replace(theirs, arm=task.arm, scale_bins=task.scale_bins) != task or result is None:
+        same = replace(theirs, arm=task.arm, scale_bins=task.scale_bins, selection=task.selection) == task
+        if not same or result is None:
             return None
         if (result["versions"], result["circumstances"].get("cpu")) == (versions(), cpu_model()):
             return finished(other)

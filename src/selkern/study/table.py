@@ -5,10 +5,17 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from selkern.analysis.causal import ALL
+
 READING = """Top-1 is the mean over seeds on the test images, of the weights that were best in validation. A difference
 is the arm minus the baseline in points of top-1, paired by seed (both saw the same images in the same order), with its
 95 % interval over seeds (Student's t). Where the interval holds zero, no difference was seen and no winner is named.
 Intervals are not widened for there being several; they tell the spread over seeds, not over other test images."""
+
+SELECTION = """What the units chose on the test images, means over seeds with 95 % intervals (bold where they leave out
+zero). Size: rank correlation of the object's known size and the preference for the larger kernel. Enlargement: that
+preference with the centre of the image enlarged 2 times, minus that of the image as it is. The last table: points of
+top-1 gained with other selections, the weights as they are: the mean over images, another image's, one kernel alone."""
 
 
 def render(results: Mapping[str, Any]) -> str:
@@ -23,6 +30,8 @@ def render(results: Mapping[str, Any]) -> str:
     parts.append("\n".join(findings(results)))
     if study["scale_bins"]:
         parts += ["Top-1 by the object's scale, and difference to the baseline in points:", _scales(arms)]
+    if told := [(name, rows) for name, arm in arms.items() if (rows := arm["selection"])]:
+        parts += [SELECTION, _chosen(told, by_unit=True), _chosen(told, by_unit=False)]
     if measured := results["circumstances"].get("measured"):
         parts += ["Measured in turn, medians with quartiles:", _measured(measured, results)]
     parts += [READING, _origin(results)]
@@ -85,6 +94,27 @@ def _cell(found: Mapping[str, Any]) -> str:
         return text
     mark = "**" if difference["verdict"] in ("better", "worse") else ""
     return f"{text}, {mark}{points(difference['mean'])}{mark} {ends(difference['interval'])}".rstrip()
+
+
+def _chosen(told: Sequence[tuple[str, Sequence[Mapping[str, Any]]]], by_unit: bool) -> str:
+    """A row for every arm and unit, a column for every figure of single units, or of all units together."""
+    rows = [(name, row) for name, rows in told for row in rows if (row["unit"] != ALL) == by_unit]
+    columns = list(dict.fromkeys(row["what"] for _, row in rows))
+    lines = [f"| arm | unit | {' | '.join(columns)} |", "|---" * (len(columns) + 2) + "|"]
+    for name, unit in dict.fromkeys((name, row["unit"]) for name, row in rows):
+        cells = {row["what"]: _figure(row, by_unit) for arm, row in rows if (arm, row["unit"]) == (name, unit)}
+        lines.append(f"| {name} | {unit} | {' | '.join(cells.get(column, '') for column in columns)} |")
+    return "\n".join(lines)
+
+
+def _figure(row: Mapping[str, Any], plain: bool) -> str:
+    """As it is, or in points."""
+    show = (lambda value: f"{value:+.2f}") if plain else points
+    value, interval = row["value"], row["interval"]
+    if interval is None:
+        return show(value)
+    mark = "**" if interval[0] > 0 or interval[1] < 0 else ""
+    return f"{mark}{show(value)}{mark} [{show(interval[0])}, {show(interval[1])}]"
 
 
 def _measured(measured: Mapping[str, Any], results: Mapping[str, Any]) -> str:

@@ -25,8 +25,9 @@ class Task:
     Attributes:
         base, change: of the network, as in `Arm`.
         options: of the training, as its config.yaml would have them; output is empty.
-        scale_bins: edges of the bins in which accuracy is told.
         threads: of torch. Part of the task, since sums are added up in another order with other threads.
+        scale_bins: edges of the bins in which accuracy is told.
+        selection: whether it is told what the units chose.
     """
 
     arm: str
@@ -34,8 +35,9 @@ class Task:
     base: str
     change: dict[str, Any]
     options: dict[str, Any]
-    scale_bins: list[float]
     threads: int
+    scale_bins: list[float]
+    selection: bool = False
 
     @property
     def name(self) -> str:
@@ -58,8 +60,9 @@ def tasks_of(study: Study, threads: int) -> Iterator[Task]:
                 base=arm.base,
                 change=dict(arm.change),
                 options=options,
-                scale_bins=list(study.scale_bins),
                 threads=threads,
+                scale_bins=list(study.scale_bins),
+                selection=study.selection,
             )
 
 

@@ -33,6 +33,7 @@ from selkern.files import write_atomic
 from selkern.models import registry
 from selkern.study.change import changed
 from selkern.study.reuse import finished, newest, take, taken_from
+from selkern.study.selections import selections
 from selkern.study.task import Task, read_task, result_file
 from selkern.train import job
 from selkern.train.loaded import load, open_data
@@ -77,6 +78,7 @@ def _evaluated(task: Task, run: RunFolder, device: str) -> dict[str, Any]:
     started = time.monotonic()
     evaluation = evaluate(loaded.model, split, loaded.card.classes, loaded.preprocess)
     evaluation.require_numbers(split)
+    chosen = selections(loaded.model, split, loaded.preprocess) if task.selection else []
     rows = run.read_metrics()
     return {
         "figures": {
@@ -85,6 +87,7 @@ def _evaluated(task: Task, run: RunFolder, device: str) -> dict[str, Any]:
             "images": len(evaluation),
             "best_val_top1": max(row["val_top1"] for row in rows),
             "per_scale": _per_scale(evaluation, split, task.scale_bins),
+            "selection": chosen,
             "weights_sha256": weights_sha256(loaded.model.state_dict()),
             "order_sha256": hashlib.sha256((run.path / "order.rank0.csv").read_bytes()).hexdigest(),
         },
