@@ -167,6 +167,7 @@ def test_a_run_that_another_study_did_is_not_trained_again(done: Conducted, home
     first, second = found["runs"]
     assert (len(first["selection"]), second["selection"]) == (2 * 3 + 4, [])  # of the units; of all together
     text = render(found)
+    assert "hours of training in all, 1 of the 2 runs with small." in text
     assert "| first | SK_2_1 | " in text
     assert "| arm | unit | top-1 with the selection frozen | " in text
     assert len(draw(found).axes) == 2 + 1 + 3  # seeds and differences; scales; three figures of the units

@@ -141,6 +141,8 @@ def _origin(results: Mapping[str, Any]) -> str:
     )
     arms = results["arms"].values()
     told = {key: ", ".join(dict.fromkeys(str(arm[key]) for arm in arms)) for key in ("data", "recipe", "epochs")}
+    shared = [run["taken_from"].split("/")[0] for run in circumstances["runs"] if run["taken_from"]]
+    others = f", {len(shared)} of the {len(circumstances['runs'])} runs with {', '.join(sorted(set(shared)))}"
     hours = sum(run["training_seconds"] for run in circumstances["runs"]) / 3600
     return "\n".join(
         [
@@ -148,6 +150,6 @@ def _origin(results: Mapping[str, Any]) -> str:
             f"{results['runs'][0]['images']:,} test images.",
             f"Again by `{circumstances['command']}` (file SHA-256 {study['sha256'][:16]}).",
             f"{circumstances['date']}, {machine['cpu']}, {results['threads']} thread(s) per run, {versions}; "
-            f"{hours:.2f} hours of training in all.",
+            f"{hours:.2f} hours of training in all{others if shared else ''}.",
         ]
     )
