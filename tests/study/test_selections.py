@@ -65,7 +65,7 @@ def test_a_network_that_chooses_alike_for_all_images_has_no_correlation_and_lose
 
 
 def test_means_over_seeds_are_told_and_what_one_seed_lacks_is_not() -> None:
-    seeds = [
+    seeds: list[list[dict[str, Any]]] = [
         [{"what": SIZE, "unit": "SK_2_1", "value": value}, {"what": SIZE, "unit": "SK_2_2", "value": other}]
         for value, other in ((0.5, 0.1), (0.6, None), (0.4, 0.2))
     ]

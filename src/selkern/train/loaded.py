@@ -25,12 +25,17 @@ LARGEST = 8192  # px: side of the images that a card may ask for, 200 MB each
 
 @dataclass(frozen=True)
 class Loaded:
-    """Weights ready to be used: the model in eval mode, its card, and the run they lie in, if any."""
+    """Weights ready to be used: the model in eval mode, its card, and the run they lie in, if any.
+
+    Attributes:
+        source: the data, where they had to be opened to make the network.
+    """
 
     model: nn.Module
     card: Card
     path: Path
     run: RunFolder | None
+    source: Source | None = None
 
     @property
     def preprocess(self) -> Preprocess:
@@ -99,9 +104,9 @@ def open_data(loaded: Loaded, data: str | None) -> Source:
         UsageError: no data given, and the weights are not of a run.
         DataError: as `open_source` says; a label that is not among the weights' classes is one.
     """
+    if loaded.source is not None:
+        return loaded.source
     options = read_options(loaded.run.path) if loaded.run else None
-    if data is None and options is None:
-        raise UsageError("no data to evaluate on", "--data", "give a folder, .csv, .parquet, or digits")
     if options is not None and data in (None, options.data):
         split_csv = loaded.run.split_csv if loaded.run and loaded.run.split_csv.is_file() else None
         return open_source(
@@ -111,7 +116,14 @@ def open_data(loaded: Loaded, data: str | None) -> Source:
             classes=loaded.card.classes,
             split_csv=split_csv,
         )
-    return open_source(str(data), classes=loaded.card.classes)
+    return open_source(require_named(data), classes=loaded.card.classes)
+
+
+def require_named(data: str | None) -> str:
+    """The name of the data. Raises UsageError where none is given."""
+    if data is None:
+        raise UsageError("no data to evaluate on", "--data", "give a folder, .csv, .parquet, or digits")
+    return data
 
 
 def pick_split(source: Source, name: str) -> Split:

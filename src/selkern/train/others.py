@@ -18,7 +18,7 @@ from selkern.layers.parts import evaluating
 from selkern.models import hub
 from selkern.models.weights import Card
 from selkern.train.distributed import pick_device
-from selkern.train.loaded import Loaded
+from selkern.train.loaded import Loaded, require_named
 
 _SIDE = 224  # px: what most networks of others were made for
 
@@ -47,9 +47,8 @@ def load_other(
         UsageError: no data, no such network, or it does not give one number per class for such images.
         DataError: as `open_source` says.
     """
-    if data is None:
-        raise UsageError("no data to evaluate on", "--data", "give a folder, .csv, .parquet, or digits")
-    classes = open_source(data).classes
+    source = open_source(require_named(data))
+    classes = source.classes
     is_timm = word.startswith("timm:")
     if is_timm and "num_classes" not in arguments:
         arguments = ", ".join(filter(None, (arguments, f"num_classes={len(classes)}")))
@@ -57,7 +56,7 @@ def load_other(
     preprocess = _preprocess(model, size, is_timm=is_timm)
     _try(model, word, preprocess.size, len(classes))
     card = Card(model=word, classes=classes, preprocess=preprocess.to_dict())
-    return Loaded(model, card, Path(word), None)
+    return Loaded(model, card, Path(word), None, source)
 
 
 def _preprocess(model: nn.Module, size: int | None, *, is_timm: bool) -> Preprocess:
