@@ -63,8 +63,8 @@ def test_results_are_whole_and_of_the_file_that_is_there(path: Path) -> None:
         (-0.03, -0.01, "below", "holds"),
         (-0.009, 0.002, "near", "holds"),
         (-0.011, 0.002, "near", "not seen"),
-        (-0.1, 0.1, "zero", "holds"),
-        (0.05, 0.1, "zero", "not seen"),
+        (-0.1, 0.19, "weak", "holds"),
+        (0.05, 0.21, "weak", "not seen"),
         (0.05, 0.1, None, "better; no claim"),
     ],
 )

@@ -1,7 +1,9 @@
 """Make the tables of docs/evidence.md and of the README out of docs/evidence.yaml and studies/results.
 
-python tools/evidence.py           # writes both
-python tools/evidence.py --check   # ends with 1 where they are not what the results say
+    python tools/evidence.py           # writes both
+    python tools/evidence.py --check   # ends with 1 where they are not what the results say
+
+A row of docs/evidence.yaml is a claim and where its figure is; that file tells the forms.
 """
 
 from __future__ import annotations
@@ -32,7 +34,8 @@ _EFFECTS = {
     "smallest kernel": "the smallest kernel alone",
     "largest kernel": "the largest kernel alone",
 }
-NEAR = 0.01  # share of top-1 within which two arms are as good as each other, where a claim says so
+NEAR = 0.01  # of top-1: within it two arms are as good as each other, where a claim says so
+WEAK = 0.2  # rank correlations within it are no pattern, where a claim says so
 
 Row = Mapping[str, Any]
 
@@ -73,13 +76,11 @@ def cells(row: Row, above: str) -> Iterator[str]:
 
 
 def verdict(figure: Estimate, holds: str | None) -> str:
-    """Of a claim that expects a figure to be above, below, near or at zero."""
+    """Of a claim that expects a figure to be above, below or near zero."""
     if holds is None:
         return {1: "better; no claim", 0: "no difference seen; no claim", -1: "worse; no claim"}[figure.sign]
-    if holds == "near":
-        return "holds" if max(abs(figure.low), abs(figure.high)) <= NEAR else "not seen"
-    if holds == "zero":
-        return "not seen" if figure.sign else "holds"
+    if holds in ("near", "weak"):
+        return "holds" if max(abs(figure.low), abs(figure.high)) <= {"near": NEAR, "weak": WEAK}[holds] else "not seen"
     wanted = {"above": 1, "below": -1}[holds]
     return {wanted: "holds", 0: "not seen", -wanted: "not seen: the opposite"}[figure.sign]
 

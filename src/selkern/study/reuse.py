@@ -64,7 +64,8 @@ def _of_same(task: Task, other: Path) -> RunFolder | None:
 
 
 def _copied(run: RunFolder, other: Path, folder: Path) -> RunFolder:
-    staged, target = folder / "train" / f".{RUN}.tmp", folder / "train" / RUN
+    # Beside what a kill before the first step may have left under the usual name.
+    staged, target = folder / "train" / f".{RUN}.tmp", folder / "train" / f"{RUN}-taken"
     shutil.rmtree(staged, ignore_errors=True)
     try:
         shutil.copytree(run.path, staged)
