@@ -93,6 +93,8 @@ def causal(
     images: Iterable[Pictures],
     means: Mapping[str, Array],
     clusters: NDArray[np.int64] | None = None,
+    *,
+    single: bool = True,
 ) -> CausalStudy:
     """Accuracy with the selection as it is and replaced, on the same images in one pass.
 
@@ -101,12 +103,13 @@ def causal(
         images: with known labels.
         means: unit name to its mean selection (M, C), to which "frozen" freezes; see `selection.mean_selection`.
         clusters: the original that each image of the *source* was made from, by the image's number; None: independent.
+        single: whether each unit is frozen alone too, a pass over the images for each.
 
     Raises:
         ValueError: no images, or none with a label.
     """
     units = {name: unit for name, (unit, _) in find_units(model).items() if name in means}
-    plans = _plans(units, means)
+    plans = [plan for plan in _plans(units, means) if single or plan[1] == ALL]
     answers, labels, indices = [array("i") for _ in range(len(plans) + 1)], array("i"), array("q")
     with evaluating(model):
         for batch in images:

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from torch import nn
 
-from selkern.analysis.causal import ALL, causal
+from selkern.analysis.causal import causal
 from selkern.analysis.scale import observe
 from selkern.analysis.selection import ZOOMS, Selected, select_over, studied_units
 from selkern.analysis.statistics import partial_rank_correlation, rank_correlation
@@ -46,9 +46,8 @@ def selections(model: nn.Module, split: Split, preprocess: Preprocess) -> Rows:
         rows += _rows(SIZE, labels, rank_correlation(sizes, seen.preference))
         rows += _rows(LIT, labels, partial_rank_correlation(sizes, seen.preference, seen.light[:, 0]))
     images = (together[0] for together in stream(split, preprocess))
-    for effect in causal(model, images, selected.mean_selection()).effects:
-        if effect.unit == ALL:
-            rows += _rows(f"{REPLACED} {effect.what}", [ALL], [effect.change.value])
+    for effect in causal(model, images, selected.mean_selection(), single=False).effects:
+        rows += _rows(f"{REPLACED} {effect.what}", [effect.unit], [effect.change.value])
     return rows
 
 
