@@ -37,7 +37,7 @@ def test_every_study_has_results() -> None:
 @pytest.mark.parametrize("path", RESULTS, ids=[path.stem for path in RESULTS])
 def test_results_are_whole_and_of_the_file_that_is_there(path: Path) -> None:
     found = json.loads(path.read_text())
-    study = read(ROOT / "studies" / path.with_suffix(".yaml").name, "digits" if path.stem == "cifar" else None)
+    study = read(ROOT / "studies" / f"{path.stem}.yaml", "digits" if path.stem == "cifar" else None)
     assert found["study"]["sha256"] == study.sha256
     assert found["seeds"] == list(range(study.seeds))
     assert len(found["runs"]) == study.seeds * len(study.arms)
@@ -50,7 +50,7 @@ def test_results_are_whole_and_of_the_file_that_is_there(path: Path) -> None:
             continue
         interval = ttest_rel(top1[name], top1[study.baseline]).confidence_interval(0.95)
         assert arm["difference"]["interval"] == pytest.approx([interval.low, interval.high])
-        sign = (interval.low > 0) - (interval.high < 0)
+        sign = int(interval.low > 0) - int(interval.high < 0)
         assert arm["difference"]["verdict"] == {1: "better", 0: "no difference seen", -1: "worse"}[sign]
 
 
