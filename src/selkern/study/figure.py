@@ -90,16 +90,14 @@ def _chosen(panels: Any, chosen: Mapping[str, Any]) -> None:
     for axes, (what, label) in zip(panels, _CHOSEN.items(), strict=True):
         axes.axvline(0, color=MUTED, linewidth=1)
         for number, (name, rows) in enumerate(chosen.items()):
-            shift = 0.16 * (number - (len(chosen) - 1) / 2)
+            shift, colour = 0.16 * (number - (len(chosen) - 1) / 2), _COLOURS[number % len(_COLOURS)]
             for row in rows:
                 if row["what"] == what:
                     place = units.index(row["unit"]) + shift
                     first = row["unit"] == units[0]
-                    axes.plot(
-                        row["value"], place, "o", color=_COLOURS[number], ms=4, label=short(name) if first else ""
-                    )
+                    axes.plot(row["value"], place, "o", color=colour, ms=4, label=short(name) if first else "")
                     if row["interval"]:
-                        axes.hlines(place, *row["interval"], color=_COLOURS[number], linewidth=1.5)
+                        axes.hlines(place, *row["interval"], color=colour, linewidth=1.5)
         axes.set_xlabel(label)
     panels[0].set_yticks(range(len(units)), units)
     panels[0].set_ylim(len(units) - 0.5, -0.5)
