@@ -16,19 +16,16 @@ from selkern.train.state import load_state
 _MARK = "taken_from.txt"  # in the copy of a run: the study and run that it was trained for
 
 
-def finished(folder: Path) -> RunFolder | None:
-    """The run of a task's folder of which all epochs are done; None where there is none."""
-    begun = newest(folder)
-    if begun is None or not begun.has_state or not load_state(begun.state).state.progress.get("finished"):
-        return None
-    return begun
-
-
 def newest(folder: Path) -> RunFolder | None:
     """The run of a task's folder that was begun last; None where there is none."""
     # A run without config.yaml was killed before its first step; `train` makes another beside it.
     begun = sorted(path.parent for path in (folder / "train").glob(f"{RUN}*/config.yaml"))
     return RunFolder(begun[-1]) if begun else None
+
+
+def is_finished(run: RunFolder) -> bool:
+    """Whether all epochs of a run are done."""
+    return run.has_state and bool(load_state(run.state).state.progress.get("finished"))
 
 
 def take(task: Task, folder: Path) -> RunFolder | None:
@@ -59,7 +56,8 @@ def _of_same(task: Task, other: Path) -> RunFolder | None:
         if not same or result is None:
             return None
         if (result["versions"], result["circumstances"].get("cpu")) == (versions(), cpu_model()):
-            return finished(other)
+            run = newest(other)
+            return run if run is not None and is_finished(run) else None
     return None
 
 

@@ -32,7 +32,7 @@ from selkern.errors import Interrupted, ResourceError, SelkernError
 from selkern.files import write_atomic
 from selkern.models import registry
 from selkern.study.change import changed
-from selkern.study.reuse import finished, newest, take, taken_from
+from selkern.study.reuse import is_finished, newest, take, taken_from
 from selkern.study.selections import selections
 from selkern.study.task import Task, read_task, result_file
 from selkern.train import job
@@ -64,9 +64,10 @@ def run(folder: Path) -> None:
 def _train(task: Task, options: TrainOptions, folder: Path) -> RunFolder:
     """The finished run of a task: the one that is there, another study's, or one trained or trained on now."""
     begun = newest(folder)
-    if run := finished(folder) or (None if begun else take(task, folder)):
-        return run
-    run = job.resume(begun, options.device) if begun else job.train(options)
+    if begun is None:
+        run = take(task, folder) or job.train(options)
+    else:
+        run = begun if is_finished(begun) else job.resume(begun, options.device)
     assert run is not None  # there is one rank
     return run
 
