@@ -15,6 +15,7 @@ NAMES = [str(path.relative_to(SOURCE)) for path in FILES]
 FLOORS = {
     "errors": 0,
     "files": 0,
+    "extras": 0,
     "tuning": 1,
     "ops": 1,
     "data": 1,
@@ -32,6 +33,7 @@ FLOORS = {
 }
 SAME_FLOOR = {
     ("files", "errors"),
+    ("extras", "errors"),
     ("analysis", "models"),
     ("deploy", "models"),
     ("commands", "cli_options"),

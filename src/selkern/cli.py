@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from selkern import __version__
 from selkern.commands import bench, data, runs, study, zoo
 from selkern.errors import Interrupted, ResourceError, SelkernError, UsageError
+from selkern.extras import missing
 
 COMMANDS: dict[str, tuple[Callable[[list[str]], int], str]] = {
     "train": (
@@ -42,7 +43,8 @@ commands:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command and give its exit code.
 
-    0; 1 a rule is broken (`check`); 2 usage, 3 data, 4 checkpoint, 5 resources, 6 numerics; 130 or 143 stopped.
+    0; 1 a rule is broken (`check`) or a package is missing; 2 usage, 3 data, 4 checkpoint, 5 resources, 6 numerics;
+    130 or 143 stopped.
     """
     words = list(sys.argv[1:] if argv is None else argv)
     debug = "--debug" in words
@@ -52,33 +54,34 @@ def main(argv: Sequence[str] | None = None) -> int:
         if sys.stdout is not None:
             sys.stdout.flush()  # here, where a reader that has left is noticed, and not when Python ends
         return code
-    except SelkernError as error:
-        if debug:
-            raise
-        print(f"error: {error}", file=sys.stderr)
-        return error.exit_code
     except Interrupted as stop:
         print(stop, file=sys.stderr)
         return stop.exit_code
     except BrokenPipeError:  # the reader of our output left, as `head` does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
-    except UnicodeError as error:  # a file that should be text, wherever it was met
-        if debug:
+    except (SelkernError, ImportError, UnicodeError, OSError) as error:
+        ours = _as_ours(error, words)
+        if debug or ours is None:
             raise
-        where = " ".join(words[:3])
-        print(f"error: {UsageError(f'not UTF-8 ({error})', where, 'save or name it as UTF-8')}", file=sys.stderr)
-        return UsageError.exit_code
-    except OSError as error:  # a disk that is full or broken, wherever it was met
-        if debug:
-            raise
-        fix = "free space, or choose a folder that can be read and written"
-        told = ResourceError(error.strerror or str(error), str(error.filename or words[0]), fix)
-        print(f"error: {told}", file=sys.stderr)
-        return told.exit_code
+        print(f"error: {ours}", file=sys.stderr)
+        return ours.exit_code
     except KeyboardInterrupt:
         print("stopped", file=sys.stderr)
         return 130
+
+
+def _as_ours(error: SelkernError | ImportError | UnicodeError | OSError, words: list[str]) -> SelkernError | None:
+    """The error that is shown for one raised wherever in a command; None for a mistake in selkern itself."""
+    if isinstance(error, SelkernError):
+        return error
+    if isinstance(error, ImportError):
+        return missing(error, f"selkern {words[0]}")
+    if isinstance(error, UnicodeError):  # a file that should be text
+        return UsageError(f"not UTF-8 ({error})", " ".join(words[:3]), "save or name it as UTF-8")
+    # A disk that is full or broken.
+    fix = "free space, or choose a folder that can be read and written"
+    return ResourceError(error.strerror or str(error), str(error.filename or words[0]), fix)
 
 
 def _dispatch(words: list[str]) -> int:

@@ -100,9 +100,9 @@ def _import(module: str, where: str) -> ModuleType:
         return importlib.import_module(module)
     except Exception as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise UsageError(
-            f"{module} cannot be imported ({reason})", where, f"install one that fits torch {torch.__version__}"
-        ) from error
+        absent = isinstance(error, ModuleNotFoundError) and error.name == module == "timm"
+        fix = "pip install 'selkern[timm]'" if absent else f"install one that fits torch {torch.__version__}"
+        raise UsageError(f"{module} cannot be imported ({reason})", where, fix) from error
 
 
 def _import_file(path: Path, where: str) -> ModuleType:

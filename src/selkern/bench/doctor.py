@@ -15,21 +15,8 @@ from pathlib import Path
 
 from selkern import __version__, tuning
 from selkern.bench import machine
+from selkern.extras import OPTIONAL, OptionalPackage
 
-# Distribution, module, and what needs it.
-OPTIONAL = (
-    ("pillow", "PIL", "train"),
-    ("pyarrow", "pyarrow", "train"),
-    ("scikit-learn", "sklearn", "train"),
-    ("tyro", "tyro", "train"),
-    ("pyyaml", "yaml", "train"),
-    ("tqdm", "tqdm", "train"),
-    ("matplotlib", "matplotlib", "train"),
-    ("jinja2", "jinja2", "train"),
-    ("protobuf", "google.protobuf", "convert"),
-    ("huggingface_hub", "huggingface_hub", "hub"),
-    ("timm", "timm", "timm"),
-)
 _LITTLE_SHARED = 1 << 30  # bytes of /dev/shm below which workers of a loader may run out of it
 
 
@@ -55,7 +42,7 @@ def examine() -> list[Finding]:
         ("shared memory", _shared_memory),
         ("free disk", _free_disk),
         ("load", _load),
-        *((package, _optional(package, module, extra)) for package, module, extra in OPTIONAL),
+        *((package.distribution, _optional(package)) for package in OPTIONAL),
         ("decoding", _decoding),
         ("convolution", _convolution),
     ]
@@ -122,18 +109,20 @@ def _gib(size: int) -> str:
     return f"{size / (1 << 30):.1f} GiB"
 
 
-def _optional(package: str, module: str, extra: str) -> Callable[[], Finding]:
+def _optional(package: OptionalPackage) -> Callable[[], Finding]:
+    name, module, extra = package.distribution, package.module, package.extra
+
     def examination() -> Finding:
         try:
             importlib.import_module(module)
         except ModuleNotFoundError as error:
             if (error.name or "").partition(".")[0] != module.partition(".")[0]:
                 raise  # it is here, what it needs is not
-            return Finding(package, "missing", f"pip install 'selkern[{extra}]'")
+            return Finding(name, "missing", f"pip install 'selkern[{extra}]'")
         except (RuntimeError, AttributeError, OSError) as error:
-            return Finding(package, "broken", f"{error}")
-        version = machine.version_of(package)
-        return Finding(package, version or "present", f"extra {extra}")
+            return Finding(name, "broken", f"{error}")
+        version = machine.version_of(name)
+        return Finding(name, version or "present", f"extra {extra}")
 
     return examination
 

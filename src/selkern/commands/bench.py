@@ -45,7 +45,9 @@ def doctor(argv: list[str]) -> int:
     """`selkern doctor`."""
     try:
         from selkern.cli_options import DoctorOptions, parse
-    except ImportError:  # without the extra `train` there is no tyro; this command is to tell so
+    except ImportError:  # without the extra `train` there is no tyro; this command says so
+        if set(argv) - {"--json"}:
+            raise
         as_json = "--json" in argv
     else:
         as_json = parse(DoctorOptions, argv, "doctor").json
