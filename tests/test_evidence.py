@@ -15,11 +15,11 @@ sys.path.insert(0, str(ROOT / "tools"))
 import evidence  # noqa: E402
 
 from selkern.analysis.statistics import Estimate  # noqa: E402
-from selkern.study.plan import read  # noqa: E402
+from selkern.study.plan import FOLDER, read  # noqa: E402
 from selkern.study.table import render  # noqa: E402
 
 RESULTS = sorted((ROOT / "studies" / "results").glob("*.json"))
-STUDIES = {path.stem for path in (ROOT / "studies").glob("*.yaml")}
+STUDIES = {path.stem for path in FOLDER.glob("*.yaml")}
 
 
 def test_the_tables_are_what_the_results_say(capsys: pytest.CaptureFixture[str]) -> None:
@@ -37,7 +37,7 @@ def test_every_study_has_results() -> None:
 @pytest.mark.parametrize("path", RESULTS, ids=[path.stem for path in RESULTS])
 def test_results_are_whole_and_of_the_file_that_is_there(path: Path) -> None:
     found = json.loads(path.read_text())
-    study = read(ROOT / "studies" / f"{path.stem}.yaml", "digits" if path.stem == "cifar" else None)
+    study = read(FOLDER / f"{path.stem}.yaml", "digits" if path.stem == "cifar" else None)
     assert found["study"]["sha256"] == study.sha256
     assert found["seeds"] == list(range(study.seeds))
     assert len(found["runs"]) == study.seeds * len(study.arms)

@@ -12,11 +12,10 @@ from selkern.errors import UsageError
 from selkern.layers.selective_kernel import Branch
 from selkern.models import registry
 from selkern.models.trunk import Architecture
-from selkern.study.plan import costs, find, read
+from selkern.study.plan import FOLDER, costs, find, read
 from selkern.study.task import tasks_of
 
-ROOT = Path(__file__).parents[2]
-FILES = sorted((ROOT / "studies").glob("*.yaml"))
+FILES = sorted(FOLDER.glob("*.yaml"))
 SK = f"  sk: {{model: sknet_mini, change: {{{TRUNK}}}}}"
 
 
@@ -124,14 +123,21 @@ def test_costs_that_do_not_match_are_told_before_any_training(tmp_path: Path) ->
     costs(read(write(tmp_path, ("seeds: 2", "seeds: 2\nmatch: {parameters: 0.9, macs: 0.9}"))))
 
 
-def test_names_are_looked_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "studies").mkdir()
-    path = write(tmp_path / "studies")
-    assert find("small") == Path("studies/small.yaml")
+def test_a_study_is_a_file_or_one_that_the_package_brings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)  # no checkout
+    path = write(tmp_path)
     assert find(os.fspath(path)) == path
-    with pytest.raises(UsageError, match=r"no such study . smal . did you mean small\?"):
-        find("smal")
+    assert find("mixers") == FOLDER / "mixers.yaml"
+    path.rename("mixers")
+    assert find("mixers") == Path("mixers")
+
+
+@pytest.mark.parametrize(("name", "guess"), [("mixer", "did you mean mixers? "), ("zzz", ""), ("../plans/mixers", "")])
+def test_an_unknown_study_is_answered_with_the_names(name: str, guess: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        find(name)
+    names = "branches, cifar, cost, gate, mixers, scale, second_branch, selection"
+    assert str(caught.value) == f"no such study | {name} | {guess}give a .yaml file or one of {names}"
 
 
 def test_a_name_is_registered_once(monkeypatch: pytest.MonkeyPatch) -> None:

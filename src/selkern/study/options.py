@@ -21,7 +21,7 @@ class StudyOptions:
     """
 
     name: Annotated[Positional[str], tyro.conf.arg(metavar="NAME")]
-    """A study's file (docs/studies.md), or the name of one in studies/."""
+    """A study's file (docs/studies.md), or the name of one that comes with selkern, such as mixers."""
     data: str | None = None
     """What to train on, where the file leaves it open: a folder, .csv or .parquet."""
     output: Path = Path("runs/studies")

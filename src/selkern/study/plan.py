@@ -22,7 +22,7 @@ from selkern.study.strict import load
 from selkern.train.options import TrainOptions, build, recipe_named
 from selkern.train.recipe import Recipe
 
-FOLDER = Path("studies")  # where names are looked up
+FOLDER = Path(__file__).parent / "plans"  # the studies that come with the package
 _MOST_SEEDS = 1000
 _NAME = re.compile(r"[A-Za-z0-9_+.]{1,60}")  # of an arm: a folder is called after it
 _LITTLE = "train=256,val=64,test=96"  # scenes of a short form
@@ -114,14 +114,19 @@ class _Arm:
 
 
 def find(name: str) -> Path:
-    """A study's file by its path, or by its name in ./studies. Raises UsageError that tells the nearest one."""
-    for path in (Path(name), FOLDER / f"{name}.yaml"):
-        if path.is_file():
-            return path
-    known = sorted(path.stem for path in FOLDER.glob("*.yaml"))
+    """A study's file by its path, or by its name among those that come with the package.
+
+    Raises:
+        UsageError: neither a file nor such a name; the message lists the names.
+    """
+    if (path := Path(name)).is_file():
+        return path
+    known = {path.stem: path for path in sorted(FOLDER.glob("*.yaml"))}
+    if name in known:
+        return known[name]
     near = difflib.get_close_matches(name, known, n=1)
-    fix = f"did you mean {near[0]}?" if near else f"give a .yaml file{' or one of ' if known else ''}{', '.join(known)}"
-    raise UsageError("no such study", name or "(empty name)", fix)
+    guess = f"did you mean {near[0]}? " if near else ""
+    raise UsageError("no such study", name or "(empty name)", f"{guess}give a .yaml file or one of {', '.join(known)}")
 
 
 def read(path: Path, data: str | None = None, device: str = "cpu", short: bool = False) -> Study:
