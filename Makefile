@@ -1,15 +1,18 @@
 # Two commands matter: `make demo` and `make test`. Both make their own .venv from pinned versions first.
 VENV := .venv
 BIN := $(VENV)/bin
+CLIENTS := .venv-clients
 PYTHON ?= python3
 
-.PHONY: demo test lint bench clean
+.PHONY: demo test test-all clients clients-table lint bench clean
 .DEFAULT_GOAL := help
 
 .PHONY: help
 help:
 	@echo "make demo   install, train on digit scenes, evaluate, analyze, write a report (minutes)"
 	@echo "make test   install, lint, check types, run the tests"
+	@echo "make test-all  make test, then make clients"
+	@echo "make clients  install other people's tools, run our layers and networks in them (docs/clients.md)"
 	@echo "make lint   the lint and type gates alone"
 	@echo "make bench  time and memory beside other implementations, on this machine"
 	@echo "make clean  remove .venv and caches; runs/ stays"
@@ -35,8 +38,29 @@ test: lint
 	@echo "== tests"
 	$(BIN)/pytest -n 2
 
+test-all: test clients
+
+# A second environment over the first: it sees all that is in $(VENV), so torch is installed once, and its own
+# packages go before. Nothing is resolved; every version is in the file.
+$(CLIENTS)/installed: $(VENV)/installed constraints-clients.txt
+	@echo "== installing other people's tools into $(CLIENTS)"
+	$(PYTHON) -m venv $(CLIENTS)
+	$(BIN)/python -c 'import sysconfig; print("import site; site.addsitedir(%r)" % sysconfig.get_path("purelib"))' \
+		> "$$($(CLIENTS)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/base.pth"
+	$(CLIENTS)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps -r constraints-clients.txt
+	@touch $@
+
+clients: $(CLIENTS)/installed
+	@echo "== the exhaustive tests: other people's tools"
+	$(CLIENTS)/bin/python -m pytest -m exhaustive -n 2 --junitxml=$(CLIENTS)/results.xml
+	$(CLIENTS)/bin/python tools/clients_table.py --check $(CLIENTS)/results.xml
+
+# After `make clients`, where what works has changed.
+clients-table:
+	$(CLIENTS)/bin/python tools/clients_table.py $(CLIENTS)/results.xml
+
 bench: $(VENV)/installed
 	$(BIN)/selkern bench
 
 clean:
-	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) $(CLIENTS) .pytest_cache .mypy_cache .ruff_cache
