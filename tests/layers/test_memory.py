@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import weakref
 from copy import deepcopy
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from selkern import Branch, SelectiveKernel, SKAttention, create_model, set_memory
 from selkern.layers.memory import Memory
@@ -207,16 +209,6 @@ def test_two_backward_passes_through_one_graph(memory: Memory) -> None:
         assert torch.equal(got, want)
 
 
-def test_second_derivatives_are_refused_and_plain_has_them() -> None:
-    unit = SelectiveKernel(8, groups=4)
-    x = torch.randn(3, 8, 5, 5, requires_grad=True)
-    (g,) = torch.autograd.grad(unit(x).square().sum(), x, create_graph=True)
-    with pytest.raises(RuntimeError, match="differentiate twice"):
-        torch.autograd.backward(g.sum())
-    (g,) = torch.autograd.grad(set_memory(unit, "plain")(x).square().sum(), x, create_graph=True)
-    torch.autograd.backward(g.sum())
-
-
 def test_inputs_stay_as_they_are() -> None:
     x = torch.randn(3, 8, 5, 5, requires_grad=True)
     before = x.detach().clone()
@@ -228,25 +220,104 @@ def test_inputs_stay_as_they_are() -> None:
     assert torch.equal(cotangent, kept)
 
 
-def test_hooks_are_called() -> None:
-    """A hook on a part that would be computed otherwise takes the unit back to autograd's own way."""
+def test_a_hook_on_a_part_takes_autograds_own_path() -> None:
     unit = SelectiveKernel(8, groups=4)
     x = torch.randn(3, 8, 5, 5)
     for part in (unit.branches[0], unit.branches[1].get_submodule("norm"), unit.branches[0].get_submodule("act")):
-        assert unit.forgets()
+        assert unit.path(x) == "recompute"
         seen: list[Tensor] = []
         handle = part.register_forward_hook(lambda _m, _i, out: seen.append(out))  # noqa: B023
+        assert unit.path(x) == "autograd"
         unit(x)
         assert len(seen) == 1
         handle.remove()
 
 
+def test_a_hook_on_all_modules_is_called_by_each() -> None:
+    unit, x = SelectiveKernel(8, groups=4), torch.randn(3, 8, 5, 5)
+    seen: list[nn.Module] = []
+    handle = nn.modules.module.register_module_forward_hook(lambda module, _i, _o: seen.append(module))
+    try:
+        unit(x)
+    finally:
+        handle.remove()
+    assert set(seen) == {module for module in unit.modules() if not isinstance(module, nn.ModuleList)}
+
+
+def test_a_hook_on_the_stem_is_called_in_lean() -> None:
+    model = set_memory(create_model("sknet_mini", num_classes=5), "lean")
+    seen: list[Tensor] = []
+    model.stem.register_forward_hook(lambda _m, _i, out: seen.append(out))
+    model(torch.randn(2, 3, 32, 32))
+    assert len(seen) == 1
+
+
 def test_other_norms_and_activations_keep_everything() -> None:
-    assert not SelectiveKernel(8, groups=4, norm="group").forgets()
-    assert not SelectiveKernel(8, groups=4, activation="silu").forgets()
-    assert not SelectiveKernel(8, groups=4, memory="plain").forgets()
+    x = torch.randn(3, 8, 5, 5)
+    assert SelectiveKernel(8, groups=4, norm="group").path(x) == "autograd"
+    assert SelectiveKernel(8, groups=4, activation="silu").path(x) == "autograd"
+    assert SelectiveKernel(8, groups=4, memory="plain").path(x) == "autograd"
     with torch.no_grad():
-        assert not SelectiveKernel(8, groups=4).forgets()
+        assert SelectiveKernel(8, groups=4).path(x) == "autograd"
+
+
+def test_a_map_changed_in_place_is_saved_as_it_is() -> None:
+    """A hook that changes V in place: the convolution that reads it has the gradient of what it read."""
+    torch.manual_seed(14)
+    model = create_model("sknet_mini", num_classes=5).double()
+    for unit in model.stages[0].children():
+        unit.get_submodule("mixer").register_forward_hook(lambda _m, _i, out: out.mul_(0.5).add_(0.1))
+    assert_same_step(model, torch.randn(3, 3, 48, 48, dtype=torch.float64), "lean", 1e-7)
+
+
+def test_weights_changed_in_place_before_the_backward_pass_are_noticed() -> None:
+    unit = SelectiveKernel(8, groups=4)
+    v = unit(torch.randn(3, 8, 5, 5))
+    bias = unit.branches[0].get_submodule("norm").bias
+    with torch.no_grad():
+        assert isinstance(bias, Tensor)
+        bias.add_(1)
+    with pytest.raises(RuntimeError, match="changed in place before the backward pass"):
+        v.sum().backward()
+
+
+def test_nothing_is_held_after_the_backward_pass() -> None:
+    unit = SelectiveKernel(8, groups=4, memory="lean")
+    kept: list[weakref.ref[Tensor]] = []
+    unit.branches[0].get_submodule("conv").register_forward_hook(lambda _m, _i, out: kept.append(weakref.ref(out)))
+    v = unit(torch.randn(3, 8, 5, 5, requires_grad=True))
+    v.sum().backward()
+    assert kept[0]() is None  # though V, and so its recipe, is still there
+
+
+@pytest.mark.parametrize("memory", ["default", "lean"])
+@pytest.mark.parametrize("reentrant", [True, False])
+def test_checkpointed_units_compute_and_hold_what_plain_ones_do(memory: Memory, reentrant: bool) -> None:
+    torch.manual_seed(15)
+    unit = SelectiveKernel(8, groups=4, dtype=torch.float64)
+    x = torch.randn(3, 8, 16, 16, dtype=torch.float64, requires_grad=True)
+
+    class Checkpointed(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.unit = deepcopy(unit)
+
+        def forward(self, x: Tensor) -> Tensor:
+            v: Tensor = checkpoint(self.unit, x, use_reentrant=reentrant)
+            return v
+
+    # One forward pass more moves the running statistics twice in either mode.
+    assert_same_step(Checkpointed(), x, memory)
+    assert held(set_memory(Checkpointed(), memory), x) <= 1.01 * held(set_memory(Checkpointed(), "plain"), x)
+
+
+def test_saved_tensors_on_the_cpu_are_those_of_the_convolutions() -> None:
+    unit = SelectiveKernel(8, groups=4, dtype=torch.float64)
+    x = torch.randn(3, 8, 6, 6, dtype=torch.float64, requires_grad=True)
+    (want,) = torch.autograd.grad(unit(x).square().sum(), x)
+    with torch.autograd.graph.save_on_cpu():
+        loss = unit(x).square().sum()
+    assert_close(torch.autograd.grad(loss, x)[0], want, DOUBLE)
 
 
 def test_words_are_checked() -> None:

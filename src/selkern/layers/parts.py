@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.module import _has_any_global_hook
 
 from selkern.ops.norm import BatchNorm
 
@@ -21,7 +22,7 @@ CONVS: dict[int, type[nn.Conv1d] | type[nn.Conv2d] | type[nn.Conv3d]] = {
     3: nn.Conv3d,
 }
 _BATCH_NORMS = {1: nn.BatchNorm1d, 2: nn.BatchNorm2d, 3: nn.BatchNorm3d}
-_PLAIN = (*_BATCH_NORMS.values(), nn.ReLU)
+_REPLACEABLE = (*_BATCH_NORMS.values(), nn.ReLU)
 _ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
     "relu": lambda: nn.ReLU(inplace=True),
     "leaky_relu": lambda: nn.LeakyReLU(0.01, inplace=True),
@@ -69,6 +70,11 @@ def make_activation(activation: Activation) -> nn.Module:
     return _ACTIVATIONS[activation]()
 
 
+def is_symbolic(x: object) -> bool:
+    """Whether x stands for any tensor (a Proxy of torch.fx), or its shape is being traced: no check may ask for it."""
+    return not isinstance(x, Tensor) or torch.jit.is_tracing()  # type: ignore[no-untyped-call]
+
+
 def apply_norm(norm: nn.Module, x: Tensor, owner: str) -> Tensor:
     """`norm(x)`; raises as `check_batch` does."""
     check_batch(norm, x, owner)
@@ -81,24 +87,16 @@ def check_batch(norm: nn.Module, x: Tensor, owner: str) -> None:
     Raises:
         ValueError: BatchNorm in training on one sample of one position (its variance does not exist).
     """
-    if isinstance(norm, _BatchNorm) and norm.training and x.numel() == x.shape[1]:
+    if not is_symbolic(x) and isinstance(norm, _BatchNorm) and norm.training and x.numel() == x.shape[1]:
         raise ValueError(
             f"{owner}: BatchNorm cannot train on a batch of 1 here, it has one value per channel; "
             "use a larger batch, norm='group' or 'layer' (gate_norm=... for the gate alone), or .eval()"
         )
 
 
-def are_plain(*modules: nn.Module) -> bool:
-    """Whether all are BatchNorm and ReLU that no hook watches, which operators of ours can compute themselves."""
-    return all(type(module) in _PLAIN and not is_hooked(module) for module in modules)
-
-
-def forgets(*modules: nn.Module) -> bool:
-    """Whether all are what `ops.lean` computes again in the backward pass.
-
-    Not while torch.compile or torch.export looks on: the compiler decides itself what to keep.
-    """
-    return are_plain(*modules) and torch.is_grad_enabled() and not torch.compiler.is_compiling()
+def are_replaceable(*modules: nn.Module) -> bool:
+    """Whether all are torch's own BatchNorm or ReLU and nothing waits for their call, so that ours may take it over."""
+    return all(type(module) in _REPLACEABLE and not is_watched(module) for module in modules)
 
 
 @contextmanager
@@ -113,14 +111,15 @@ def evaluating(model: nn.Module) -> Iterator[None]:
             module.training = training
 
 
-def is_hooked(module: nn.Module) -> bool:
-    """Whether a forward or backward hook watches a module."""
+def is_watched(module: nn.Module) -> bool:
+    """Whether something waits for a module's call: a hook on it or on all modules, or another `forward` of its own."""
     hooks = (module._forward_hooks, module._forward_pre_hooks, module._backward_hooks, module._backward_pre_hooks)
-    return any(hooks)
+    everywhere = _has_any_global_hook()  # type: ignore[no-untyped-call]
+    return any(hooks) or "forward" in vars(module) or bool(everywhere)
 
 
-def lean_norm(norm: nn.Module, x: Tensor, owner: str) -> BatchNorm:
-    """What a BatchNorm is about to do with x, for `ops.lean`; counts the batch as its own forward would.
+def batch_norm_of(norm: nn.Module, x: Tensor, owner: str) -> BatchNorm:
+    """What a BatchNorm is about to do with x, for `ops.recompute`; counts the batch as its own forward would.
 
     Raises:
         ValueError: as `check_batch` says.
@@ -168,7 +167,9 @@ def odd_kernels(kernels: Sequence[Any]) -> None:
 
 
 def check_input(owner: str, x: Tensor, channels: int, dims: int) -> None:
-    """Raise ValueError unless x is (N, channels, *) with `dims` spatial axes."""
+    """Raise ValueError unless x is (N, channels, *) with `dims` spatial axes, as far as a shape is known."""
+    if is_symbolic(x):
+        return
     if x.ndim != dims + 2:
         axes = ", ".join(["N", "C", *("D", "H", "W")[3 - dims :]])
         raise ValueError(f"{owner} takes ({axes}), got a tensor of shape {tuple(x.shape)}")

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+import torch
 from torch import Tensor, nn
 
 from selkern.layers.gate import Gate
@@ -19,22 +20,21 @@ from selkern.layers.parts import (
     Activation,
     Norm,
     apply_norm,
-    are_plain,
+    are_replaceable,
+    batch_norm_of,
     check_input,
     divides,
-    forgets,
     he_normal,
-    is_hooked,
-    lean_norm,
+    is_watched,
     make_activation,
     make_norm,
     odd_kernels,
     positive,
 )
-from selkern.ops import kernels, lean
-from selkern.ops import select as ops
+from selkern.ops import kernels, recompute
 from selkern.ops.convolve import convolve
 
+Path = Literal["autograd", "recompute", "triton"]
 _BRANCH = "a branch of a selective kernel"  # in messages
 
 
@@ -111,7 +111,7 @@ class ConvNormAct(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, C_in, *) to (N, C_out, *)."""
-        return self.act(apply_norm(self.norm, self.conv(x), _BRANCH))
+        return self.act(apply_norm(self.norm, recompute.through(self.conv, x), _BRANCH))
 
 
 class SelectiveKernel(nn.Module):
@@ -133,9 +133,10 @@ class SelectiveKernel(nn.Module):
         activation: "relu" and others by name, or a function that makes a module; used in the gate too.
         gate_norm: norm of the gate's descriptor; None takes `norm`.
         bias: of every convolution and linear map; False, as a norm follows each.
-        memory: what training keeps for the backward pass. "default" (and "lean") keeps each convolution's output and
-            computes BatchNorm, ReLU and the selection again: about half the memory, and no second derivatives. "plain"
-            is autograd's own way; so is every unit of other norms and activations.
+        memory: what training keeps for the backward pass. "default" keeps each convolution's output and
+            computes BatchNorm and ReLU again: about half the memory. "lean" lets what reads the unit's output compute
+            that again, too, as our networks do. "plain" keeps all that autograd saves; so does every unit of other
+            norms and activations, and any pass that is compiled, traced or transformed by torch.func.
 
     Raises:
         ValueError: an argument outside its range, or an input of another rank or channel count.
@@ -205,52 +206,50 @@ class SelectiveKernel(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, C_in, *) to (N, C_out, *)."""
-        return self.mix(self.inputs_of(x))[0]
+        inputs, path = self.inputs_of(x), self.path(x)
+        if path == "autograd":
+            u = [branch(each) for branch, each in zip(self.branches, inputs, strict=True)]
+            return sum(u[1:], start=u[0]) if self.gate is None else self._fuse_and_select(u)
+        branches = [branch for branch in self.branches if isinstance(branch, ConvNormAct)]  # which all of them are
+        training = all(branch.norm.training for branch in branches)
+        y, statistics = convolve([branch.conv for branch in branches], inputs, statistics=training)
+        norms = [batch_norm_of(branch.norm, y_m, _BRANCH) for branch, y_m in zip(branches, y, strict=True)]
+        if path == "triton":
+            from selkern.ops.triton import fuse_select  # loaded where Triton is there alone
+
+            if self.gate is not None and fuse_select.is_supported(y, norms):
+                s_NC, fused = fuse_select.fuse(norms, y, statistics)
+                return fuse_select.select(fused, self.gate(s_NC), lean=self.memory == "lean")
+        return self._fuse_and_select([recompute.norm_relu(norm, y_m) for norm, y_m in zip(norms, y, strict=True)])
+
+    def _fuse_and_select(self, u: Sequence[Tensor]) -> Tensor:
+        """The branches' maps (N, C_out, *) to V (N, C_out, *)."""
+        assert self.gate is not None
+        a_NMC = self.gate(recompute.fuse(u, self.dims))
+        return recompute.select(u, a_NMC, self.dims, lean=self.memory == "lean")
 
     def inputs_of(self, x: Tensor) -> Sequence[Tensor]:
         """What each branch reads of x: all of it."""
         check_input("SelectiveKernel", x, self.in_channels, self.dims)
         return [x] * len(self.branches)
 
-    def mix(self, inputs: Sequence[Tensor], remade: lean.Remade | None = None) -> tuple[Tensor, lean.Remade | None]:
-        """The branches, each on its input, then Fuse and Select, or the plain sum.
-
-        Args:
-            inputs: one map per branch.
-            remade: the one map that all branches read, where it can be made again and so need not be kept.
+    def path(self, x: Tensor) -> Path:
+        """How a pass over x computes what follows the convolutions.
 
         Returns:
-            V (N, C_out, *), and V as it can be made again, where this pass keeps little.
+            "autograd": module by module, as it stands. "recompute": by PyTorch's operators too, but the branches' maps
+            are not saved. "triton": by our kernels.
         """
-        if self.gate is None:
-            u = [branch(x) for branch, x in zip(self.branches, inputs, strict=True)]
-            return sum(u[1:], start=u[0]), None
-        if not (self.forgets() or self._has_kernels(inputs[0])):
-            u = [branch(x) for branch, x in zip(self.branches, inputs, strict=True)]
-            return ops.select(u, self.gate(ops.fuse(u))), None
-        branches = [branch for branch in self.branches if isinstance(branch, ConvNormAct)]  # all are, if it forgets
-        training = all(branch.norm.training for branch in branches)
-        convs = [branch.conv for branch in branches]
-        y, statistics = convolve(convs, inputs, remade, statistics=training, watched=any(map(is_hooked, convs)))
-        norms = [lean_norm(branch.norm, y_m, _BRANCH) for branch, y_m in zip(branches, y, strict=True)]
-        s_NC, stand_ins, state = lean.fuse(norms, y, statistics)
-        a_NMC = self.gate(s_NC)
-        return lean.select(state, stand_ins, a_NMC), lean.again(state, stand_ins, a_NMC)
-
-    def forgets(self) -> bool:
-        """Whether this pass keeps only what `ops.lean` keeps."""
-        return self._is_known() and forgets()
-
-    def _has_kernels(self, x: Tensor) -> bool:
-        """Whether kernels of ours compute this pass, also where no gradient is wanted and under torch.compile."""
-        return self.dims == 2 and kernels.is_chosen("fuse_select", x) and self._is_known()
-
-    def _is_known(self) -> bool:
-        """Whether the branches are what operators of ours can compute, and may."""
-        return self.memory != "plain" and all(
-            type(branch) is ConvNormAct and not is_hooked(branch) and are_plain(branch.norm, branch.act)
+        known = self.gate is not None and all(
+            type(branch) is ConvNormAct and not is_watched(branch) and are_replaceable(branch.norm, branch.act)
             for branch in self.branches
         )
+        if not known or self.memory == "plain":
+            return "autograd"
+        eager = recompute.is_eager(x)
+        if self.dims == 2 and (eager or torch.compiler.is_compiling()) and kernels.is_chosen("fuse_select", x):
+            return "triton"
+        return "recompute" if eager and recompute.is_possible(x) else "autograd"
 
     def extra_repr(self) -> str:
         """What `print(layer)` adds: the window of each branch."""

@@ -15,10 +15,18 @@ import torch
 from torch import Tensor, nn
 
 from selkern.layers.gate import Selection
-from selkern.layers.memory import Memory
-from selkern.layers.parts import apply_norm, check_input, divides, forgets, is_hooked, lean_norm, odd_kernels, positive
-from selkern.ops import lean, reference, spectral
-from selkern.ops import select as ops
+from selkern.layers.memory import Memory, check_memory
+from selkern.layers.parts import (
+    are_replaceable,
+    batch_norm_of,
+    check_batch,
+    check_input,
+    divides,
+    is_watched,
+    odd_kernels,
+    positive,
+)
+from selkern.ops import recompute, reference, spectral
 from selkern.ops.spectral_plan import worthwhile
 
 
@@ -34,8 +42,10 @@ class SKAttention(nn.Module):
         L: the least d.
         softmax_over: "branches" as it is meant; "batch" for weights of those old copies, where what an image gets
             depends on the others in its batch, and alone it gets the plain sum of the branches.
-        spectral: in training on a CPU, convolve by Fourier coefficients where that is faster (`ops/spectral.py`), which
-            has no second derivatives; for inference `selkern.fold` does so.
+        spectral: in training on a CPU, convolve by Fourier coefficients where that is faster (`ops/spectral.py`); for
+            inference `selkern.fold` does so.
+        memory: what training keeps for the backward pass, as in `SelectiveKernel`; "plain" also takes PyTorch's own
+            convolutions.
 
     State-dict keys: `convs.{i}.conv.{weight,bias}`, `convs.{i}.bn.*`, `fc.*`, `fcs.{i}.*`.
 
@@ -61,6 +71,7 @@ class SKAttention(nn.Module):
         *,
         softmax_over: Literal["branches", "batch"] = "branches",
         spectral: bool = True,
+        memory: Memory = "default",
     ) -> None:
         super().__init__()
         odd_kernels(kernels)
@@ -84,35 +95,41 @@ class SKAttention(nn.Module):
         self.fcs = nn.ModuleList(nn.Linear(self.d, channel) for _ in kernels)
         self.selection = Selection()
         self.softmax_over, self.spectral = softmax_over, spectral
-        self.memory: Memory = "default"  # `selkern.set_memory` changes it
+        check_memory(memory)
+        self.memory: Memory = memory
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, C, H, W) to (N, C, H, W)."""
         check_input("SKAttention", x, self.channel, 2)
-        branches = [tuple(branch.children()) for branch in self.convs]
-        keeps_little = self.memory != "plain" and self.softmax_over == "branches"
-        if keeps_little and all(forgets(bn, relu) for _, bn, relu in branches):
-            y = self._convolved(x)
-            norms = [lean_norm(bn, y_m, "SKAttention") for (_, bn, _), y_m in zip(branches, y, strict=True)]
-            s_NC, stand_ins, state = lean.fuse(norms, y)
-            return lean.select(state, stand_ins, self.selection(self._logits(s_NC)))
-        y = self._convolved(x) if torch.is_grad_enabled() else [conv(x) for conv, _, _ in branches]
-        u = [relu(apply_norm(bn, y_m, "SKAttention")) for (_, bn, relu), y_m in zip(branches, y, strict=True)]
-        logits_NMC = self._logits(ops.fuse(u))
+        u = self._maps(x)
+        logits_NMC = self._logits(recompute.fuse(u, 2))
         if self.softmax_over == "batch":  # weights that do not add up to 1 over the branches
             return reference.select(u, logits_NMC.softmax(dim=0))
-        return ops.select(u, self.selection(logits_NMC))
+        return recompute.select(u, self.selection(logits_NMC), 2, lean=self.memory == "lean")
 
-    def _convolved(self, x: Tensor) -> list[Tensor]:
-        """The convolutions' outputs, M of (N, C, H, W)."""
-        convs = [branch.get_submodule("conv") for branch in self.convs]
+    def _maps(self, x: Tensor) -> list[Tensor]:
+        """The branches' maps, M of (N, C, H, W)."""
+        for branch in self.convs:
+            check_batch(branch.get_submodule("bn"), x, "SKAttention")
+        if self.memory == "plain" or any(map(is_watched, self.convs)) or not recompute.is_possible(x):
+            return [branch(x) for branch in self.convs]
+        parts = [[branch.get_submodule(name) for branch in self.convs] for name in ("conv", "bn", "relu")]
+        convs, norms, relus = parts
+        y = self._convolved(convs, x)
+        if not are_replaceable(*norms, *relus):
+            return [relu(norm(y_m)) for relu, norm, y_m in zip(relus, norms, y, strict=True)]
+        states = [batch_norm_of(norm, y_m, "SKAttention") for norm, y_m in zip(norms, y, strict=True)]
+        return [recompute.norm_relu(state, y_m) for state, y_m in zip(states, y, strict=True)]
+
+    def _convolved(self, convs: Sequence[nn.Module], x: Tensor) -> list[Tensor]:
+        """The convolutions' outputs, M of (N, C, H, W), by Fourier coefficients where that is faster."""
         plan = None
-        plain = self.memory == "plain" or torch.compiler.is_compiling() or any(map(is_hooked, convs))
-        if self.spectral and not plain and spectral.suits(x):
+        own = all(type(conv) is nn.Conv2d and not is_watched(conv) for conv in convs)
+        if self.spectral and own and spectral.suits(x):
             shape = (x.shape[0], x.shape[1], x.shape[2], x.shape[3])
             plan = worthwhile(shape, self.channel, self.extents, training=True, groups=self.group)
         if plan is None:
-            return [conv(x) for conv in convs]
+            return [recompute.through(conv, x) for conv in convs]
         weights, biases = [[getattr(conv, name) for conv in convs] for name in ("weight", "bias")]
         return spectral.spectral_convolutions(x, weights, biases, plan)
 

@@ -22,6 +22,7 @@ from selkern.layers.parts import check_input, divides
 from selkern.layers.selective_kernel import Branch, SelectiveKernel
 from selkern.models.backbone import Backbone, Feature
 from selkern.models.paths import bottleneck
+from selkern.ops import recompute
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,7 +78,7 @@ class SplitSelectiveKernel(SelectiveKernel):
     def inputs_of(self, x: Tensor) -> Sequence[Tensor]:
         """What each branch reads of x: its share of the channels."""
         check_input("SplitSelectiveKernel", x, self.in_channels, self.dims)
-        return x.chunk(len(self.branches), dim=1)
+        return recompute.chunk(x, len(self.branches))
 
 
 def make_mixer(arch: SKResNetArchitecture, in_channels: int, out_channels: int, stride: int) -> SelectiveKernel:

@@ -7,27 +7,25 @@ from typing import Any
 
 from torch import Tensor
 
-from selkern.ops import kernels, lean
+from selkern.ops import kernels, recompute
 
 
 def convolve(
-    convs: Sequence[Any], inputs: Sequence[Tensor], remade: lean.Remade | None, *, statistics: bool, watched: bool
+    convs: Sequence[Any], inputs: Sequence[Tensor], *, statistics: bool
 ) -> tuple[list[Tensor], tuple[Tensor, Tensor] | None]:
-    """Every branch's convolution of its input.
+    """Every branch's convolution of its input, which is not saved where it carries a recipe.
 
     Args:
-        convs: convolution modules, one per branch.
+        convs: modules, one per branch: torch's convolutions, or whatever has been put in their place.
         inputs: one map (N, C_in, *) per branch.
-        remade: the one map that all of them read, where it can be made again and so need not be kept.
         statistics: those of a BatchNorm over each output are wanted as well, if they cost no further pass.
-        watched: hooks wait for the modules to be called.
 
     Returns:
         The outputs (N, C, *), and where our kernel made them and was asked, their mean and biased variance, (M, C).
     """
     x = inputs[0]
-    apart = watched or remade is not None or any(each is not x for each in inputs)
-    if not apart and kernels.is_chosen("convolution", x):
+    together = all(each is x for each in inputs) and recompute.recipe_of(x) is None
+    if together and kernels.is_chosen("convolution", x):
         from selkern.ops.triton import convolution  # loaded where Triton is there alone
 
         if convolution.is_supported(convs, x):
@@ -39,4 +37,4 @@ def convolve(
                 groups=convs[0].groups,
                 statistics=statistics,
             )
-    return [lean.convolve(conv, each, remade) for conv, each in zip(convs, inputs, strict=True)], None
+    return [recompute.through(conv, each) for conv, each in zip(convs, inputs, strict=True)], None

@@ -11,30 +11,51 @@ import torch
 from torch import Tensor
 
 
-def fuse(branches: Sequence[Tensor]) -> Tensor:
+def fuse(branches: Sequence[Tensor], dims: int | None = None) -> Tensor:
     """Fuse (Eq. 1 and 2): M maps (N, C, *) to s (N, C), the mean over space of their sum.
 
     The sum of the branches' means equals the mean of their sum, so U itself is never built.
+
+    Args:
+        branches: M maps.
+        dims: spatial axes; None reads it from the maps, which a symbolic trace of torch.fx cannot.
     """
-    space = tuple(range(2, branches[0].ndim))
+    space = tuple(range(2, 2 + _spatial(branches, dims)))
     s_NC = branches[0].mean(dim=space)
     for u in branches[1:]:
         s_NC = s_NC + u.mean(dim=space)
     return s_NC
 
 
-def select(branches: Sequence[Tensor], a_NMC: Tensor) -> Tensor:
+def select(branches: Sequence[Tensor], a_NMC: Tensor, dims: int | None = None) -> Tensor:
     """Select (Eq. 6): V = sum over m of a_m * U_m, (N, C, *), in the branches' dtype.
 
     The weights of a channel must add up to 1, as a softmax makes them: with two branches V is then one
-    interpolation, U_0 + a_1 (U_1 - U_0), read and written once.
+    interpolation, U_0 + a_1 (U_1 - U_0).
+
+    Args:
+        branches: M maps (N, C, *).
+        a_NMC: the selection (N, M, C).
+        dims: spatial axes, as for `fuse`.
     """
     first = branches[0]
-    # One column per branch, (N, C, 1, ...). Under autocast the softmax is float32 and the maps are not.
-    columns = a_NMC.to(first.dtype).reshape(a_NMC.shape + (1,) * (first.ndim - 2)).unbind(dim=1)
+    # (N, M, C, 1, ...), without reading a size: a traced graph takes any batch. Under autocast the softmax is float32
+    # and the maps are not.
+    a = a_NMC.to(first.dtype)[(..., *[None] * _spatial(branches, dims))]
     if len(branches) == 2:
-        return torch.lerp(first, branches[1], columns[1])
-    v = first * columns[0]
-    for u, a in zip(branches[1:], columns[1:], strict=True):
-        v = torch.addcmul(v, u, a)
+        # One pass where it runs at once. In a graph that others compute, `lerp` is a comparison and two forms of it.
+        return torch.lerp(first, branches[1], a[:, 1]) if _is_eager(first) else first + a[:, 1] * (branches[1] - first)
+    v = first * a[:, 0]
+    for m, u in enumerate(branches[1:], start=1):
+        v = torch.addcmul(v, u, a[:, m])
     return v
+
+
+def _spatial(branches: Sequence[Tensor], dims: int | None) -> int:
+    return branches[0].ndim - 2 if dims is None else dims
+
+
+def _is_eager(x: Tensor) -> bool:
+    """Whether operators run at once, and are not written into a graph."""
+    tracing = torch.compiler.is_compiling() or torch.jit.is_tracing()  # type: ignore[no-untyped-call]
+    return isinstance(x, Tensor) and not tracing

@@ -28,7 +28,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
+from torch.autograd import forward_ad
 from torch.nn import functional as F
 
 from selkern.ops.spectral_plan import Plan, Tile
@@ -41,7 +41,9 @@ LEAST_ROWS = 128  # of the batched product: with fewer, reading the weights' coe
 def suits(x: Tensor) -> bool:
     """Whether x is of a kind that this was made and measured for: images on the CPU, in full precision."""
     whole = x.dtype in (torch.float32, torch.float64) and not torch.is_autocast_enabled("cpu")
-    return whole and x.ndim == 4 and x.device.type == "cpu"
+    # A dual number's tangent has no rule here; weights can have one where x has none.
+    dual = forward_ad._current_level >= 0
+    return whole and not dual and x.ndim == 4 and x.device.type == "cpu"
 
 
 def _chunk(width: int, tile: Tile, itemsize: int) -> int:
@@ -130,11 +132,12 @@ class _Convolutions(torch.autograd.Function):
         return tuple(_forward(x, w, b, t, ready=False) for w, b, t in parts if w is not None)
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
         x, *weights = ctx.saved_tensors
         m = len(weights)
         _, need_x, *need = ctx.needs_input_grad
+        if torch.is_grad_enabled():  # the backward pass is recorded itself (`create_graph`)
+            return None, *_recorded_backward(x, weights, grads, ctx.needs_input_grad[1:])
         x = channels_last(x)
         dx = torch.zeros_like(x) if need_x else None
         dws: list[Tensor | None] = [None] * m
@@ -147,6 +150,25 @@ class _Convolutions(torch.autograd.Function):
             if need[m + i]:
                 dbs[i] = dy.sum(dim=(0, 2, 3))
         return None, None if dx is None else dx.permute(0, 3, 1, 2), *dws, *dbs
+
+
+def _recorded_backward(
+    x: Tensor, weights: Sequence[Tensor], grads: Sequence[Tensor | None], needed: Sequence[bool]
+) -> list[Tensor | None]:
+    """Gradients of x, weights and biases that can be differentiated again: those of PyTorch's convolutions."""
+    m = len(weights)
+    found: list[Tensor | None] = [None] * (1 + 2 * m)
+    for i, (dy, weight) in enumerate(zip(grads, weights, strict=True)):
+        if dy is None:
+            continue
+        mask = [needed[0], needed[1 + i], needed[1 + m + i]]
+        same = [weight.shape[2] // 2] * 2
+        dx, found[1 + i], found[1 + m + i] = torch.ops.aten.convolution_backward(
+            dy, x, weight, [len(weight)], [1, 1], same, [1, 1], False, [0, 0], 1, mask
+        )
+        if dx is not None:
+            found[0] = dx if found[0] is None else found[0] + dx
+    return found
 
 
 def spectra(weights: Sequence[Tensor], plan: Plan) -> list[Tensor]:

@@ -12,9 +12,9 @@ import pytest
 import torch
 from torch import Tensor, library, nn
 
-from selkern.layers.parts import lean_norm
+from selkern.layers.parts import batch_norm_of
 from selkern.layers.selective_kernel import SelectiveKernel
-from selkern.ops import lean, reference
+from selkern.ops import recompute, reference
 
 pytest.importorskip("triton", reason="no kernels without Triton")
 from selkern.ops.triton import fuse_select
@@ -82,7 +82,7 @@ def make(case: Case) -> tuple[SelectiveKernel, list[Tensor]]:
 
 def by_kernels(unit: SelectiveKernel, y: list[Tensor], known: bool = False) -> tuple[Tensor, Tensor]:
     """s and V of the unit from its convolutions' outputs."""
-    norms = [lean_norm(branch.norm, y_m, "a test") for branch, y_m in zip(branches(unit), y, strict=True)]
+    norms = [batch_norm_of(branch.norm, y_m, "a test") for branch, y_m in zip(branches(unit), y, strict=True)]
     assert fuse_select.is_supported(y, norms)
     statistics = None
     if known:
@@ -226,7 +226,7 @@ def test_what_is_no_number_stays_where_it_is() -> None:
     with torch.no_grad():
         y[1][0, 3, 2, 2], y[0][1, 5, 1, 1], y[0][1, 6, 1, 1] = torch.nan, torch.inf, -torch.inf
         a_NMC = torch.rand(2, 2, 12)
-        s_NC, state = fuse_select.fuse([lean_norm(branch.norm, y[0], "a test") for branch in branches(unit)], y)
+        s_NC, state = fuse_select.fuse([batch_norm_of(branch.norm, y[0], "a test") for branch in branches(unit)], y)
         u = [branch.act(branch.norm(y_m)) for branch, y_m in zip(branches(unit), y, strict=True)]
         pairs = ((s_NC, reference.fuse(u)), (fuse_select.select(state, a_NMC), reference.select(u, a_NMC)))
     for actual, expected in pairs:
@@ -268,20 +268,22 @@ def test_operators_keep_torchs_rules(dtype: torch.dtype, channels_last: bool) ->
     library.opcheck(fuse_select.select_branches, (maps, norms, a.requires_grad_(), *links))
 
 
-def test_v_again() -> None:
+def test_v_can_be_computed_again() -> None:
     unit, y = make(Case())
     norms, a_NMC = (
-        [lean_norm(branch.norm, y[0], "a test") for branch in branches(unit)],
+        [batch_norm_of(branch.norm, y[0], "a test") for branch in branches(unit)],
         torch.rand(2, 2, 12).softmax(1),
     )
     _s, state = fuse_select.fuse(norms, y)
-    again = lean.again(state, state.y, a_NMC).read()
-    torch.testing.assert_close(again, fuse_select.select(state, a_NMC))
+    v = fuse_select.select(state, a_NMC.requires_grad_(), lean=True)
+    recipe = recompute.recipe_of(v)
+    assert recipe is not None
+    torch.testing.assert_close(recipe.add_reader().read(), v)
 
 
 def test_autocast_changes_nothing() -> None:
     unit, y = make(Case(dtype=torch.bfloat16))
-    norms, a_NMC = [lean_norm(branch.norm, y[0], "a test") for branch in branches(unit)], torch.rand(2, 2, 12)
+    norms, a_NMC = [batch_norm_of(branch.norm, y[0], "a test") for branch in branches(unit)], torch.rand(2, 2, 12)
     results = []
     for enabled in (False, True):
         with torch.autocast("cpu", torch.bfloat16, enabled=enabled):

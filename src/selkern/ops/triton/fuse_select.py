@@ -22,6 +22,8 @@ from typing import Any
 import torch
 from torch import Tensor, library
 
+from selkern.ops import recompute
+from selkern.ops import select as ops
 from selkern.ops.norm import BatchNorm
 from selkern.ops.triton import fuse_select_launch as launch
 from selkern.ops.triton.fuse_select_kernels import Norms
@@ -147,7 +149,7 @@ select_branches.register_autograd(_select_backward, setup_context=_keep_select)
 
 @dataclass(frozen=True)
 class Fused:
-    """What one `fuse` leaves for its `select`, and for `lean.again`, which makes V again.
+    """What one `fuse` leaves for its `select`.
 
     Attributes:
         norms: of the branches.
@@ -207,9 +209,18 @@ def fuse(
     return s_NC, Fused(tuple(norms), moments, detached, affine, (link_v, link_a))
 
 
-def select(state: Fused, a_NMC: Tensor) -> Tensor:
-    """The selection a (N, M, C) to V (N, C, H, W), once for each `fuse`."""
-    return select_branches(state.y, state.affine, a_NMC, *state.links)
+def select(state: Fused, a_NMC: Tensor, *, lean: bool = False) -> Tensor:
+    """The selection a (N, M, C) to V (N, C, H, W), once for each `fuse`; if `lean`, with a recipe (`ops.recompute`)."""
+    v = select_branches(state.y, state.affine, a_NMC, *state.links)
+    if lean and recompute.is_possible(v):
+        a = a_NMC.detach()
+
+        def make() -> Tensor:
+            parts = zip(state.norms, state.y, state.moments, strict=True)
+            return ops.select([recompute.normalised(norm, y, *moments) for norm, y, moments in parts], a)
+
+        recompute.Recipe(v, make)
+    return v
 
 
 def _update(norms: Sequence[BatchNorm], mean: Tensor, variance: Tensor, count: int) -> None:

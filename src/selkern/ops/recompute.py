@@ -1,0 +1,251 @@
+"""Maps that training does not keep for the backward pass, but computes again there.
+
+A convolution's output y is kept by the BatchNorm that follows, and u = relu(BN(y)) by the ReLU and by whatever reads u
+next. The second follows from the first and two small vectors. So everything runs as ordinary autograd, and where
+autograd would save u, a saved-tensor hook puts a `Recipe` in its place: about half of the memory, for one more
+elementwise pass. No gradient is computed by code of ours, so second derivatives, forward-mode derivatives, hooks,
+checkpoints and whatever walks the graph find what they find in any network.
+
+A map carries its recipe as an attribute, so that the module which reads it next need not keep it either (`unsaved`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.graph import saved_tensors_hooks
+from torch.nn import functional as F
+
+from selkern.ops import select as ops
+from selkern.ops.norm import BatchNorm
+
+_ATTRIBUTE = "_selkern_recipe"
+
+
+class Recipe:
+    """How a map is computed again, once for all saved tensors that it stands for.
+
+    Args:
+        u: the map; one that is changed in place afterwards has no recipe any more.
+        make: returns the map, computed again.
+        sources: recipes that `make` reads.
+    """
+
+    def __init__(self, u: Tensor, make: Callable[[], Tensor], sources: Sequence[Recipe] = ()) -> None:
+        self._make, self._sources = make, sources
+        self._readers = 0  # saved tensors, and recipes, that read the map in a backward pass
+        self._waiting = 0  # those of them that have not read it yet in this one
+        self._map: Tensor | None = None  # held between the first of them and the last
+        self.attach(u)
+
+    def attach(self, u: Tensor) -> None:
+        """Let the map, as it is now, carry this recipe."""
+        self.version = u._version
+        setattr(u, _ATTRIBUTE, self)
+
+    def add_reader(self) -> Recipe:
+        """Count one more reader."""
+        if not self._readers:
+            for source in self._sources:
+                source.add_reader()
+        self._readers += 1
+        return self
+
+    def read(self) -> Tensor:
+        """The map, which is let go when its last reader has it."""
+        u = self._map
+        if u is None:
+            with torch.no_grad():
+                u = self._make()
+            self._waiting = self._readers
+        self._waiting -= 1
+        self._map = u if self._waiting > 0 else None
+        return u
+
+
+def recipe_of(u: Tensor) -> Recipe | None:
+    """The recipe that a map carries; None where it has none, or has been changed in place since."""
+    if torch.compiler.is_compiling() or not isinstance(u, Tensor):
+        return None
+    recipe: Recipe | None = getattr(u, _ATTRIBUTE, None)
+    return recipe if recipe is not None and recipe.version == u._version else None
+
+
+@contextmanager
+def unsaved(*maps: Tensor) -> Iterator[None]:
+    """Within the block autograd saves, in place of those of the maps that have a recipe, the recipe."""
+    if all(recipe_of(u) is None for u in maps):
+        yield
+        return
+
+    def pack(saved: Tensor) -> Tensor | Recipe:
+        for u in maps:
+            if _is_same(saved, u) and (recipe := recipe_of(u)) is not None:
+                return recipe.add_reader()
+        return saved
+
+    with saved_tensors_hooks(pack, _unpack):
+        yield
+
+
+def through(module: nn.Module, x: Tensor) -> Tensor:
+    """`module(x)`, for which autograd does not save x itself where x carries a recipe."""
+    if recipe_of(x) is None:
+        return module(x)
+    with unsaved(x):
+        return module(x)
+
+
+def chunk(x: Tensor, chunks: int) -> list[Tensor]:
+    """x (N, C, *) in equal parts of its channels, with recipes of their own where x has one."""
+    pieces = x.chunk(chunks, dim=1)
+    parts = [pieces[m] for m in range(chunks)]  # which a symbolic trace cannot iterate over
+    whole = recipe_of(x)
+    if whole is not None:
+        for m, part in enumerate(parts):
+            Recipe(part, lambda m=m: whole.read().chunk(chunks, dim=1)[m], [whole])  # type: ignore[misc]
+    return parts
+
+
+def _unpack(kept: Tensor | Recipe) -> Tensor:
+    return kept.read() if isinstance(kept, Recipe) else kept
+
+
+def _is_same(one: Tensor, other: Tensor) -> bool:
+    """Whether two tensors are the same numbers at the same place of memory."""
+    return (
+        one.data_ptr() == other.data_ptr()
+        and one.dtype == other.dtype
+        and one.shape == other.shape
+        and one.stride() == other.stride()
+    )
+
+
+def is_eager(x: Tensor) -> bool:
+    """Whether x is computed with at once, as it stands: nothing compiles, exports, traces or transforms the pass.
+
+    Subclasses of Tensor, among them fake and distributed ones, and proxies of torch.fx are not computed with as they
+    stand either.
+    """
+    return (
+        not torch.compiler.is_compiling()
+        and type(x) in (Tensor, nn.Parameter)
+        and not torch.jit.is_tracing()  # type: ignore[no-untyped-call]
+        and not torch._C._are_functorch_transforms_active()
+    )
+
+
+def is_possible(x: Tensor) -> bool:
+    """Whether maps computed from x can be left unsaved, and anything is saved at all."""
+    return (
+        is_eager(x)
+        and torch.is_grad_enabled()
+        and torch._C._autograd._saved_tensors_hooks_is_enabled()  # type: ignore[attr-defined]
+        and x.device.type != "meta"  # whose maps are all at the same place of memory
+    )
+
+
+class _Kept(torch.autograd.Function):
+    """y as it is, saved for the recipe: hooks on saved tensors, such as a checkpoint's, apply to it as to any other."""
+
+    @staticmethod
+    def forward(ctx: Any, y: Tensor) -> Tensor:
+        ctx.save_for_backward(y)
+        return y.view_as(y)
+
+    @staticmethod
+    def backward(ctx: Any, dy: Tensor) -> Tensor:  # noqa: ARG004
+        return dy
+
+    @staticmethod
+    def jvp(ctx: Any, tangent: Tensor) -> Tensor:  # noqa: ARG004
+        return tangent.view_as(tangent)
+
+
+def _source(y: Tensor, kept: Tensor) -> Callable[[], Tensor]:
+    """What returns y in the backward pass. It holds y itself only where autograd saves nothing for the recipe."""
+    node: Any = kept.grad_fn
+    detached = y.detach()
+    if node is None:
+        return lambda: detached
+    return lambda: node.saved_tensors[0].detach()
+
+
+def norm_relu(norm: BatchNorm, y: Tensor) -> Tensor:
+    """u = relu(BN(y)), (N, C, *), with its recipe where y can be had again; updates the running statistics."""
+    if not is_possible(y):
+        moving = (norm.mean, norm.var)
+        return F.batch_norm(y, *moving, norm.weight, norm.bias, norm.training, norm.momentum, norm.eps).relu_()
+    kept = _Kept.apply(y)  # type: ignore[no-untyped-call]
+    u, mean, invstd = torch.native_batch_norm(
+        kept, norm.weight, norm.bias, norm.mean, norm.var, norm.training, norm.momentum, norm.eps
+    )
+    if u.grad_fn is None or u.numel() == 0:
+        return u.relu_()
+    if not norm.training:  # the operator does not return them then
+        assert norm.mean is not None
+        assert norm.var is not None
+        mean, invstd = norm.mean.clone(), (norm.var + norm.eps).rsqrt()
+    source = _source(y, kept)
+    affine = [tensor for tensor in (norm.weight, norm.bias) if tensor is not None]
+    versions = [tensor._version for tensor in affine]
+
+    def make() -> Tensor:
+        if [tensor._version for tensor in affine] != versions:  # as autograd says it of what it has saved itself
+            raise RuntimeError("the weight or bias of a BatchNorm was changed in place before the backward pass")
+        return normalised(norm, source(), mean, invstd)
+
+    recipe = Recipe(u, make)
+    with unsaved(u):
+        u.relu_()
+    recipe.attach(u)
+    return u
+
+
+def normalised(norm: BatchNorm, y: Tensor, mean: Tensor, invstd: Tensor) -> Tensor:
+    """relu(BN(y)) by known moments, (C,) each."""
+    variance = invstd.pow(-2) - norm.eps  # of which the operator makes 1 / deviation again
+    return torch.batch_norm(y, norm.weight, norm.bias, mean, variance, False, 0.0, norm.eps, False).relu_()
+
+
+def fuse(maps: Sequence[Tensor], dims: int | None = None) -> Tensor:
+    """`ops.select.fuse` with a cheaper gradient: M maps (N, C, *) to s (N, C).
+
+    A mean's gradient is divided at every position, that of a sum which is divided afterwards once. Narrower dtypes
+    cannot hold the sum.
+    """
+    if not is_possible(maps[0]) or maps[0].dtype not in (torch.float32, torch.float64):
+        return ops.fuse(maps, dims)
+    space = tuple(range(2, maps[0].ndim))
+    positions = maps[0].shape[2:].numel()
+    means = [u.sum(space) / positions for u in maps]
+    return sum(means[1:], start=means[0])
+
+
+def select(maps: Sequence[Tensor], a_NMC: Tensor, dims: int | None = None, *, lean: bool = False) -> Tensor:
+    """`ops.select.select` that saves no map with a recipe: M maps and the selection (N, M, C) to V (N, C, *).
+
+    Args:
+        maps: M of them, (N, C, *).
+        a_NMC: the selection.
+        dims: spatial axes, as in `ops.select`.
+        lean: if all maps have recipes, V gets one as well, so that what reads V need not save it.
+    """
+    if all(recipe_of(u) is None for u in maps):
+        return ops.select(maps, a_NMC, dims)
+    with unsaved(*maps):
+        v = ops.select(maps, a_NMC, dims)
+    if lean and v.grad_fn is not None:
+        _attach_selected(v, [recipe_of(u) for u in maps], a_NMC.detach())
+    return v
+
+
+def _attach_selected(v: Tensor, recipes: Sequence[Recipe | None], a_NMC: Tensor) -> None:
+    """Let V carry a recipe, where all maps that it is selected from have one."""
+    sources = [recipe for recipe in recipes if recipe is not None]
+    if len(sources) == len(recipes):
+        Recipe(v, lambda: ops.select([source.read() for source in sources], a_NMC), sources)
