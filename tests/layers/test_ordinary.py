@@ -18,6 +18,7 @@ from torch.autograd import forward_ad
 from torch.nn.utils import parametrizations, parametrize
 
 from selkern import MLPAttention, SelectiveKernel, SKAttention, SKFusion, create_model, set_memory
+from selkern.layers.gate import Selection
 from selkern.layers.memory import Memory
 from selkern.models.skresnet import SplitSelectiveKernel
 from selkern.ops.spectral_plan import worthwhile
@@ -298,6 +299,21 @@ def test_a_hook_on_a_branch_of_the_articles_module_is_called() -> None:
         module(x.requires_grad_()).sum().backward()
         handle.remove()
         assert len(backward) == 1
+
+
+@pytest.mark.parametrize("name", ["SelectiveKernel", "SKAttention", "sknet_mini", "sknet26", "skresnet18"])
+def test_a_loss_on_the_selections_reaches_the_branches(name: str) -> None:
+    results = []
+    for memory in MEMORY:
+        module, x = make(name, memory)
+        seen: list[Tensor] = []
+        for part in module.modules():
+            if isinstance(part, Selection):
+                part.register_forward_hook(lambda _m, _i, a: seen.append(a))  # noqa: B023
+        loss = module(x).sin().sum() + torch.stack([a.log().mean() for a in seen]).sum()
+        results.append(torch.autograd.grad(loss, list(module.parameters()), materialize_grads=True))
+    assert_same(results[1], results[0], 1e-7)
+    assert_same(results[2], results[0], 1e-7)
 
 
 def test_the_articles_module_takes_a_memory_mode() -> None:

@@ -118,9 +118,8 @@ def _unpack(kept: Tensor | Recipe) -> Tensor:
 def _is_same(one: Tensor, other: Tensor) -> bool:
     """Whether two tensors are the same numbers at the same place of memory."""
     return (
-        one.data_ptr() == other.data_ptr()
-        and one.dtype == other.dtype
-        and one.shape == other.shape
+        (one.shape, one.dtype, one.layout) == (other.shape, other.dtype, other.layout)
+        and one.data_ptr() == other.data_ptr()
         and one.stride() == other.stride()
     )
 
