@@ -14,13 +14,25 @@ if TYPE_CHECKING:
 Memory = Literal["plain", "default", "lean"]
 
 
+class HasMemory:
+    """Base of the layers, units and networks whose `memory` `set_memory` sets.
+
+    A module of another library may have an attribute of that name too, such as the memory of a transformer.
+    """
+
+    memory: Memory
+
+
 def set_memory(model: Model, memory: Memory) -> Model:
-    """Say of every selective kernel and unit in a model what training keeps for the backward pass; gives the model.
+    """Choose what training keeps for the backward pass, in every selective kernel, unit and network within a model.
 
     Args:
-        model: a network or layer.
-        memory: "default", "lean" or "plain"; see `SelectiveKernel`. "lean" also makes the maps between the
-            convolutions of our networks' units again, and the stem's.
+        model: any module; those within it that are not selkern's stay as they are.
+        memory: "default", "lean" or "plain"; see `SelectiveKernel`. "lean" also computes again the maps between
+            the convolutions of our networks' units, and the stem's.
+
+    Returns:
+        The model.
 
     Raises:
         ValueError: another word.
@@ -33,8 +45,8 @@ def set_memory(model: Model, memory: Memory) -> Model:
     """
     check_memory(memory)
     for module in model.modules():
-        if hasattr(module, "memory"):
-            setattr(module, "memory", memory)  # noqa: B010 - which the type of a module does not tell
+        if isinstance(module, HasMemory):
+            module.memory = memory
     return model
 
 

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from selkern.layers.gate import Gate
-from selkern.layers.memory import Memory, check_memory
+from selkern.layers.memory import HasMemory, Memory, check_memory
 from selkern.layers.parts import (
     CONVS,
     Activation,
@@ -114,7 +114,7 @@ class ConvNormAct(nn.Module):
         return self.act(apply_norm(self.norm, recompute.through(self.conv, x), _BRANCH))
 
 
-class SelectiveKernel(nn.Module):
+class SelectiveKernel(nn.Module, HasMemory):
     """SK[M, G, r]: Split, Fuse, Select. (N, C_in, H, W) to (N, C_out, H / stride, W / stride).
 
     Args:
@@ -182,7 +182,7 @@ class SelectiveKernel(nn.Module):
             raise ValueError(f"kernels must be a list with one entry per branch, such as (3, 5), got {kernels!r}")
         self.in_channels, self.out_channels, self.dims = in_channels, out_channels, dims
         self.kernels = tuple(Branch.of(k) for k in kernels)
-        self.memory: Memory = memory
+        self.memory = memory
         shared: dict[str, Any] = {
             "norm": norm,
             "activation": activation,

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from selkern.layers.gate import Selection
-from selkern.layers.memory import Memory, check_memory
+from selkern.layers.memory import HasMemory, Memory, check_memory
 from selkern.layers.parts import (
     are_replaceable,
     batch_norm_of,
@@ -30,7 +30,7 @@ from selkern.ops import recompute, reference, spectral
 from selkern.ops.spectral_plan import worthwhile
 
 
-class SKAttention(nn.Module):
+class SKAttention(nn.Module, HasMemory):
     """The article's SK attention: (N, C, H, W) to (N, C, H, W).
 
     Args:
@@ -96,7 +96,7 @@ class SKAttention(nn.Module):
         self.selection = Selection()
         self.softmax_over, self.spectral = softmax_over, spectral
         check_memory(memory)
-        self.memory: Memory = memory
+        self.memory = memory
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, C, H, W) to (N, C, H, W)."""

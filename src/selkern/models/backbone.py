@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from selkern.errors import UsageError
 from selkern.files import write_atomic
 from selkern.layers.gate import Selection
-from selkern.layers.memory import Memory
+from selkern.layers.memory import HasMemory
 from selkern.layers.parts import check_input
 from selkern.models import hub
 from selkern.models.paths import stem_and_pool
@@ -39,7 +39,7 @@ def make_classifier(channels: int, num_classes: int) -> nn.Module:
     return fc
 
 
-class Backbone(nn.Module):
+class Backbone(nn.Module, HasMemory):
     """A network that turns images into the maps of its stages, and those into class scores.
 
     A subclass makes `stem`, `pool` and `stages`, fills `feature_info`, and calls `make_head` last.
@@ -66,7 +66,7 @@ class Backbone(nn.Module):
         super().__init__()
         self.num_classes, self.in_chans, self.features_only = num_classes, in_chans, features_only
         self.feature_info: list[Feature] = []
-        self.memory: Memory = "default"  # `selkern.set_memory` changes it
+        self.memory = "default"  # `selkern.set_memory` changes it
 
     def make_head(self, channels: int) -> None:
         """The classifier on `channels` pooled features, unless maps alone are wanted."""

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from selkern.layers.gate import Gate
-from selkern.layers.memory import Memory
+from selkern.layers.memory import HasMemory
 from selkern.layers.parts import check_input, divides
 from selkern.layers.selective_kernel import Branch, SelectiveKernel
 from selkern.models.backbone import Backbone, Feature
@@ -96,7 +96,7 @@ def make_mixer(arch: SKResNetArchitecture, in_channels: int, out_channels: int, 
     )
 
 
-class SKResNetUnit(nn.Module):
+class SKResNetUnit(nn.Module, HasMemory):
     """[1x1 ->] SK -> 1x1 (3x3 in a basic unit), plus the shortcut; (N, C_in, H, W) to (N, out, H / s, W / s)."""
 
     def __init__(self, arch: SKResNetArchitecture, in_channels: int, mid: int, out: int, stride: int) -> None:
@@ -105,7 +105,7 @@ class SKResNetUnit(nn.Module):
             self.conv1 = nn.Conv2d(in_channels, mid, 1, bias=False)
             self.norm1 = nn.BatchNorm2d(mid)
         self.bottleneck = arch.bottleneck
-        self.memory: Memory = "default"
+        self.memory = "default"
         self.mixer = make_mixer(arch, mid if arch.bottleneck else in_channels, mid, stride)
         kernel = 1 if arch.bottleneck else 3
         self.conv3 = nn.Conv2d(mid, out, kernel, padding=kernel // 2, bias=False)

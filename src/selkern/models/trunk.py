@@ -12,7 +12,7 @@ from typing import Literal, get_args
 from torch import Tensor, nn
 
 from selkern.errors import UsageError
-from selkern.layers.memory import Memory
+from selkern.layers.memory import HasMemory
 from selkern.layers.parts import he_normal, make_norm
 from selkern.layers.selective_kernel import Branch, SelectiveKernel
 from selkern.models.backbone import Backbone, Feature
@@ -101,13 +101,13 @@ def make_mixer(arch: Architecture, stage: int, width: int, stride: int) -> Selec
     )
 
 
-class Unit(nn.Module):
+class Unit(nn.Module, HasMemory):
     """Bottleneck: 1x1 -> mixer -> 1x1, plus the shortcut. BN + ReLU after the first 1x1, BN alone after the last."""
 
     def __init__(self, arch: Architecture, stage: int, in_channels: int, stride: int) -> None:
         super().__init__()
         mid, out = arch.mids[stage], arch.outs[stage]
-        self.memory: Memory = "default"
+        self.memory = "default"
         self.conv1 = nn.Conv2d(in_channels, mid, 1, bias=False)
         self.norm1 = make_norm("batch", mid, 2)
         self.mixer = make_mixer(arch, stage, mid, stride)
