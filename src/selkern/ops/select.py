@@ -41,7 +41,8 @@ def select(branches: Sequence[Tensor], a_NMC: Tensor, dims: int | None = None) -
     first = branches[0]
     # (N, M, C, 1, ...), without reading a size: a traced graph takes any batch. Under autocast the softmax is float32
     # and the maps are not.
-    a = a_NMC.to(first.dtype)[(..., *[None] * _spatial(branches, dims))]
+    spatial = (..., *[None] * _spatial(branches, dims))
+    a = a_NMC.to(first.dtype)[spatial]
     if len(branches) == 2:
         # One pass where it runs at once. In a graph that others compute, `lerp` is a comparison and two forms of it.
         return torch.lerp(first, branches[1], a[:, 1]) if _is_eager(first) else first + a[:, 1] * (branches[1] - first)
