@@ -14,12 +14,13 @@ import sys
 import zipfile
 from collections.abc import Iterable
 from dataclasses import dataclass
-from importlib.metadata import distribution
+from importlib.metadata import Distribution, distributions
 from pathlib import Path
 
 import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
+from packaging.version import Version
 
 from selkern import __version__, cli
 
@@ -32,6 +33,11 @@ TRAIN = ("pillow", "pyarrow", "scikit-learn", "tyro", "pyyaml", "tqdm", "matplot
 CLEAN = {key: value for key, value in os.environ.items() if not key.startswith(("PYTHON", "PIP_"))}
 CLEAN |= {"PIP_CONFIG_FILE": os.devnull, "PIP_NO_INDEX": "1", "PIP_DISABLE_PIP_VERSION_CHECK": "1"}
 CLEAN |= {"OMP_NUM_THREADS": "1"}  # small tensors: more threads wait for each other
+
+
+def distribution(name: str) -> Distribution:
+    """The newest that is found here: an environment laid over another may bring an old setuptools of its own."""
+    return max(distributions(name=name), key=lambda found: Version(found.version))
 
 
 def needed(names: Iterable[str]) -> set[str]:
@@ -97,8 +103,9 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     shutil.copytree(ROOT / "src", source / "src", ignore=shutil.ignore_patterns("*.egg-info", "__pycache__"))
     for name in ("pyproject.toml", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, source)
-    options = ["--no-deps", "--no-build-isolation", "--wheel-dir", str(target)]
-    run([sys.executable, "-m", "pip", "wheel", *options, str(source)], source)
+    builder = Environment.of(tmp_path_factory.mktemp("build") / "venv", ["setuptools"])
+    program = f"from setuptools.build_meta import build_wheel; build_wheel({str(target)!r})"
+    run([str(builder.path / "bin" / "python"), "-c", program], source)
     (built,) = target.glob("*.whl")
     return built
 
