@@ -162,7 +162,7 @@ def test_dropconnect_in_lean_has_the_gradient_of_finite_differences() -> None:
 
 
 @everything
-@every_memory
+@pytest.mark.parametrize("memory", MEMORY[1:])
 def test_second_derivatives_are_those_of_plain_autograd(name: str, memory: Memory) -> None:
     results = []
     for kind in ("plain", memory):
@@ -314,6 +314,20 @@ def test_a_loss_on_the_selections_reaches_the_branches(name: str) -> None:
         results.append(torch.autograd.grad(loss, list(module.parameters()), materialize_grads=True))
     assert_same(results[1], results[0], 1e-7)
     assert_same(results[2], results[0], 1e-7)
+
+
+def test_a_layer_whose_convolutions_were_narrowed_in_place_takes_what_they_take() -> None:
+    unit, module, fusion = SelectiveKernel(8, groups=1), SKAttention(8, kernels=(1, 3)), SKFusion(8)
+    for conv in [each for layer in (unit, module) for _, _, each in convolutions(layer)]:
+        conv.weight, conv.in_channels = nn.Parameter(conv.weight[:, :4]), 4  # type: ignore[assignment, index]
+    fusion.gate.fc1 = nn.Linear(4, 32, bias=False)
+    fusion.gate.fc2 = nn.Linear(32, 8, bias=False)
+    x = torch.randn(2, 4, 6, 6)
+    assert unit(x).shape == module(x).shape == (2, 8, 6, 6)
+    assert fusion([x, x]).shape == (2, 4, 6, 6)
+    for layer in (unit, module):
+        with pytest.raises(ValueError, match="built for 4 channels, got 8"):
+            layer(torch.randn(2, 8, 6, 6))
 
 
 def test_the_articles_module_takes_a_memory_mode() -> None:

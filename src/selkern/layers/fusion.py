@@ -82,7 +82,8 @@ class SKFusion(nn.Module):
         shapes = [tuple(u.shape) for u in maps]
         if any(shape != shapes[0] for shape in shapes):  # no set: sizes that torch.export leaves free have no hash
             raise ValueError(f"SKFusion takes maps of one shape, got {shapes}")
+        channels = getattr(self.gate.fc1, "in_features", self.channels)  # fewer, where pruning has narrowed the gate
         rank = maps[0].ndim if self.dims is None else 2 + self.dims
-        if maps[0].ndim < 3 or maps[0].ndim != rank or maps[0].shape[1] != self.channels:
+        if maps[0].ndim < 3 or maps[0].ndim != rank or maps[0].shape[1] != channels:
             axes = "*" if self.dims is None else f"and {self.dims} more axes"
-            raise ValueError(f"SKFusion was built for maps (N, {self.channels}, {axes}), got {shapes[0]}")
+            raise ValueError(f"SKFusion was built for maps (N, {channels}, {axes}), got {shapes[0]}")

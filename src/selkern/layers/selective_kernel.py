@@ -230,8 +230,12 @@ class SelectiveKernel(nn.Module, HasMemory):
 
     def inputs_of(self, x: Tensor) -> Sequence[Tensor]:
         """What each branch reads of x: all of it."""
-        check_input("SelectiveKernel", x, self.in_channels, self.dims)
+        check_input("SelectiveKernel", x, self._taken(), self.dims)
         return [x] * len(self.branches)
+
+    def _taken(self) -> int:
+        """Channels that a branch's convolution takes: C_in, unless it has been narrowed in place, as pruning does."""
+        return int(getattr(getattr(self.branches[0], "conv", None), "in_channels", self.in_channels))
 
     def path(self, x: Tensor) -> Path:
         """How a pass over x computes what follows the convolutions.

@@ -100,7 +100,8 @@ class SKAttention(nn.Module, HasMemory):
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, C, H, W) to (N, C, H, W)."""
-        check_input("SKAttention", x, self.channel, 2)
+        # Not `channel`, where the convolutions have been narrowed in place, as pruning does.
+        check_input("SKAttention", x, getattr(self.convs[0].get_submodule("conv"), "in_channels", self.channel), 2)
         u = self._maps(x)
         logits_NMC = self._logits(recompute.fuse(u, 2))
         if self.softmax_over == "batch":  # weights that do not add up to 1 over the branches
@@ -127,7 +128,7 @@ class SKAttention(nn.Module, HasMemory):
         own = all(type(conv) is nn.Conv2d and not is_watched(conv) for conv in convs)
         if self.spectral and own and spectral.suits(x):
             shape = (x.shape[0], x.shape[1], x.shape[2], x.shape[3])
-            plan = worthwhile(shape, self.channel, self.extents, training=True, groups=self.group)
+            plan = worthwhile(shape, x.shape[1], self.extents, training=True, groups=self.group)
         if plan is None:
             return [recompute.through(conv, x) for conv in convs]
         weights, biases = [[getattr(conv, name) for conv in convs] for name in ("weight", "bias")]
