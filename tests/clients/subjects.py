@@ -85,6 +85,9 @@ class Subject:
     name: str
     memory: Memory
 
+    def __str__(self) -> str:
+        return f"{self.name}-{self.memory}"
+
     def __call__(self, training: bool = True) -> Any:
         """A network, the same at every call."""
         torch.manual_seed(1)
@@ -93,8 +96,13 @@ class Subject:
 
 def subjects(names: Iterable[str] = BUILD, modes: Iterable[Memory] = MODES) -> pytest.MarkDecorator:
     """Run a test, whose argument is `subject`, over these layers and networks in these modes."""
-    cases = [Subject(name, mode) for name in names for mode in modes if mode in MODES_OF.get(name, MODES)]
-    return pytest.mark.parametrize("subject", cases, ids=[f"{case.name}-{case.memory}" for case in cases])
+    found = cases(names, modes)
+    return pytest.mark.parametrize("subject", found, ids=map(str, found))
+
+
+def cases(names: Iterable[str] = BUILD, modes: Iterable[Memory] = MODES) -> list[Subject]:
+    """These layers and networks in these modes, where the mode makes a difference."""
+    return [Subject(name, mode) for name in names for mode in modes if mode in MODES_OF.get(name, MODES)]
 
 
 # Enough where a tool does the same to every module, and takes long.
