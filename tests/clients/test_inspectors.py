@@ -36,7 +36,7 @@ def test_grad_cam_on_a_branch(subject: Subject) -> None:
     model = subject(training=False)
     x = images(2)[0]
     for kind in (GradCAM, EigenCAM):
-        got, want = (kind(net, [branch_of(net)])(x) for net in (model, plain_copy(model)))
+        got, want = (kind(net, [branch_of(net)])(x, None) for net in (model, plain_copy(model)))
         assert got.shape == (2, 32, 32)
         assert np.ptp(got) > 0
         np.testing.assert_allclose(got, want, atol=1e-3)

@@ -15,8 +15,10 @@ import xml.etree.ElementTree as ET
 from collections import Counter
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
 from cannot_apply import TIMM
 from clients import client
 from shim import timm_or_skip
@@ -60,6 +62,17 @@ def outcomes(report: Path) -> dict[str, str]:
     return found
 
 
+def run_pytest(root: Path, plugin: str, tests: str, **environment: str) -> str:
+    """Other people's tests in a process of their own, with a plugin of this folder; returns what they print."""
+    path = os.pathsep.join([str(HERE), str(HERE.parent), os.environ.get("PYTHONPATH", "")])
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": path, **environment}
+    command = [sys.executable, "-m", "pytest", "-p", plugin, "-q", "--tb=short", "--junitxml=report.xml", tests]
+    done = subprocess.run(command, cwd=root, env=environment, capture_output=True, text=True, check=False)
+    printed = done.stdout[-5000:] + done.stderr[-2000:]
+    assert done.returncode in (0, 1), printed
+    return printed
+
+
 @client("timm's own tests", "timm", "test_models.py of its source distribution over our networks: 95 % pass")
 def test_timm_s_own_tests_pass_over_our_networks(tmp_path: Path) -> None:
     timm = timm_or_skip()
@@ -67,21 +80,75 @@ def test_timm_s_own_tests_pass_over_our_networks(tmp_path: Path) -> None:
     ours = timm.list_models(module="timm")
     networks = ours if os.environ.get("ALL_NETWORKS") else [n for n in ONE_OF_EACH_KIND if n in ours]
     root = source_tests("timm", tmp_path)
-    report = tmp_path / "report.xml"
-    environment = {
-        **os.environ,
-        "OMP_NUM_THREADS": "1",
-        "PYTHONPATH": os.pathsep.join([str(HERE), str(HERE.parent), os.environ.get("PYTHONPATH", "")]),
-        "SELKERN_NETWORKS": ",".join(networks),
-        "SELKERN_CANNOT_APPLY": ",".join(TIMM),
-    }
-    command = [sys.executable, "-m", "pytest", "-p", "timm_networks", "-q", "--tb=short", f"--junitxml={report}"]
-    done = subprocess.run(
-        [*command, "tests/test_models.py"], cwd=root, env=environment, capture_output=True, text=True, check=False
-    )
-    assert done.returncode in (0, 1), done.stdout[-5000:] + done.stderr[-2000:]
-    found = outcomes(report)
+    names = {"SELKERN_NETWORKS": ",".join(networks), "SELKERN_CANNOT_APPLY": ",".join(TIMM)}
+    done = run_pytest(root, "timm_networks", "tests/test_models.py", **names)
+    found = outcomes(root / "report.xml")
     counts = Counter(found.values())
     print(f"\ntimm {version('timm')}, {len(networks)} networks: {dict(counts)}")
     failed = sorted(name for name, outcome in found.items() if outcome == "failed")
-    assert counts["passed"] >= 0.95 * len(found) > 0, "\n".join([*failed, done.stdout[-5000:]])
+    assert counts["passed"] >= 0.95 * len(found) > 0, "\n".join([*failed, done])
+
+
+SMP = "segmentation_models_pytorch's own tests"
+ENCODERS = ("sknet26", "seresnext26_32x4d", "sk_shufflenet_v2_x05")
+DECODERS = [  # all that take convolutional encoders
+    "unet",
+    "unetplusplus",
+    "manet",
+    "linknet",
+    "fpn",
+    "pspnet",
+    "pan",
+    "deeplabv3",
+    "deeplabv3plus",
+    "upernet",
+    "segformer",
+]
+
+
+@client(
+    SMP,
+    "segmentation_models_pytorch",
+    "test_base.py of its source distribution with an encoder of ours, and what its other tests ask of encoders",
+    "its source distribution holds its tests of losses, preprocessing and saved models alone: the rest is ours",
+)
+def test_smp_s_own_tests_pass_with_an_encoder_of_ours(tmp_path: Path) -> None:
+    root = source_tests("segmentation_models_pytorch", tmp_path)
+    done = run_pytest(root, "smp_encoder", "tests/test_base.py", SELKERN_ENCODER="tu-sknet26")
+    found = outcomes(root / "report.xml")
+    assert found, done
+    assert set(found.values()) == {"passed"}, done
+
+
+@client(SMP, "segmentation_models_pytorch", "")
+@pytest.mark.parametrize("name", ENCODERS)
+def test_an_encoder_has_maps_of_every_stride(name: str) -> None:
+    importlib.import_module("selkern.timm")
+    smp = importlib.import_module("segmentation_models_pytorch")
+    for options in ({"depth": 3}, {"depth": 4}, {"in_channels": 4}, {"output_stride": 8}, {"output_stride": 16}):
+        encoder = smp.encoders.get_encoder(f"tu-{name}", weights=None, **{"in_channels": 3, **options})
+        depth, least = options.get("depth", 5), options.get("output_stride", 32)
+        x = torch.rand(1, options.get("in_channels", 3), 64, 96)
+        maps = encoder(x)  # in training, a batch of one
+        assert [64 // m.shape[2] for m in maps] == [min(2**level, least) for level in range(depth + 1)]
+        assert [m.shape[1] for m in maps] == encoder.out_channels
+        torch.autograd.backward(maps[-1].mean())
+
+
+@client(SMP, "segmentation_models_pytorch", "")
+@pytest.mark.parametrize("decoder", DECODERS)
+def test_a_decoder_over_an_encoder_of_ours(decoder: str, tmp_path: Path) -> None:
+    importlib.import_module("selkern.timm")
+    smp = importlib.import_module("segmentation_models_pytorch")
+    model = smp.create_model(decoder, "tu-sk_shufflenet_v2_x05", encoder_weights=None, classes=2)
+    x = torch.rand(3, 3, 128, 128)
+    torch.autograd.backward(model(x).square().mean())
+    unused = [n for n, p in model.named_parameters() if p.grad is None]
+    assert not any(n.startswith(("encoder.model.stages_0", "encoder.model.stem")) for n in unused)
+    model.eval().save_pretrained(str(tmp_path))
+    with torch.no_grad():
+        want = model(x)
+        assert want.shape == (3, 2, 128, 128)
+        torch.testing.assert_close(smp.from_pretrained(str(tmp_path)).eval()(x), want)
+        traced: Any = torch.jit.trace(model, (x[:2],))  # type: ignore[no-untyped-call]
+        torch.testing.assert_close(traced(x), want, rtol=1e-3, atol=1e-4)

@@ -29,6 +29,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, TensorDataset
 
+import selkern
+
 SMALL = ("SelectiveKernel", "SKAttention", "sknet_mini")
 MODES: tuple[Memory, ...] = ("default", "lean")
 
@@ -246,10 +248,8 @@ def test_opacus(memory: Any) -> None:
     from opacus import PrivacyEngine
     from opacus.validators import ModuleValidator
 
-    import selkern
-
     torch.manual_seed(1)
-    unit = selkern.SelectiveKernel(8, 16, groups=4, min_width=8, norm=lambda c: nn.GroupNorm(4, c), memory=memory)
+    unit = selkern.SelectiveKernel(8, 16, groups=4, norm="group", activation=nn.ReLU, memory=memory)
     model: Any = nn.Sequential(
         nn.Conv2d(3, 8, 3, stride=4), nn.ReLU(), unit, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(16, 3)
     )
@@ -298,7 +298,8 @@ def test_metric_learning(subject: Subject) -> None:
 def test_torchmetrics_fid(subject: Subject) -> None:
     from torchmetrics.image.fid import FrechetInceptionDistance
 
-    fid = FrechetInceptionDistance(feature=subject(training=False), normalize=True, input_img_size=(3, 32, 32))
+    extractor = selkern.create_model(subject.name, num_classes=0).eval()
+    fid = FrechetInceptionDistance(feature=extractor, normalize=True, input_img_size=(3, 32, 32))
     fid.update(images(12)[0].sigmoid(), real=True)
     fid.update(images(12)[0].sigmoid(), real=False)
     same = fid.compute().item()
@@ -310,10 +311,10 @@ YOLO = """
 nc: 3
 backbone:
   - [-1, 1, Conv, [8, 3, 2]]
-  - [-1, 1, Conv, [16, 3, 2]]
-  - [-1, 1, SelectiveKernel, [16, 16]]
-  - [-1, 1, Conv, [16, 3, 2]]
-  - [-1, 1, SKAttention, [16]]
+  - [-1, 1, Conv, [32, 3, 2]]
+  - [-1, 1, SelectiveKernel, [32, 32]]
+  - [-1, 1, Conv, [32, 3, 2]]
+  - [-1, 1, SKAttention, [32]]
   - [-1, 1, Conv, [32, 3, 2]]
 head:
   - [[4, 5], 1, Detect, [nc]]
@@ -331,8 +332,6 @@ def test_yolo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("YOLO_OFFLINE", "true")
     import ultralytics.nn.tasks as tasks
     from ultralytics import YOLO as Yolo
-
-    import selkern
 
     monkeypatch.setattr(tasks, "SelectiveKernel", selkern.SelectiveKernel, raising=False)
     monkeypatch.setattr(tasks, "SKAttention", selkern.SKAttention, raising=False)
