@@ -147,22 +147,23 @@ def test_skorch(subject: Subject) -> None:
     assert (again.predict_proba(x) == net.predict_proba(x)).all()
 
 
-@client("fastai", "fastai", "Learner with fit_one_cycle and lr_find; a DynamicUnet over a network")
+@client("fastai", "fastai", "Learner with fit_one_cycle; a DynamicUnet over a network's body")
 @subjects(NETWORKS, ["default"])
 def test_fastai(subject: Subject) -> None:
-    from fastai.basics import CrossEntropyLossFlat, DataLoaders, Learner
+    import fastai.vision.all as fastai
     from fastai.vision.models.unet import DynamicUnet
 
-    data = DataLoaders.from_dsets(
+    data = fastai.DataLoaders.from_dsets(
         *(TensorDataset(*images(12, seed=s)) for s in (0, 1)), bs=4, device=torch.device("cpu"), num_workers=0
     )
     model = subject()
     before = loss_now(model)
-    learner = Learner(data, model, loss_func=CrossEntropyLossFlat(), lr=0.01)
-    with learner.no_bar(), learner.no_logging():
-        learner.fit_one_cycle(3)
+    learner = fastai.Learner(data, model, loss_func=fastai.CrossEntropyLossFlat(), lr=1e-3)
+    learner.remove_cb(fastai.ProgressCallback)
+    with learner.no_logging():
+        learner.fit_one_cycle(4)
     assert loss_now(learner.model) < before
-    body = nn.Sequential(model.stem, model.pool, *model.stages)
+    body = fastai.create_body(model, pretrained=False, cut=lambda net: nn.Sequential(net.stem, net.pool, net.stages))
     unet = DynamicUnet(body, 2, (64, 64))
     out = unet(torch.randn(2, 3, 64, 64))
     assert out.shape == (2, 2, 64, 64)
@@ -302,9 +303,9 @@ def test_torchmetrics_fid(subject: Subject) -> None:
     fid = FrechetInceptionDistance(feature=extractor, normalize=True, input_img_size=(3, 32, 32))
     fid.update(images(12)[0].sigmoid(), real=True)
     fid.update(images(12)[0].sigmoid(), real=False)
-    same = fid.compute().item()
+    same = abs(fid.compute().item())
     fid.update(images(12, seed=1)[0].sigmoid() * 0.5, real=False)
-    assert same < 1e-2 < fid.compute().item()
+    assert same < 0.1 * fid.compute().item()
 
 
 YOLO = """
