@@ -233,9 +233,13 @@ class SelectiveKernel(nn.Module, HasMemory):
         check_input("SelectiveKernel", x, self._taken(), self.dims)
         return [x] * len(self.branches)
 
-    def _taken(self) -> int:
-        """Channels that a branch's convolution takes: C_in, unless it has been narrowed in place, as pruning does."""
-        return int(getattr(getattr(self.branches[0], "conv", None), "in_channels", self.in_channels))
+    def _taken(self, shares: int = 1) -> int:
+        """Channels that x has: C_in, unless the convolutions were narrowed in place, as pruning does.
+
+        Each convolution reads one of `shares` equal parts of x. A folded branch has no convolution to ask.
+        """
+        width = getattr(getattr(self.branches[0], "conv", None), "in_channels", None)
+        return self.in_channels if width is None else shares * int(width)
 
     def path(self, x: Tensor) -> Path:
         """How a pass over x computes what follows the convolutions.

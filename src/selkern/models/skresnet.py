@@ -77,7 +77,7 @@ class SplitSelectiveKernel(SelectiveKernel):
 
     def inputs_of(self, x: Tensor) -> Sequence[Tensor]:
         """What each branch reads of x: its share of the channels."""
-        check_input("SplitSelectiveKernel", x, self._taken() * len(self.branches), self.dims)
+        check_input("SplitSelectiveKernel", x, self._taken(len(self.branches)), self.dims)
         return recompute.chunk(x, len(self.branches))
 
 
