@@ -7,7 +7,7 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor, nn
 
-from selkern.deploy.fused import FusedConv
+from selkern.deploy.fused import Cache, FusedConv, is_eager
 from selkern.layers.sk_attention import SKAttention
 from selkern.ops import reference, spectral
 from selkern.ops import select as ops
@@ -32,7 +32,7 @@ class FoldedSKAttention(nn.Module):
         self.fc, self.fcs, self.selection = module.fc, module.fcs, module.selection
         self.softmax_over, self.limit = module.softmax_over, limit
         self.extents = module.extents
-        self._ready: tuple[Plan, list[Tensor]] | None = None
+        self._spectra: Cache[Plan, list[Tensor]] = Cache(1)
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, C, H, W) to (N, C, H, W)."""
@@ -45,16 +45,18 @@ class FoldedSKAttention(nn.Module):
 
     def _branches(self, x: Tensor) -> list[Tensor]:
         convs = [conv for conv in self.convs if isinstance(conv, FusedConv)]
-        plan = None
-        if self.limit and spectral.suits(x) and not torch.compiler.is_compiling():
-            size = x.element_size()
-            shape = (x.shape[0], x.shape[1], x.shape[2], x.shape[3])
-            groups = convs[0].groups
-            plan = worthwhile(
-                shape, x.shape[1], self.extents, training=False, groups=groups, itemsize=size, limit=self.limit
-            )
+        plan = self._plan(x, convs[0].groups)
         if plan is None:
             return [conv(x) for conv in convs]
-        if self._ready is None or self._ready[0] != plan:
-            self._ready = plan, spectral.spectra([conv.weight for conv in convs], plan)
-        return [u.relu_() for u in spectral.convolve(x, self._ready[1], [conv.bias for conv in convs], plan)]
+        weights = [conv.weight for conv in convs]
+        made = self._spectra.get(plan, weights, lambda plan, weights: spectral.spectra(weights, plan))
+        return [u.relu_() for u in spectral.convolve(x, made, [conv.bias for conv in convs], plan)]
+
+    def _plan(self, x: Tensor, groups: int) -> Plan | None:
+        """Which branches to compute by Fourier coefficients; None for none."""
+        if not (self.limit and is_eager(x) and spectral.suits(x)):
+            return None
+        shape = (x.shape[0], x.shape[1], x.shape[2], x.shape[3])
+        return worthwhile(
+            shape, x.shape[1], self.extents, training=False, groups=groups, itemsize=x.element_size(), limit=self.limit
+        )

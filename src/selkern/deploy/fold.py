@@ -16,7 +16,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.utils.fusion import fuse_conv_bn_eval, fuse_linear_bn_eval
 
 from selkern.deploy.article import FoldedSKAttention
-from selkern.deploy.fused import FusedConv
+from selkern.deploy.fused import FusedConv, is_eager
 from selkern.errors import NumericsError, UsageError
 from selkern.layers.gate import Gate
 from selkern.layers.parts import evaluating
@@ -54,44 +54,89 @@ class FoldedUnit(nn.Module):
 
 
 class Folded(nn.Module):
-    """A folded network: takes and gives what the original does, in eval mode, without gradients.
+    """A folded network: takes and returns what the original does, in eval mode, without gradients.
+
+    It can be copied, pickled and saved like any module; copies make oneDNN's layouts of the weights, and compile
+    themselves, at their first call. Exporters, tracers and torch.compile see plain operators and the whole batch, so
+    that a graph takes any number of images.
+
+    Args:
+        net: the folded modules.
+        micro_batch: as the attribute.
+        compiled: as the attribute.
 
     Attributes:
         net: the folded modules; `state_dict` holds their weights.
-        dtype: of the computation; results are converted back to float32.
+        dtype: of the computation; results of 16 bits are converted to float32.
         takes: dtype that images are converted to.
         micro_batch: largest number of images computed at once; None for all.
+        compiled: whether torch.compile computes the calls.
         card: the original's.
     """
 
-    def __init__(self, net: nn.Module, dtype: torch.dtype, micro_batch: int | None) -> None:
-        super().__init__()
-        self.net, self.dtype, self.micro_batch = net, dtype, micro_batch
-        self.takes = next((p.dtype for p in net.parameters()), dtype)
-        self.card = getattr(net, "card", None)
-        self.run: Callable[[Tensor], Any] = net
+    dtype: torch.dtype
+    takes: torch.dtype
 
-    @torch.inference_mode()
+    def __init__(self, net: nn.Module, micro_batch: int | None = None, *, compiled: bool = False) -> None:
+        super().__init__()
+        self.net, self.micro_batch, self.compiled = net, micro_batch, compiled
+        self.card = getattr(net, "card", None)
+        self._read_dtypes()
+
+    def _read_dtypes(self) -> None:
+        dtypes = [p.dtype for p in self.net.parameters() if p.is_floating_point()] or [torch.get_default_dtype()]
+        self.takes, self.dtype = dtypes[0], dtypes[-1]
+
+    @torch.no_grad()
     def forward(self, x: Tensor) -> Any:
-        """(N, C, H, W) to what the original gives."""
+        """(N, C, H, W) to what the original returns."""
         x = x.to(self.takes)
-        if x.ndim == 4:
-            x = x.contiguous(memory_format=torch.channels_last)
-        if self.micro_batch is None or len(x) <= self.micro_batch:
-            return self._as_float(self.run(x))
-        parts = [self.run(part) for part in torch.split(x, self.micro_batch)]
-        if isinstance(parts[0], Tensor):
-            return self._as_float(torch.cat(parts))
-        return self._as_float([torch.cat(maps) for maps in zip(*parts, strict=True)])
+        if not is_eager(x):
+            return self._as_float(self.net(x))
+        with torch.inference_mode():
+            if x.ndim == 4:
+                x = x.contiguous(memory_format=torch.channels_last)
+            run = self._compiled_net() if self.compiled else self.net
+            parts = [run(part) for part in torch.split(x, self.micro_batch or max(len(x), 1))]
+        return self._as_float(_joined(parts))
 
     def _as_float(self, out: Any) -> Any:
-        if isinstance(out, Tensor):
-            return out.float() if self.dtype in _HALF else out
-        return [self._as_float(part) for part in out]
+        if self.dtype not in _HALF:
+            return out
+        return [part.float() for part in out] if isinstance(out, (list, tuple)) else out.float()
+
+    def _compiled_net(self) -> Callable[[Tensor], Any]:
+        compiled: Callable[[Tensor], Any] | None = self.__dict__.get("_compiled")
+        if compiled is None:
+            on_cpu = next(self.net.parameters()).device.type == "cpu"
+            compiled = torch.compile(self.net, options={"freezing": True} if on_cpu else {})
+            self.__dict__["_compiled"] = compiled  # a module as well, whose weights are none of this one's own
+        return compiled
+
+    def _apply(self, fn: Callable[..., Any], recurse: bool = True) -> Folded:
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        self._read_dtypes()
+        return self
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in self.__dict__.items() if name != "_compiled"}
 
     def train(self, mode: bool = True) -> Folded:  # noqa: ARG002 - as every module's
         """A folded network stays in eval mode: there is nothing to train."""
         return super().train(False)
+
+
+def _joined(parts: list[Any]) -> Any:
+    """The results of micro-batches as one, in tensors that a network in training can read.
+
+    Those of inference mode, which saves time over many small operators, cannot be kept for a backward pass: they are
+    copied even where there is one part alone, unless the caller is in inference mode too.
+    """
+    if len(parts) == 1 and torch.is_inference_mode_enabled():
+        return parts[0]
+    if isinstance(parts[0], Tensor):
+        return torch.cat(parts)
+    return [torch.cat(maps) for maps in zip(*parts, strict=True)]
 
 
 def fold(
@@ -137,21 +182,34 @@ def fold(
             p.data = p.data.contiguous(memory_format=torch.channels_last)
     if micro_batch == "auto":
         micro_batch = 8 if on_cpu and isinstance(model, Backbone) else None
-    folded = Folded(net, dtype, micro_batch).eval()
+    folded = Folded(net, micro_batch).eval()
     _compare(model, folded, x)
-    if compile:
-        folded.run = torch.compile(net, options={"freezing": True} if on_cpu else {})
+    folded.compiled = compile
     return folded
+
+
+class Cast(nn.Module):
+    """x in another dtype, which `.to` changes as it changes all of a network's."""
+
+    like: Tensor
+
+    def __init__(self, dtype: torch.dtype) -> None:
+        super().__init__()
+        self.register_buffer("like", torch.empty(0, dtype=dtype), persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, C, *) to the same."""
+        return x.to(self.like.dtype)
 
 
 def _cast(net: nn.Module, dtype: torch.dtype) -> nn.Module:
     """The network in a dtype; of 16 bits, all but its first convolution."""
-    first = net.stem[0] if isinstance(net, Backbone) and isinstance(net.stem, nn.Sequential) else None
-    if not isinstance(first, FusedConv) or dtype not in _HALF:
+    stem = net.stem if isinstance(net, Backbone) and isinstance(net.stem, nn.Sequential) else None
+    if stem is None or not isinstance(stem[0], FusedConv) or dtype not in _HALF:
         return net.to(dtype=dtype)
-    exact = copy.deepcopy(first)
-    exact.gives = dtype
-    net.to(dtype=dtype).stem[0] = exact  # type: ignore[operator, assignment]
+    exact = copy.deepcopy(stem[0])
+    net.to(dtype=dtype)
+    stem[0], stem[1] = exact, Cast(dtype).to(exact.weight.device)  # the second was its norm
     return net
 
 

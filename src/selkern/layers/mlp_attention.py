@@ -1,20 +1,38 @@
 """The article's second example: attention inside a multi-layer perceptron.
 
 Its `Attention` is scaled dot-product attention with scale 1, queries and values the hidden states themselves
-and keys a linear map of them, so it runs on torch's fused kernel and never builds the (N, T, T) scores.
+and keys a linear map of them. Without gradients it runs on torch's fused kernel and never builds the (N, T, T) scores.
 """
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor, nn
+from torch.autograd import forward_ad
 from torch.nn import functional as F
 
 from selkern.layers.parts import positive
 
 
 def _check(owner: str, x: Tensor, width: int) -> None:
+    if not isinstance(x, Tensor) or torch.jit.is_tracing():  # type: ignore[no-untyped-call] # a shape of any
+        return
     if x.ndim != 3 or x.shape[2] != width:
         raise ValueError(f"{owner} takes (N, T, {width}), got a tensor of shape {tuple(x.shape)}")
+
+
+def _fused_suffices() -> bool:
+    """Whether torch's fused kernels can compute this pass: they have neither second nor forward-mode derivatives.
+
+    Not in transforms of `torch.func`, most of which they lack, nor in torch.jit.trace, which compares the graph of a
+    second pass, without gradients, with that of the first.
+    """
+    return not (
+        torch.is_grad_enabled()
+        or torch.jit.is_tracing()  # type: ignore[no-untyped-call]
+        or forward_ad._current_level >= 0
+        or torch._C._are_functorch_transforms_active()
+    )
 
 
 class Attention(nn.Module):
@@ -31,7 +49,12 @@ class Attention(nn.Module):
     def forward(self, hidden_states: Tensor) -> Tensor:
         """(N, T, hidden) to (N, T, hidden)."""
         _check("Attention", hidden_states, self.attn.in_features)
-        return F.scaled_dot_product_attention(hidden_states, self.attn(hidden_states), hidden_states, scale=1.0)
+        keys = self.attn(hidden_states)
+        if not _fused_suffices():
+            return (hidden_states @ keys.transpose(1, 2)).softmax(dim=2) @ hidden_states
+        # With an axis for one head: torch has fused kernels for four axes alone, and so have exporters.
+        queries = hidden_states.unsqueeze(1)
+        return F.scaled_dot_product_attention(queries, keys.unsqueeze(1), queries, scale=1.0).squeeze(1)
 
 
 class MLPAttention(nn.Module):
