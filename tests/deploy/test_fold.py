@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from copy import deepcopy
 from typing import Any
 
@@ -82,14 +83,14 @@ def test_the_article_s_module_by_fourier_coefficients(layout: torch.memory_forma
     x = torch.randn(8, 128, 20, 28).contiguous(memory_format=layout)
     fast = fold(module, example=x, micro_batch=None)
     assert isinstance(fast.net, FoldedSKAttention)
-    assert fast.net._ready is not None
+    assert len(fast.net._spectra) == 1
     with torch.no_grad():
         assert_close(fast(x), module(x))
         assert_close(fast(x[:, :, :7, :7]), module(x[:, :, :7, :7]))
         assert_close(fast(x), module(x))
     direct = fold(trained(SKAttention(128, spectral=False)), example=x)
     assert isinstance(direct.net, FoldedSKAttention)
-    assert direct.net._ready is None
+    assert not len(direct.net._spectra)
 
 
 def test_bfloat16() -> None:
@@ -167,5 +168,13 @@ def test_compiled() -> None:
     torch.manual_seed(2)
     layer: Any = trained(SelectiveKernel(8, groups=4))
     x = torch.randn(2, 8, 9, 9)
+    fast, other = fold(layer, example=x, compile=True), fold(trained(SelectiveKernel(8, groups=4)), example=x)
     with torch.no_grad():
-        assert_close(fold(layer, example=x, compile=True)(x), layer(x))
+        assert_close(fast(x), layer(x))
+    fast.load_state_dict(other.state_dict())
+    assert_close(fast(x), other(x))
+    again = pickle.loads(pickle.dumps(fast))
+    assert again.compiled
+    assert "_compiled" in vars(fast)
+    assert "_compiled" not in vars(again), "it compiles itself at its first call"
+    assert list(fast.state_dict()) == list(other.state_dict())

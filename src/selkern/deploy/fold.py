@@ -228,8 +228,8 @@ def _compare(model: nn.Module, folded: Folded, x: Tensor) -> None:
     with evaluating(model), torch.inference_mode():
         expected, got = model(x), folded(x)
     for want, have in zip(*([out] if isinstance(out, Tensor) else out for out in (expected, got)), strict=True):
-        error = (have.float() - want.float()).abs().max().item() / (want.abs().max().item() or 1.0)
-        if not error <= _TOLERANCE[folded.dtype]:
+        error = (have.double() - want.double()).abs().max().item() / (want.abs().max().item() or 1.0)
+        if not error <= max(_TOLERANCE[folded.dtype], _TOLERANCE.get(want.dtype, 0.0)):
             what = f"the fold differs by {error:.1e} of the largest value"
             raise NumericsError(what, type(model).__name__, "report it; the model itself is untouched")
 
