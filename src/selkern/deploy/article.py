@@ -37,11 +37,11 @@ class FoldedSKAttention(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(N, C, H, W) to (N, C, H, W)."""
         u = self._branches(x)
-        z_ND = self.fc(ops.fuse(u))
+        z_ND = self.fc(ops.fuse(u, 2))
         logits_NMC = torch.stack([fc(z_ND) for fc in self.fcs], dim=1)
         if self.softmax_over == "batch":
             return reference.select(u, logits_NMC.softmax(dim=0))
-        return ops.select(u, self.selection(logits_NMC))
+        return ops.select(u, self.selection(logits_NMC), 2)
 
     def _branches(self, x: Tensor) -> list[Tensor]:
         convs = [conv for conv in self.convs if isinstance(conv, FusedConv)]

@@ -11,11 +11,11 @@ from torch import Tensor, nn
 from torch.autograd import forward_ad
 from torch.nn import functional as F
 
-from selkern.layers.parts import positive
+from selkern.layers.parts import is_symbolic, positive
 
 
 def _check(owner: str, x: Tensor, width: int) -> None:
-    if not isinstance(x, Tensor) or torch.jit.is_tracing():  # type: ignore[no-untyped-call] # a shape of any
+    if is_symbolic(x):
         return
     if x.ndim != 3 or x.shape[2] != width:
         raise ValueError(f"{owner} takes (N, T, {width}), got a tensor of shape {tuple(x.shape)}")
