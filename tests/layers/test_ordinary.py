@@ -35,7 +35,7 @@ class Fusing(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.convs = nn.ModuleList(nn.Conv2d(8, 8, 1) for _ in range(3))
-        self.fusion = SKFusion(8, branches=3, dims=2)
+        self.fusion = SKFusion(8, branches=3)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.fusion([conv(x) for conv in self.convs])
@@ -273,6 +273,12 @@ def test_symbolic_trace(name: str, memory: Memory) -> None:
         traced = fx.symbolic_trace(deepcopy(module))
         other = torch.randn(5, *x.shape[1:], dtype=torch.float64)
         assert_same([traced(other)], [module(other)])
+
+
+def test_symbolic_trace_of_a_fusion_alone() -> None:
+    fusion = SKFusion(8).eval()
+    traced, maps = fx.symbolic_trace(fusion), [torch.randn(2, 8, 5), torch.randn(2, 8, 5)]
+    assert_same([traced(maps)], [fusion(maps)], 1e-6)
 
 
 @pytest.mark.parametrize("kernels", [(3, 5), (1, 3, 5)])

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 
 from selkern.layers.gate import Gate
 from selkern.layers.parts import Activation, Norm, is_symbolic
@@ -24,7 +24,6 @@ class SKFusion(nn.Module):
         branches: M, at least 2.
         reduction: r, and `min_width` L: the descriptor has D = max(C // r, L) numbers.
         norm: of the descriptor; `activation` and `bias` likewise. Defaults are the paper's.
-        dims: spatial axes of the maps; None takes maps of any rank, which torch.fx cannot trace.
 
     Raises:
         ValueError: an argument outside its range; another number of maps than `branches`; maps of different
@@ -47,14 +46,13 @@ class SKFusion(nn.Module):
         norm: Norm = "batch",
         activation: Activation = "relu",
         bias: bool = False,
-        dims: int | None = None,
         device: Any = None,
         dtype: Any = None,
     ) -> None:
         super().__init__()
         if branches < 2:
             raise ValueError(f"branches must be at least 2, there is nothing to select among {branches}")
-        self.channels, self.dims = channels, dims
+        self.channels = channels
         self.gate = Gate(
             channels,
             branches,
@@ -69,11 +67,13 @@ class SKFusion(nn.Module):
 
     def forward(self, maps: Sequence[Tensor]) -> Tensor:
         """M maps (N, C, *) to (N, C, *)."""
+        if isinstance(maps, fx.Proxy):  # which stands for the list
+            maps = [maps[m] for m in range(self.gate.branches)]
         if not isinstance(maps, (list, tuple)) or len(maps) != self.gate.branches:  # a stacked tensor is neither
             got = len(maps) if isinstance(maps, (list, tuple)) else type(maps).__name__
             raise ValueError(f"SKFusion takes a list of {self.gate.branches} maps, got {got}")
         self._check(maps)
-        return ops.select(maps, self.gate(ops.fuse(maps, self.dims)), self.dims)
+        return ops.select(maps, self.gate(ops.fuse(maps)))
 
     def _check(self, maps: Sequence[Tensor]) -> None:
         """Raise ValueError unless the maps are of one shape (N, channels, *), as far as a shape is known."""
@@ -83,7 +83,5 @@ class SKFusion(nn.Module):
         if any(shape != shapes[0] for shape in shapes):  # no set: sizes that torch.export leaves free have no hash
             raise ValueError(f"SKFusion takes maps of one shape, got {shapes}")
         channels = getattr(self.gate.fc1, "in_features", self.channels)  # fewer, where pruning has narrowed the gate
-        rank = maps[0].ndim if self.dims is None else 2 + self.dims
-        if maps[0].ndim < 3 or maps[0].ndim != rank or maps[0].shape[1] != channels:
-            axes = "*" if self.dims is None else f"and {self.dims} more axes"
-            raise ValueError(f"SKFusion was built for maps (N, {channels}, {axes}), got {shapes[0]}")
+        if maps[0].ndim < 3 or maps[0].shape[1] != channels:
+            raise ValueError(f"SKFusion was built for maps (N, {channels}, *), got {shapes[0]}")

@@ -6,6 +6,7 @@ Stacking all branches, multiplying and summing costs two extra tensors of M time
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -18,9 +19,11 @@ def fuse(branches: Sequence[Tensor], dims: int | None = None) -> Tensor:
 
     Args:
         branches: M maps.
-        dims: spatial axes; None reads it from the maps, which a symbolic trace of torch.fx cannot.
+        dims: spatial axes; None reads it from the maps.
     """
-    space = tuple(range(2, 2 + _spatial(branches, dims)))
+    if dims is None and _is_symbolic(branches[0]):
+        return fuse([u.flatten(2) for u in branches], 1)
+    space = tuple(range(2, 2 + (branches[0].ndim - 2 if dims is None else dims)))
     s_NC = branches[0].mean(dim=space)
     for u in branches[1:]:
         s_NC = s_NC + u.mean(dim=space)
@@ -39,9 +42,11 @@ def select(branches: Sequence[Tensor], a_NMC: Tensor, dims: int | None = None) -
         dims: spatial axes, as for `fuse`.
     """
     first = branches[0]
+    if dims is None and _is_symbolic(first):
+        return select([u.flatten(2) for u in branches], a_NMC, 1).view_as(first)
     # (N, M, C, 1, ...), without reading a size: a traced graph takes any batch. Under autocast the softmax is float32
     # and the maps are not.
-    spatial = (..., *[None] * _spatial(branches, dims))
+    spatial: tuple[Any, ...] = (..., *[None] * (first.ndim - 2 if dims is None else dims))
     a = a_NMC.to(first.dtype)[spatial]
     if len(branches) == 2:
         # One pass where it runs at once. In a graph that others compute, `lerp` is a comparison and two forms of it.
@@ -52,11 +57,12 @@ def select(branches: Sequence[Tensor], a_NMC: Tensor, dims: int | None = None) -
     return v
 
 
-def _spatial(branches: Sequence[Tensor], dims: int | None) -> int:
-    return branches[0].ndim - 2 if dims is None else dims
+def _is_symbolic(x: object) -> bool:
+    """Whether x is a proxy of torch.fx, which stands for maps of any rank."""
+    return not isinstance(x, Tensor)
 
 
 def _is_eager(x: Tensor) -> bool:
     """Whether operators run at once, and are not written into a graph."""
     tracing = torch.compiler.is_compiling() or torch.jit.is_tracing()  # type: ignore[no-untyped-call]
-    return isinstance(x, Tensor) and not tracing
+    return not _is_symbolic(x) and not tracing
