@@ -67,21 +67,22 @@ class SKFusion(nn.Module):
 
     def forward(self, maps: Sequence[Tensor]) -> Tensor:
         """M maps (N, C, *) to (N, C, *)."""
+        maps = self._checked(maps)
+        return ops.select(maps, self.gate(ops.fuse(maps)))
+
+    def _checked(self, maps: Any) -> Sequence[Tensor]:
+        """The maps; ValueError unless they are M of one shape (N, channels, *), as far as a shape is known."""
         if isinstance(maps, fx.Proxy):  # which stands for the list
-            maps = [maps[m] for m in range(self.gate.branches)]
+            return [maps[m] for m in range(self.gate.branches)]
         if not isinstance(maps, (list, tuple)) or len(maps) != self.gate.branches:  # a stacked tensor is neither
             got = len(maps) if isinstance(maps, (list, tuple)) else type(maps).__name__
             raise ValueError(f"SKFusion takes a list of {self.gate.branches} maps, got {got}")
-        self._check(maps)
-        return ops.select(maps, self.gate(ops.fuse(maps)))
-
-    def _check(self, maps: Sequence[Tensor]) -> None:
-        """Raise ValueError unless the maps are of one shape (N, channels, *), as far as a shape is known."""
         if any(map(is_symbolic, maps)):
-            return
+            return maps
         shapes = [tuple(u.shape) for u in maps]
         if any(shape != shapes[0] for shape in shapes):  # no set: sizes that torch.export leaves free have no hash
             raise ValueError(f"SKFusion takes maps of one shape, got {shapes}")
         channels = getattr(self.gate.fc1, "in_features", self.channels)  # fewer, where pruning has narrowed the gate
         if maps[0].ndim < 3 or maps[0].shape[1] != channels:
             raise ValueError(f"SKFusion was built for maps (N, {channels}, *), got {shapes[0]}")
+        return maps
