@@ -73,7 +73,7 @@ class SKFusion(nn.Module):
     def _checked(self, maps: Any) -> Sequence[Tensor]:
         """The maps; ValueError unless they are M of one shape (N, channels, *), as far as a shape is known."""
         if isinstance(maps, fx.Proxy):  # which stands for the list
-            return [maps[m] for m in range(self.gate.branches)]
+            return [maps[m] for m in range(self.gate.branches)]  # type: ignore[index]
         if not isinstance(maps, (list, tuple)) or len(maps) != self.gate.branches:  # a stacked tensor is neither
             got = len(maps) if isinstance(maps, (list, tuple)) else type(maps).__name__
             raise ValueError(f"SKFusion takes a list of {self.gate.branches} maps, got {got}")
