@@ -17,8 +17,7 @@ Example:
     ([64, 192], [2, 8], ['stages.0', 'stages.2'])
 """
 
-from __future__ import annotations
-
+# Annotations are objects here: torch.fx writes them into its graphs, and torch.jit reads them there.
 from dataclasses import replace
 from typing import Any
 
@@ -27,15 +26,16 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from selkern.errors import PackageError, UsageError
-from selkern.layers.parts import check_input
+from selkern.layers.parts import Norm, check_input
 from selkern.layers.selective_kernel import SelectiveKernel
 from selkern.models.backbone import Backbone, Feature, Row, make_classifier
 from selkern.models.registry import architecture, list_models
+from selkern.models.variant import Variant
 from selkern.models.weights import boxed, read_card
 
 try:
     import timm
-    from timm.layers.adaptive_avgmax_pool import SelectAdaptivePool2d
+    from timm.layers import SelectAdaptivePool2d, get_norm_layer
     from timm.models import build_model_with_cfg, checkpoint_seq, generate_default_cfgs, register_model
     from timm.models._features import feature_take_indices
 except ImportError as error:
@@ -56,12 +56,17 @@ class TimmNetwork(nn.Module):
         in_chans: channels of the images.
         global_pool: timm's name of a pooling: "avg", "max", ...; "" with `num_classes=0` returns the last map.
         drop_rate: dropout in front of the classifier.
+        drop_path_rate: stochastic depth, as in `selkern.create_model`.
+        norm, gate_norm: as in `selkern.create_model`.
+        norm_layer: timm's way to say `norm`, a name or class such as "groupnorm" or FrozenBatchNorm2d; the gates,
+            whose descriptors have no space, keep `gate_norm`.
         output_stride: the most that the stages may halve the image to, a power of two: beyond it, dilation takes the
             place of strides.
         device, dtype: of the parameters.
 
     Raises:
-        UsageError: an `output_stride` that is no power of two, or below the stride in front of the stages.
+        UsageError: an `output_stride` that is no power of two, or below the stride in front of the stages; a norm or
+            rate that cannot be.
     """
 
     global_pool: Any  # timm's, whose methods have no types
@@ -73,12 +78,19 @@ class TimmNetwork(nn.Module):
         in_chans: int = 3,
         global_pool: str = "avg",
         drop_rate: float = 0.0,
+        drop_path_rate: float = 0.0,
+        norm: Norm = "batch",
+        gate_norm: Norm | None = None,
+        norm_layer: Any = None,
         output_stride: int = 32,
         device: Any = None,
         dtype: Any = None,
     ) -> None:
         super().__init__()
-        network = row.build(0, in_chans, False)
+        if norm_layer is not None:
+            norm, gate_norm = get_norm_layer(norm_layer), gate_norm or norm
+        variant = Variant(norm=norm, gate_norm=gate_norm, drop_path_rate=drop_path_rate)
+        network = row.build(0, in_chans, False, variant)
         self.feature_info = dilate(network, output_stride)
         self.stem, self.pool, self.stages = network.stem, network.pool, network.stages
         self.last = getattr(network, "last", nn.Identity())  # of a ShuffleNet
@@ -90,10 +102,12 @@ class TimmNetwork(nn.Module):
     def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
         """A new classifier, freshly initialised; None keeps the pooling."""
         if global_pool is not None:
-            self.global_pool = SelectAdaptivePool2d(pool_type=global_pool, flatten=bool(global_pool))
+            pool = SelectAdaptivePool2d(pool_type=global_pool, flatten=bool(global_pool))
+            self.global_pool = pool.train(self.training)
         self.num_classes = num_classes
         self.head_hidden_size = self.num_features * self.global_pool.feat_mult()
-        self.fc = make_classifier(self.head_hidden_size, num_classes).to(next(self.stem.parameters()))
+        fc = make_classifier(self.head_hidden_size, num_classes).to(next(self.stem.parameters()))
+        self.fc = fc.train(self.training)
 
     def get_classifier(self, name_only: bool = False) -> nn.Module | str:
         """The classifier, or its name."""
@@ -110,8 +124,9 @@ class TimmNetwork(nn.Module):
     def _maps(self, x: Tensor, until: str = "") -> dict[str, Tensor]:
         """(N, in_chans, H, W) to the maps by the names of the modules that made them, as far as `until`."""
         check_input("the network", x, self.in_chans, 2)
-        maps = {"stem": self.stem(x)}
-        maps["pool"] = y = self.pool(maps["stem"])
+        y = self.stem(x)
+        maps = {_end_of(self.stem): y}
+        maps["pool"] = y = self.pool(y)
         for index, stage in enumerate(self.stages):
             if until in maps:
                 break
@@ -159,10 +174,12 @@ class TimmNetwork(nn.Module):
     ) -> list[int]:
         """Drop the stages above the deepest of `indices`, and the head; which indices they are from the first on."""
         take, deepest = feature_take_indices(len(self.feature_info), indices)
-        _, _, stage = self.feature_info[deepest]["module"].partition(".")
-        self.stages = self.stages[: int(stage) + 1 if stage else 0]
+        part, _, stage = self.feature_info[deepest]["module"].partition(".")
+        self.stages = self.stages[: int(stage) + 1 if part == "stages" else 0]
+        if part == "stem":
+            self.pool = nn.Identity().train(self.training)
         if prune_head:
-            self.last = nn.Identity()
+            self.last = nn.Identity().train(self.training)
             self.reset_classifier(0, "")
         return take
 
@@ -177,7 +194,8 @@ def dilate(network: Backbone, output_stride: int) -> list[dict[str, Any]]:
     before = stem.stride * getattr(network.pool, "stride", 1)
     if output_stride < before or output_stride & (output_stride - 1):
         raise UsageError(f"output_stride is {output_stride}", "output_stride", f"a power of two, at least {before}")
-    levels = {f.stride: f for f in (stem, Feature("pool", stem.channels, before), *stages)}
+    first = Feature(_end_of(network.stem), stem.channels, stem.stride)
+    levels = {f.stride: f for f in (first, Feature("pool", stem.channels, before), *stages)}
     for stage, feature in zip(network.stages, stages, strict=True):
         first, rest = (max(stride // output_stride, 1) for stride in (before, feature.stride))
         before = feature.stride
@@ -187,6 +205,11 @@ def dilate(network: Backbone, output_stride: int) -> list[dict[str, Any]]:
     return [
         {"num_chs": f.channels, "reduction": min(f.stride, output_stride), "module": f.module} for f in levels.values()
     ]
+
+
+def _end_of(stem: nn.Sequential) -> str:
+    """The stem's last module: timm's FeatureListNet, which takes Sequentials apart, finds no other name for its map."""
+    return f"stem.{len(stem) - 1}"
 
 
 def _spread(unit: nn.Module, factor: int) -> None:
@@ -204,9 +227,9 @@ def _cfgs() -> dict[str, Any]:
     """timm's description of what goes into our networks and comes out, by name, with a tag where weights are."""
     cfgs, shared = {}, {"first_conv": "stem.0", "classifier": "fc", "license": "apache-2.0"}
     for name in list_models():
-        size = architecture(name).input_size
         # timm's own default of the crop is meant for ImageNet; small images are seen whole.
-        cfgs[name] = {**shared, "input_size": (3, size, size), "crop_pct": 0.875 if size >= 64 else 1.0}
+        crop = 0.875 if architecture(name).input_size >= 64 else 1.0
+        cfgs[name] = {**shared, **_sizes(name, 3, architecture(name).input_size), "crop_pct": crop}
     for tagged, path in boxed().items():
         card = read_card(path)
         seen = card.preprocess
@@ -216,12 +239,18 @@ def _cfgs() -> dict[str, Any]:
             "file": str(path),
             "num_classes": len(card.classes),
             "label_names": card.classes,
-            "input_size": (card.in_chans, seen["size"], seen["size"]),
+            **_sizes(card.model, card.in_chans, seen["size"]),
             "crop_pct": seen["crop"],
             "mean": tuple(seen["mean"]),
             "std": tuple(seen["std"]),
         }
     return cfgs
+
+
+def _sizes(name: str, channels: int, size: int) -> dict[str, tuple[int, ...]]:
+    """Of the images, and of the last map."""
+    last = size // architecture(name).strides_of_maps[-1]
+    return {"input_size": (channels, size, size), "pool_size": (last, last)}
 
 
 def _register(name: str) -> None:
@@ -230,8 +259,11 @@ def _register(name: str) -> None:
             TimmNetwork,
             name,
             pretrained,
-            # No indices: all maps, of which networks have 3 or 5.
-            feature_cfg={"feature_cls": "getter", "out_indices": None},
+            feature_cfg={
+                "feature_cls": "getter",
+                "out_indices": tuple(range(len(architecture(name).strides_of_maps))),  # all, 3 or 5
+                "flatten_sequential": True,
+            },
             row=architecture(name),
             **options,
         )

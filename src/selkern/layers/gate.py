@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from selkern.layers.parts import Activation, Norm, apply_norm, make_activation, make_norm, positive
+from selkern.layers.parts import Activation, Norm, make_activation, make_norm, norm_descriptor, positive
 
 
 class Selection(nn.Module):
@@ -73,5 +73,5 @@ class Gate(nn.Module):
 
     def forward(self, s_NC: Tensor) -> Tensor:
         """(N, C) to (N, M, C)."""
-        z_ND = self.act(apply_norm(self.norm, self.fc1(s_NC), "the gate of a selective kernel"))
+        z_ND = self.act(norm_descriptor(self.norm, self.fc1(s_NC)))
         return self.selection(self.fc2(z_ND).unflatten(1, (self.branches, -1)))

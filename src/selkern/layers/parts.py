@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
+from functools import cache
 from typing import Any
 
 import torch
@@ -87,11 +89,55 @@ def check_batch(norm: nn.Module, x: Tensor, owner: str) -> None:
     Raises:
         ValueError: BatchNorm in training on one sample of one position (its variance does not exist).
     """
-    if not is_symbolic(x) and isinstance(norm, _BatchNorm) and norm.training and x.numel() == x.shape[1]:
+    if _has_one_value(norm, x):
         raise ValueError(
             f"{owner}: BatchNorm cannot train on a batch of 1 here, it has one value per channel; "
             "use a larger batch, norm='group' or 'layer' (gate_norm=... for the gate alone), or .eval()"
         )
+
+
+def norm_descriptor(norm: nn.Module, z_ND: Tensor) -> Tensor:
+    """`norm(z)` of a gate's descriptor (N, D), with N = 1 in training as well.
+
+    Where BatchNorm has one descriptor to learn from, it computes with its running statistics, as in eval mode, and
+    leaves them as they are; a warning says so. Batches of 1 are then no use to it, but do no harm either (docs/log.md).
+
+    Raises:
+        ValueError: BatchNorm that keeps no running statistics, as `check_batch` says.
+    """
+    if not _has_one_value(norm, z_ND):
+        return norm(z_ND)
+    if getattr(norm, "running_mean", None) is None:
+        check_batch(norm, z_ND, "the gate of a selective kernel")
+    _warn_of_one_image()
+    with evaluating(norm):
+        return norm(z_ND)
+
+
+def _has_one_value(norm: nn.Module, x: Tensor) -> bool:
+    """Whether a BatchNorm in training gets one value per channel, whose variance does not exist."""
+    if not (isinstance(x, Tensor) and isinstance(norm, _BatchNorm) and norm.training):
+        return False
+    if isinstance(norm, nn.SyncBatchNorm) and torch.distributed.is_available() and torch.distributed.is_initialized():
+        return False  # other processes have more
+    with warnings.catch_warnings(action="ignore") if torch.jit.is_tracing() else nullcontext():  # type: ignore[no-untyped-call]
+        return bool(x.numel() == x.shape[1])  # fixed in a trace, as is the training mode
+
+
+@cache
+def _warn_once(message: str) -> None:
+    warnings.warn(message, UserWarning, stacklevel=1)
+
+
+def _warn_of_one_image() -> None:
+    _warn_once(
+        "a batch of 1 image in training: the BatchNorm of a selective kernel's gate used its running statistics; if "
+        "such batches are the rule, use gate_norm='group', 'layer' or 'none'"
+    )
+
+
+# What torch.compiler.assume_constant_result sets, without its import of the compiler: called while one is traced.
+_warn_of_one_image._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
 def are_replaceable(*modules: nn.Module) -> bool:

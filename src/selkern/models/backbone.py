@@ -17,6 +17,7 @@ from selkern.layers.memory import HasMemory
 from selkern.layers.parts import check_input
 from selkern.models import hub
 from selkern.models.paths import stem_and_pool
+from selkern.models.variant import Variant
 from selkern.models.weights import Card, checksum, save_weights
 
 
@@ -39,15 +40,26 @@ def make_classifier(channels: int, num_classes: int) -> nn.Module:
     return fc
 
 
+class GlobalAvgPool2d(nn.Module):
+    """(N, C, H, W) to (N, C), the mean over space; without parameters, and a module so that whoever cuts heads off or
+    calls a network's children in turn finds it."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, C, H, W) to (N, C)."""
+        return x.mean(dim=(2, 3))
+
+
 class Backbone(nn.Module, HasMemory):
     """A network that turns images into the maps of its stages, and those into class scores.
 
-    A subclass makes `stem`, `pool` and `stages`, fills `feature_info`, and calls `make_head` last.
+    A subclass makes `stem`, `pool` and `stages`, fills `feature_info`, and calls `make_head` last. Its children, called
+    one after the other, are the network.
 
     Args:
         num_classes: outputs of the classifier `fc`; 0 leaves it out and returns the pooled features.
         in_chans: channels of the images.
         features_only: return the list of maps instead; `feature_info` tells their channels and strides.
+        variant: its norms and stochastic depth.
 
     Attributes:
         card: what is known of the weights, as `create_model` leaves it and `save_pretrained` writes it; None for a
@@ -59,11 +71,13 @@ class Backbone(nn.Module, HasMemory):
     loaded: tuple[Card, int] | None = None  # the card it came with, and the checksum of the weights that it is about
     stem: nn.Sequential
     pool: nn.Module
-    stages: nn.ModuleList
+    stages: nn.Sequential
+    global_pool: nn.Module
     fc: nn.Module
 
-    def __init__(self, num_classes: int, in_chans: int, features_only: bool) -> None:
+    def __init__(self, num_classes: int, in_chans: int, features_only: bool, variant: Variant) -> None:
         super().__init__()
+        self.variant = variant
         self.num_classes, self.in_chans, self.features_only = num_classes, in_chans, features_only
         self.feature_info: list[Feature] = []
         self.memory = "default"  # `selkern.set_memory` changes it
@@ -71,6 +85,7 @@ class Backbone(nn.Module, HasMemory):
     def make_head(self, channels: int) -> None:
         """The classifier on `channels` pooled features, unless maps alone are wanted."""
         self.num_features = channels
+        self.global_pool = GlobalAvgPool2d()
         self.fc = make_classifier(channels, 0 if self.features_only else self.num_classes)
 
     def forward_features(self, x: Tensor) -> list[Tensor]:
@@ -84,7 +99,7 @@ class Backbone(nn.Module, HasMemory):
 
     def forward_head(self, y: Tensor) -> Tensor:
         """The last map (N, C, H, W) to logits (N, num_classes)."""
-        return self.fc(y.mean(dim=(2, 3)))
+        return self.fc(self.global_pool(y))
 
     def forward(self, x: Tensor) -> Tensor | list[Tensor]:
         """(N, in_chans, H, W) to logits (N, num_classes); with `features_only` the list of maps."""
@@ -166,7 +181,8 @@ class Backbone(nn.Module, HasMemory):
             raise UsageError(f"the folder cannot be made ({error.strerror})", str(folder), "give another") from error
         size = int(card.preprocess.get("size", self.arch.input_size))
         with torch.device("meta"):  # shapes are all that is asked of it
-            cost = count(self.arch.build(self.num_classes, self.in_chans, False), size, self.in_chans)
+            whole = self.arch.build(self.num_classes, self.in_chans, False, self.variant)
+            cost = count(whole, size, self.in_chans)
         units = sum(isinstance(module, Selection) for module in self.modules())
         facts = Facts(title=title, repository=repository, cost=cost, size=size, units=units, license=license)
         save_weights(weights, self.state_dict(), card)
@@ -184,6 +200,12 @@ class Backbone(nn.Module, HasMemory):
         if told != own:
             what = "the card tells {} classes and {} channels, the network has {} and {}".format(*told, *own)
             raise UsageError(what, "model.card", "mend the card")
+        if any(callable(norm) for norm in self.variant.norms.values()):
+            fix = "give norm and gate_norm by name, or save its state_dict"
+            raise UsageError("a norm that is a function has no name to write down", "norm", fix)
+        if card.norms != self.variant.norms:
+            what = f"the card tells norms {card.norms}, the network has {self.variant.norms}"
+            raise UsageError(what, "model.card", "mend the card")
         unchanged = self.loaded is None or card != self.loaded[0] or checksum(self.state_dict()) == self.loaded[1]
         return card if unchanged else card.successor()
 
@@ -195,5 +217,15 @@ class Row(Protocol):
     def input_size(self) -> int:
         """Side in pixels of the images it was designed for."""
 
-    def build(self, num_classes: int, in_chans: int, features_only: bool) -> Backbone:
+    @property
+    def strides_of_maps(self) -> tuple[int, ...]:
+        """Strides of the maps that the network makes against the image, each once."""
+
+    def build(
+        self,
+        num_classes: int,
+        in_chans: int,
+        features_only: bool,
+        variant: Variant = Variant(),  # noqa: B008 - frozen
+    ) -> Backbone:
         """The network of this row, freshly initialised."""

@@ -12,7 +12,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from selkern.layers.parts import evaluating
 from selkern.layers.selective_kernel import SelectiveKernel
-from selkern.models.backbone import Backbone
+from selkern.models.backbone import Backbone, GlobalAvgPool2d
 from selkern.models.trunk import SqueezeExcite
 
 
@@ -74,7 +74,7 @@ def _parts(model: Backbone) -> Iterator[tuple[str, nn.Module]]:
         if path == "stages":
             for stage, units in child.named_children():
                 yield from ((f"stages.{stage}.{i}", unit) for i, unit in units.named_children())
-        elif not isinstance(child, nn.Identity):
+        elif not isinstance(child, nn.Identity | GlobalAvgPool2d):  # what computes nothing that is counted
             yield path, child
 
 

@@ -8,13 +8,16 @@ from collections.abc import Mapping
 from dataclasses import replace
 from fnmatch import fnmatchcase
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from selkern.errors import CheckpointError, UsageError, printable
+from selkern.layers.parts import NORMS, Norm
 from selkern.models import cifar, hub, shufflenet, sknet, skresnet
 from selkern.models.backbone import Backbone, Row
+from selkern.models.variant import Variant
 from selkern.models.weights import (
     Card,
     checksum,
@@ -70,6 +73,9 @@ def create_model(
     weights: str | Path | None = None,
     features_only: bool = False,
     in_chans: int | None = None,
+    norm: Norm | None = None,
+    gate_norm: Norm | None = None,
+    drop_path_rate: float = 0.0,
 ) -> Backbone:
     """A network by name, by weights file, or both.
 
@@ -84,11 +90,18 @@ def create_model(
         features_only: forward returns the maps after the stem and after each stage, told in
             `model.feature_info` (module, channels, stride).
         in_chans: channels of the images; None takes the weights' own, else 3.
+        norm: every norm of the network: "batch", "group", "layer", "none", or a function from a channel count to a
+            module; None takes the weights' own, else "batch". "group" and "layer" train on any number of images.
+        gate_norm: the norm of the gates' descriptors (N, D); None takes the weights' own, else `norm`. Other than
+            "batch" where batches of one image are the rule.
+        drop_path_rate: stochastic depth: share of the training images for which the last unit leaves its path out,
+            rising linearly from 0 in the first unit. It is no part of the weights, and 0 by default.
 
     Raises:
-        UsageError: neither name nor weights, an unknown name, a count out of range, or huggingface_hub is missing.
-        CheckpointError: a file that is missing, broken, or of another architecture; the Hub cannot be reached, or
-            does not have it.
+        UsageError: neither name nor weights, an unknown name or norm, a count or rate out of range, or huggingface_hub
+            is missing.
+        CheckpointError: a file that is missing, broken, of another architecture or of other norms; the Hub cannot be
+            reached, or does not have it.
 
     Example:
         >>> import selkern
@@ -105,13 +118,16 @@ def create_model(
                 "neither a model name nor weights", "create_model", "give one; `selkern models` lists names"
             )
         classes, channels = (1000 if num_classes is None else num_classes), (3 if in_chans is None else in_chans)
-        model = architecture(name).build(classes, channels, features_only)
+        variant = Variant(norm="batch" if norm is None else norm, gate_norm=gate_norm, drop_path_rate=drop_path_rate)
+        model = architecture(name).build(classes, channels, features_only, variant)
+        started = {"started from": "random weights"}
         model.card = Card(
-            model=name, classes=numbered(classes), in_chans=channels, source={"started from": "random weights"}
+            model=name, classes=numbered(classes), in_chans=channels, source=started, norms=variant.norms
         )
         return model
     path = hub.fetch(str(weights)) if hub.is_reference(weights) else find_boxed(name, weights) or Path(weights)
-    return _from_weights(name, path, num_classes, features_only, in_chans)
+    norms = {"norm": norm, "gate_norm": gate_norm}
+    return _from_weights(name, path, num_classes, features_only, in_chans, norms, drop_path_rate)
 
 
 def from_pretrained(
@@ -122,6 +138,9 @@ def from_pretrained(
     num_classes: int | None = None,
     features_only: bool = False,
     in_chans: int | None = None,
+    norm: Norm | None = None,
+    gate_norm: Norm | None = None,
+    drop_path_rate: float = 0.0,
 ) -> Backbone:
     """A network out of a folder that `save_pretrained` wrote, a weights file, or a repository of the Hugging Face Hub.
 
@@ -153,7 +172,16 @@ def from_pretrained(
         weights = hub.PREFIX + (repository if revision is None else f"{repository.partition('@')[0]}@{revision}")
     elif path.is_dir():
         weights = path / hub.WEIGHTS
-    return create_model(name, num_classes=num_classes, weights=weights, features_only=features_only, in_chans=in_chans)
+    return create_model(
+        name,
+        num_classes=num_classes,
+        weights=weights,
+        features_only=features_only,
+        in_chans=in_chans,
+        norm=norm,
+        gate_norm=gate_norm,
+        drop_path_rate=drop_path_rate,
+    )
 
 
 def _read(path: Path, name: str | None) -> tuple[Card, dict[str, Tensor]]:
@@ -171,7 +199,13 @@ def _read(path: Path, name: str | None) -> tuple[Card, dict[str, Tensor]]:
 
 
 def _from_weights(
-    name: str | None, path: Path, num_classes: int | None, features_only: bool, in_chans: int | None
+    name: str | None,
+    path: Path,
+    num_classes: int | None,
+    features_only: bool,
+    in_chans: int | None,
+    norms: Mapping[str, Norm | None],
+    drop_path_rate: float,
 ) -> Backbone:
     card, tensors = _read(path, name)
     card = _sound(card, path)
@@ -185,7 +219,8 @@ def _from_weights(
         )
     _require_own_tensors(card, tensors, path)
     classes = len(card.classes) if num_classes is None else num_classes
-    model = architecture(card.model).build(classes, card.in_chans, features_only)
+    variant = _variant(card, norms, drop_path_rate, path)
+    model = architecture(card.model).build(classes, card.in_chans, features_only, variant)
     keep_head = classes == len(card.classes)
     if not keep_head and not features_only and classes:
         log.warning("head made anew for %d classes (%s has %d)", classes, hub.origin(path), len(card.classes))
@@ -195,6 +230,21 @@ def _from_weights(
     return model
 
 
+def _variant(card: Card, norms: Mapping[str, Norm | None], drop_path_rate: float, path: Path) -> Variant:
+    """The variant that a card tells. Raises CheckpointError where another norm is asked for by name.
+
+    Whether the weights fit a norm that is a function is seen when they are loaded.
+    """
+    told: dict[str, Any] = {"norm": "batch", "gate_norm": "batch", **card.norms}
+    for name, asked in norms.items():
+        if callable(asked):
+            told[name] = asked
+        elif asked not in (None, told[name]):
+            what = f"weights are of a network with {name}={told[name]!r}, not {asked!r}"
+            raise CheckpointError(what, str(path), f"use {name}={told[name]!r}")
+    return Variant(**told, drop_path_rate=drop_path_rate)
+
+
 def _sound(card: Card, path: Path) -> Card:
     """A card with printable names. Raises CheckpointError where a value is of another type than it must be."""
     fine = {
@@ -202,6 +252,9 @@ def _sound(card: Card, path: Path) -> Card:
         "classes": all(isinstance(name, str) for name in card.classes),
         "in_chans": type(card.in_chans) is int and card.in_chans > 0,
         **{name: isinstance(getattr(card, name), dict) for name in ("preprocess", "metrics", "source")},
+        "norms": isinstance(card.norms, dict)
+        and card.norms.keys() <= {"norm", "gate_norm"}
+        and all(norm in NORMS for norm in card.norms.values()),
     }
     for name, right in fine.items():
         if not right:
@@ -216,7 +269,8 @@ def _sound(card: Card, path: Path) -> Card:
 def _require_own_tensors(card: Card, tensors: Mapping[str, Tensor], path: Path) -> None:
     """Raise CheckpointError unless a file holds the network that its card tells: an absurd one is never built."""
     with torch.device("meta"):
-        expected = architecture(card.model).build(len(card.classes), card.in_chans, False).state_dict()
+        whole = architecture(card.model).build(len(card.classes), card.in_chans, False, Variant(**card.norms))
+    expected = whole.state_dict()
     if "fc.weight" not in tensors:  # a head is optional
         expected = {name: tensor for name, tensor in expected.items() if not name.startswith("fc.")}
     require_fit(tensors, expected, str(path), "the file is of another architecture")

@@ -18,10 +18,11 @@ from torch import Tensor, nn
 
 from selkern.layers.gate import Gate
 from selkern.layers.memory import HasMemory
-from selkern.layers.parts import check_input, divides
+from selkern.layers.parts import Norm, check_input, divides, make_norm
 from selkern.layers.selective_kernel import Branch, SelectiveKernel
 from selkern.models.backbone import Backbone, Feature
 from selkern.models.paths import bottleneck
+from selkern.models.variant import Variant, make_drop_path
 from selkern.ops import recompute
 
 
@@ -56,9 +57,20 @@ class SKResNetArchitecture:
     avg_down: bool = False
     input_size: int = 224
 
-    def build(self, num_classes: int = 1000, in_chans: int = 3, features_only: bool = False) -> SKResNet:
+    @property
+    def strides_of_maps(self) -> tuple[int, ...]:
+        """Strides of the maps that the network makes against the image, each once."""
+        return (2, 4, 8, 16, 32)
+
+    def build(
+        self,
+        num_classes: int = 1000,
+        in_chans: int = 3,
+        features_only: bool = False,
+        variant: Variant = Variant(),  # noqa: B008 - frozen
+    ) -> SKResNet:
         """The network of this row."""
-        return SKResNet(self, num_classes, in_chans, features_only)
+        return SKResNet(self, num_classes, in_chans, features_only, variant)
 
 
 class SplitSelectiveKernel(SelectiveKernel):
@@ -81,8 +93,15 @@ class SplitSelectiveKernel(SelectiveKernel):
         return recompute.chunk(x, len(self.branches))
 
 
-def make_mixer(arch: SKResNetArchitecture, in_channels: int, out_channels: int, stride: int) -> SelectiveKernel:
-    """The selective kernel of a unit. BatchNorm is torch's own, momentum 0.1: timm's, not the prototxt's 0.05."""
+def _norm(norm: Norm, batch: type[nn.Module] = nn.BatchNorm2d) -> Norm:
+    """A norm of these networks. BatchNorm is torch's own, momentum 0.1: timm's, not the prototxt's 0.05."""
+    return batch if norm == "batch" else norm
+
+
+def make_mixer(
+    arch: SKResNetArchitecture, in_channels: int, out_channels: int, stride: int, variant: Variant
+) -> SelectiveKernel:
+    """The selective kernel of a unit."""
     return (SplitSelectiveKernel if arch.split_input else SelectiveKernel)(
         in_channels,
         out_channels,
@@ -91,37 +110,48 @@ def make_mixer(arch: SKResNetArchitecture, in_channels: int, out_channels: int, 
         reduction=arch.reduction,
         min_width=arch.min_width,
         stride=stride,
-        norm=nn.BatchNorm2d,
-        gate_norm=nn.BatchNorm1d,
+        norm=_norm(variant.norm),
+        gate_norm=_norm(variant.norm if variant.gate_norm is None else variant.gate_norm, nn.BatchNorm1d),
     )
 
 
 class SKResNetUnit(nn.Module, HasMemory):
     """[1x1 ->] SK -> 1x1 (3x3 in a basic unit), plus the shortcut; (N, C_in, H, W) to (N, out, H / s, W / s)."""
 
-    def __init__(self, arch: SKResNetArchitecture, in_channels: int, mid: int, out: int, stride: int) -> None:
+    def __init__(
+        self,
+        arch: SKResNetArchitecture,
+        in_channels: int,
+        mid: int,
+        out: int,
+        stride: int,
+        variant: Variant,
+        drop_path: float,
+    ) -> None:
         super().__init__()
+        norm = _norm(variant.norm)
         if arch.bottleneck:
             self.conv1 = nn.Conv2d(in_channels, mid, 1, bias=False)
-            self.norm1 = nn.BatchNorm2d(mid)
+            self.norm1 = make_norm(norm, mid, 2)
         self.bottleneck = arch.bottleneck
         self.memory = "default"
-        self.mixer = make_mixer(arch, mid if arch.bottleneck else in_channels, mid, stride)
+        self.mixer = make_mixer(arch, mid if arch.bottleneck else in_channels, mid, stride, variant)
         kernel = 1 if arch.bottleneck else 3
         self.conv3 = nn.Conv2d(mid, out, kernel, padding=kernel // 2, bias=False)
-        self.norm3 = nn.BatchNorm2d(out)
+        self.norm3 = make_norm(norm, out, 2)
+        self.drop_path = make_drop_path(drop_path)
         self.shortcut: nn.Module = nn.Identity()
         if stride != 1 or in_channels != out:
             layers: list[nn.Module] = []
             if arch.avg_down:  # the place is kept where the stride is 1: names of all stages stay alike
                 layers.append(nn.AvgPool2d(2, stride, ceil_mode=True) if stride > 1 else nn.Identity())
             projection = nn.Conv2d(in_channels, out, 1, stride=1 if arch.avg_down else stride, bias=False)
-            self.shortcut = nn.Sequential(*layers, projection, nn.BatchNorm2d(out))
+            self.shortcut = nn.Sequential(*layers, projection, make_norm(norm, out, 2))
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, C_in, H, W) to (N, out, H / stride, W / stride)."""
         y = self.norm3(bottleneck(self, x) if self.bottleneck else self.conv3(self.mixer(x)))
-        return (y + self.shortcut(x)).relu_()
+        return (self.drop_path(y) + self.shortcut(x)).relu_()
 
 
 class SKResNet(Backbone):
@@ -132,25 +162,34 @@ class SKResNet(Backbone):
     """
 
     def __init__(
-        self, arch: SKResNetArchitecture, num_classes: int = 1000, in_chans: int = 3, features_only: bool = False
+        self,
+        arch: SKResNetArchitecture,
+        num_classes: int = 1000,
+        in_chans: int = 3,
+        features_only: bool = False,
+        variant: Variant = Variant(),  # noqa: B008 - frozen
     ) -> None:
-        super().__init__(num_classes, in_chans, features_only)
+        super().__init__(num_classes, in_chans, features_only, variant)
         self.arch = arch
         layers: list[nn.Module] = []
         channels, kernel = in_chans, arch.stem_kernel
         for width in arch.stem:
             conv = nn.Conv2d(channels, width, kernel, 1 if layers else 2, kernel // 2, bias=False)
-            layers += [conv, nn.BatchNorm2d(width), nn.ReLU(inplace=True)]
+            layers += [conv, make_norm(_norm(variant.norm), width, 2), nn.ReLU(inplace=True)]
             channels = width
         self.stem = nn.Sequential(*layers)
         self.pool = nn.MaxPool2d(3, 2, padding=1)
         self.feature_info = [Feature("stem", channels, 2)]
-        self.stages = nn.ModuleList()
-        for stage, (depth, mid, out) in enumerate(zip(arch.depths, arch.mids, arch.outs, strict=True)):
-            first = SKResNetUnit(arch, channels, mid, out, 2 if stage else 1)
-            self.stages.append(nn.Sequential(first, *(SKResNetUnit(arch, out, mid, out, 1) for _ in range(depth - 1))))
+        self.stages = nn.Sequential()
+        rates = variant.rates(arch.depths)
+        for stage, (mid, out) in enumerate(zip(arch.mids, arch.outs, strict=True)):
+            units = nn.Sequential()
+            for rate in rates[stage]:
+                stride = 2 if stage and not len(units) else 1
+                units.append(SKResNetUnit(arch, channels, mid, out, stride, variant, rate))
+                channels = out
+            self.stages.append(units)
             self.feature_info.append(Feature(f"stages.{stage}", out, 4 << stage))
-            channels = out
         self.make_head(channels)
         self.reset_parameters()
 

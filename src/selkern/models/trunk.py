@@ -7,6 +7,7 @@ Paper: SKNet section 3.2 and Table 1; details from the authors' sknet50.prototxt
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from math import prod
 from typing import Literal, get_args
 
 from torch import Tensor, nn
@@ -17,6 +18,7 @@ from selkern.layers.parts import he_normal, make_norm
 from selkern.layers.selective_kernel import Branch, SelectiveKernel
 from selkern.models.backbone import Backbone, Feature
 from selkern.models.paths import bottleneck
+from selkern.models.variant import Variant, make_drop_path
 
 Mixer = Literal["plain", "se", "sum", "sk"]
 
@@ -68,9 +70,22 @@ class Architecture:
         """The same network with another spatial mixer."""
         return replace(self, mixer=mixer)
 
-    def build(self, num_classes: int = 1000, in_chans: int = 3, features_only: bool = False) -> Trunk:
+    @property
+    def strides_of_maps(self) -> tuple[int, ...]:
+        """Strides of the maps that the network makes against the image, each once."""
+        first = self.stem_stride * (2 if self.stem_pool else 1)
+        reached = [first * prod(self.strides[: stage + 1]) for stage in range(len(self.strides))]
+        return tuple(sorted({self.stem_stride, first, *reached}))
+
+    def build(
+        self,
+        num_classes: int = 1000,
+        in_chans: int = 3,
+        features_only: bool = False,
+        variant: Variant = Variant(),  # noqa: B008 - frozen
+    ) -> Trunk:
         """The network of this row."""
-        return Trunk(self, num_classes, in_chans, features_only)
+        return Trunk(self, num_classes, in_chans, features_only, variant)
 
 
 class SqueezeExcite(nn.Module):
@@ -87,7 +102,7 @@ class SqueezeExcite(nn.Module):
         return x * scale_NC[:, :, None, None]
 
 
-def make_mixer(arch: Architecture, stage: int, width: int, stride: int) -> SelectiveKernel:
+def make_mixer(arch: Architecture, stage: int, width: int, stride: int, variant: Variant) -> SelectiveKernel:
     """The spatial mixer of a unit: one `SelectiveKernel` in each of its forms."""
     plain = arch.mixer in ("plain", "se")
     return SelectiveKernel(
@@ -98,33 +113,38 @@ def make_mixer(arch: Architecture, stage: int, width: int, stride: int) -> Selec
         min_width=arch.min_width if isinstance(arch.min_width, int) else arch.min_width[stage],
         stride=stride,
         fuse="select" if arch.mixer == "sk" else "sum",
+        norm=variant.norm,
+        gate_norm=variant.gate_norm,
     )
 
 
 class Unit(nn.Module, HasMemory):
     """Bottleneck: 1x1 -> mixer -> 1x1, plus the shortcut. BN + ReLU after the first 1x1, BN alone after the last."""
 
-    def __init__(self, arch: Architecture, stage: int, in_channels: int, stride: int) -> None:
+    def __init__(
+        self, arch: Architecture, stage: int, in_channels: int, stride: int, variant: Variant, drop_path: float
+    ) -> None:
         super().__init__()
         mid, out = arch.mids[stage], arch.outs[stage]
         self.memory = "default"
         self.conv1 = nn.Conv2d(in_channels, mid, 1, bias=False)
-        self.norm1 = make_norm("batch", mid, 2)
-        self.mixer = make_mixer(arch, stage, mid, stride)
+        self.norm1 = make_norm(variant.norm, mid, 2)
+        self.mixer = make_mixer(arch, stage, mid, stride, variant)
         self.conv3 = nn.Conv2d(mid, out, 1, bias=False)
-        self.norm3 = make_norm("batch", out, 2)
+        self.norm3 = make_norm(variant.norm, out, 2)
         self.se = SqueezeExcite(out) if arch.mixer == "se" else None
+        self.drop_path = make_drop_path(drop_path)
         self.shortcut: nn.Module = nn.Identity()
         if stride != 1 or in_channels != out:
             projection = nn.Conv2d(in_channels, out, 1, stride=stride, bias=False)
-            self.shortcut = nn.Sequential(projection, make_norm("batch", out, 2))
+            self.shortcut = nn.Sequential(projection, make_norm(variant.norm, out, 2))
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, C_in, H, W) to (N, out, H / stride, W / stride)."""
         y = self.norm3(bottleneck(self, x))
         if self.se is not None:
             y = self.se(y)
-        return (y + self.shortcut(x)).relu_()
+        return (self.drop_path(y) + self.shortcut(x)).relu_()
 
 
 class Trunk(Backbone):
@@ -137,24 +157,32 @@ class Trunk(Backbone):
     """
 
     def __init__(
-        self, arch: Architecture, num_classes: int = 1000, in_chans: int = 3, features_only: bool = False
+        self,
+        arch: Architecture,
+        num_classes: int = 1000,
+        in_chans: int = 3,
+        features_only: bool = False,
+        variant: Variant = Variant(),  # noqa: B008 - frozen
     ) -> None:
-        super().__init__(num_classes, in_chans, features_only)
+        super().__init__(num_classes, in_chans, features_only, variant)
         self.arch = arch
         pad = arch.stem_kernel // 2
         stem = nn.Conv2d(in_chans, arch.stem, arch.stem_kernel, arch.stem_stride, pad, bias=False)
-        self.stem = nn.Sequential(stem, make_norm("batch", arch.stem, 2), nn.ReLU(inplace=True))
+        self.stem = nn.Sequential(stem, make_norm(variant.norm, arch.stem, 2), nn.ReLU(inplace=True))
         # No padding: in ceil mode the last window may hang over the edge (prototxt).
         self.pool = nn.MaxPool2d(3, 2, ceil_mode=True) if arch.stem_pool else nn.Identity()
         self.feature_info = [Feature("stem", arch.stem, arch.stem_stride)]
-        self.stages = nn.ModuleList()
+        self.stages = nn.Sequential()
         channels, reach = arch.stem, arch.stem_stride * (2 if arch.stem_pool else 1)
-        for stage, (depth, out, stride) in enumerate(zip(arch.depths, arch.outs, arch.strides, strict=True)):
+        rates = variant.rates(arch.depths)
+        for stage, (out, stride) in enumerate(zip(arch.outs, arch.strides, strict=True)):
             reach *= stride
-            units = [Unit(arch, stage, channels, stride), *(Unit(arch, stage, out, 1) for _ in range(depth - 1))]
-            self.stages.append(nn.Sequential(*units))
+            units = nn.Sequential()
+            for rate in rates[stage]:
+                units.append(Unit(arch, stage, channels, 1 if len(units) else stride, variant, rate))
+                channels = out
+            self.stages.append(units)
             self.feature_info.append(Feature(f"stages.{stage}", out, reach))
-            channels = out
         for module in self.modules():
             he_normal(module)
         self.make_head(channels)

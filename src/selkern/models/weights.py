@@ -39,6 +39,7 @@ class Card:
         preprocess: how an image becomes the input (`Preprocess.to_dict`).
         metrics: figures measured with these weights, by name.
         source: where they come from: command, data, epoch, versions.
+        norms: `norm` and `gate_norm` of the network by name; empty for "batch", which most have.
     """
 
     model: str
@@ -47,6 +48,7 @@ class Card:
     preprocess: dict[str, Any] = field(default_factory=dict)
     metrics: dict[str, float] = field(default_factory=dict)
     source: dict[str, Any] = field(default_factory=dict)
+    norms: dict[str, Any] = field(default_factory=dict)
 
     def successor(self, classes: tuple[str, ...] | None = None) -> Card:
         """The card of a network that started from these weights and has others now: no figure holds any more."""
@@ -74,7 +76,10 @@ def find_boxed(model: str | None, weights: str | Path) -> Path | None:
 def save_weights(path: Path, state: dict[str, Tensor], card: Card) -> None:
     """Write a weights file, whole or not at all. `state` is a model's state dict."""
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
-    text = json.dumps(asdict(card))
+    told = asdict(card)
+    if not card.norms:  # versions that know of no others read the file too
+        del told["norms"]
+    text = json.dumps(told)
     write_atomic(path, save(tensors, metadata={"format": FORMAT, "card": text, "sha256": _digest(text, tensors)}))
 
 
