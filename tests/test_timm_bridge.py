@@ -107,6 +107,9 @@ def test_names_and_shapes_of_tensors_and_maps(name: str) -> None:
     state = model.state_dict()
     assert [(k, v.shape, v.dtype) for k, v in state.items()] == [(k, v.shape, v.dtype) for k, v in ours.items()]
     assert timm.data.resolve_model_data_config(model)["input_size"] == (3, size, size)
+    with torch.device("meta"):
+        last = model.forward_features(torch.empty(1, 3, size, size))
+    assert last.shape[2:] == model.pretrained_cfg["pool_size"]
     assert model.get_submodule(model.pretrained_cfg["first_conv"]).in_channels == 3
     assert model.get_submodule(model.pretrained_cfg["classifier"]) is model.get_classifier()
     info = features.feature_info
@@ -187,6 +190,50 @@ def test_features_by_timm_s_hooks_are_the_same() -> None:
     assert all(torch.equal(a, b) for a, b in zip(*maps, strict=True))
 
 
+@pytest.mark.parametrize("name", SMALL)
+def test_features_by_every_way_of_timm_s_are_the_same(name: str) -> None:
+    model = timm.create_model(name, features_only=True).eval()
+    x = torch.randn(1, 3, 64, 64)
+    want = model(x)
+    assert len(want) == len(model.feature_info) == (3 if "mini" in name else 5)
+    for way in ("list", "dict", "fx", "hook"):
+        other = timm.create_model(name, features_only=True, feature_cls=way).eval()
+        for (key, tensor), given in zip(other.state_dict().items(), model.state_dict().values(), strict=False):
+            assert tensor.shape == given.shape, key
+            tensor.copy_(given)
+        got = other(x)
+        for a, b in zip(got.values() if way == "dict" else got, want, strict=True):
+            assert_close(a, b)
+        assert other.feature_info.channels() == model.feature_info.channels()
+
+
+def test_a_network_cut_at_its_stem_ends_there() -> None:
+    model = timm.create_model("sknet26").eval()
+    x = torch.randn(1, 3, 64, 64)
+    stem = model.forward_intermediates(x, indices=[0], intermediates_only=True)[0]
+    model.prune_intermediate_layers([0])
+    assert torch.equal(model.forward_features(x), stem)
+    assert not any(module.training for module in model.modules())
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_the_children_in_turn_are_the_network(name: str) -> None:
+    model = timm.create_model(name, num_classes=3).eval()
+    x = torch.randn(1, 3, 64, 64)
+    assert torch.equal(nn.Sequential(*model.children())(x), model(x))
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_a_symbolic_trace_is_the_network_and_can_be_scripted(name: str) -> None:
+    model = timm.create_model(name, num_classes=3).eval()
+    x = torch.randn(2, 3, 64, 64)
+    graph = torch.fx.symbolic_trace(model)
+    assert_close(graph(x), model(x))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # torch's, of all that is scripted
+        assert_close(torch.jit.script(graph)(x), model(x))
+
+
 def test_intermediates() -> None:
     model = timm.create_model("sk_shufflenet_v2_x05").eval()
     x = torch.randn(1, 3, 64, 64)
@@ -258,6 +305,25 @@ def test_a_folder_that_timm_saved_is_a_model_again(tmp_path: Path) -> None:
 
 
 # Head and training
+
+
+@pytest.mark.parametrize("name", ["sknet_mini", "shufflenet_v2_x05"])
+def test_norms_and_stochastic_depth(name: str) -> None:
+    model = timm.create_model(name, norm="group", gate_norm="none", drop_path_rate=0.1)
+    ours = selkern.create_model(name, norm="group", gate_norm="none", drop_path_rate=0.1)
+    assert [repr(stage) for stage in model.stages] == [repr(stage) for stage in ours.stages]
+    frozen = timm.create_model(name, norm_layer="frozenbatchnorm2d")
+    norms = {type(m).__name__ for m in frozen.modules() if "Norm" in type(m).__name__}
+    assert norms == ({"FrozenBatchNorm2d", "BatchNorm1d"} if name.startswith("sk") else {"FrozenBatchNorm2d"})
+    with pytest.raises(UsageError, match="drop_path_rate is 2"):
+        timm.create_model(name, drop_path_rate=2)
+
+
+@pytest.mark.parametrize("training", [False, True])
+def test_a_new_classifier_is_in_the_mode_of_its_network(training: bool) -> None:
+    model = timm.create_model("sknet_mini").train(training)
+    model.reset_classifier(3, "max")
+    assert all(module.training == training for module in model.modules())
 
 
 def test_the_head() -> None:

@@ -35,7 +35,8 @@ from selkern.models.weights import boxed, read_card
 
 try:
     import timm
-    from timm.layers import SelectAdaptivePool2d, get_norm_layer
+    from timm.layers.adaptive_avgmax_pool import SelectAdaptivePool2d
+    from timm.layers.create_norm import get_norm_layer
     from timm.models import build_model_with_cfg, checkpoint_seq, generate_default_cfgs, register_model
     from timm.models._features import feature_take_indices
 except ImportError as error:
@@ -88,7 +89,7 @@ class TimmNetwork(nn.Module):
     ) -> None:
         super().__init__()
         if norm_layer is not None:
-            norm, gate_norm = get_norm_layer(norm_layer), gate_norm or norm
+            norm, gate_norm = get_norm_layer(norm_layer), gate_norm or norm  # type: ignore[no-untyped-call]
         variant = Variant(norm=norm, gate_norm=gate_norm, drop_path_rate=drop_path_rate)
         network = row.build(0, in_chans, False, variant)
         self.feature_info = dilate(network, output_stride)
@@ -175,7 +176,8 @@ class TimmNetwork(nn.Module):
         """Drop the stages above the deepest of `indices`, and the head; which indices they are from the first on."""
         take, deepest = feature_take_indices(len(self.feature_info), indices)
         part, _, stage = self.feature_info[deepest]["module"].partition(".")
-        self.stages = self.stages[: int(stage) + 1 if part == "stages" else 0]
+        kept = int(stage) + 1 if part == "stages" else 0
+        self.stages = nn.Sequential(*[*self.stages.children()][:kept]).train(self.training)
         if part == "stem":
             self.pool = nn.Identity().train(self.training)
         if prune_head:
@@ -194,8 +196,8 @@ def dilate(network: Backbone, output_stride: int) -> list[dict[str, Any]]:
     before = stem.stride * getattr(network.pool, "stride", 1)
     if output_stride < before or output_stride & (output_stride - 1):
         raise UsageError(f"output_stride is {output_stride}", "output_stride", f"a power of two, at least {before}")
-    first = Feature(_end_of(network.stem), stem.channels, stem.stride)
-    levels = {f.stride: f for f in (first, Feature("pool", stem.channels, before), *stages)}
+    stem = Feature(_end_of(network.stem), stem.channels, stem.stride)
+    levels = {f.stride: f for f in (stem, Feature("pool", stem.channels, before), *stages)}
     for stage, feature in zip(network.stages, stages, strict=True):
         first, rest = (max(stride // output_stride, 1) for stride in (before, feature.stride))
         before = feature.stride

@@ -131,11 +131,6 @@ def test_no_classes_gives_the_pooled_features() -> None:
     assert pooled.shape == (2, model.num_features)
 
 
-def test_training_on_one_image_says_what_to_do() -> None:
-    with pytest.raises(ValueError, match="BatchNorm cannot train on a batch of 1"):
-        create_model("sknet_mini")(torch.randn(1, 3, 48, 48))
-
-
 def test_squeeze_excite_is_its_definition() -> None:
     se = SqueezeExcite(32, reduction=4)
     x = torch.randn(2, 32, 5, 6)

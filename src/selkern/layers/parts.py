@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from functools import cache
 from typing import Any
 
@@ -120,8 +120,11 @@ def _has_one_value(norm: nn.Module, x: Tensor) -> bool:
         return False
     if isinstance(norm, nn.SyncBatchNorm) and torch.distributed.is_available() and torch.distributed.is_initialized():
         return False  # other processes have more
-    with warnings.catch_warnings(action="ignore") if torch.jit.is_tracing() else nullcontext():  # type: ignore[no-untyped-call]
-        return bool(x.numel() == x.shape[1])  # fixed in a trace, as is the training mode
+    if not torch.jit.is_tracing():  # type: ignore[no-untyped-call]
+        return x.numel() == x.shape[1]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # a trace fixes the answer, as it fixes the training mode
+        return bool(x.numel() == x.shape[1])
 
 
 @cache

@@ -121,9 +121,7 @@ def create_model(
         variant = Variant(norm="batch" if norm is None else norm, gate_norm=gate_norm, drop_path_rate=drop_path_rate)
         model = architecture(name).build(classes, channels, features_only, variant)
         started = {"started from": "random weights"}
-        model.card = Card(
-            model=name, classes=numbered(classes), in_chans=channels, source=started, norms=variant.norms
-        )
+        model.card = Card(model=name, classes=numbered(classes), in_chans=channels, source=started, norms=variant.norms)
         return model
     path = hub.fetch(str(weights)) if hub.is_reference(weights) else find_boxed(name, weights) or Path(weights)
     norms = {"norm": norm, "gate_norm": gate_norm}

@@ -103,9 +103,7 @@ class ShuffleUnit(nn.Module):
         self.drop_path = make_drop_path(drop_path)
         self.shortcut: nn.Module | None = None
         if stride == 2:
-            self.shortcut = nn.Sequential(
-                _depthwise(in_channels, 2, variant), _pointwise(in_channels, half, variant)
-            )
+            self.shortcut = nn.Sequential(_depthwise(in_channels, 2, variant), _pointwise(in_channels, half, variant))
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, C_in, H, W) to (N, out, H / stride, W / stride)."""
