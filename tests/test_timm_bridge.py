@@ -108,7 +108,7 @@ def test_names_and_shapes_of_tensors_and_maps(name: str) -> None:
     assert [(k, v.shape, v.dtype) for k, v in state.items()] == [(k, v.shape, v.dtype) for k, v in ours.items()]
     assert timm.data.resolve_model_data_config(model)["input_size"] == (3, size, size)
     with torch.device("meta"):
-        last = model.forward_features(torch.empty(1, 3, size, size))
+        last = model.forward_features(torch.empty(2, 3, size, size))
     assert last.shape[2:] == model.pretrained_cfg["pool_size"]
     assert model.get_submodule(model.pretrained_cfg["first_conv"]).in_channels == 3
     assert model.get_submodule(model.pretrained_cfg["classifier"]) is model.get_classifier()
@@ -192,15 +192,14 @@ def test_features_by_timm_s_hooks_are_the_same() -> None:
 
 @pytest.mark.parametrize("name", SMALL)
 def test_features_by_every_way_of_timm_s_are_the_same(name: str) -> None:
-    model = timm.create_model(name, features_only=True).eval()
     x = torch.randn(1, 3, 64, 64)
+    torch.manual_seed(0)
+    model = timm.create_model(name, features_only=True).eval()
     want = model(x)
-    assert len(want) == len(model.feature_info) == (3 if "mini" in name else 5)
+    assert len(want) == len(model.feature_info.channels()) == (3 if "mini" in name else 5)
     for way in ("list", "dict", "fx", "hook"):
+        torch.manual_seed(0)
         other = timm.create_model(name, features_only=True, feature_cls=way).eval()
-        for (key, tensor), given in zip(other.state_dict().items(), model.state_dict().values(), strict=False):
-            assert tensor.shape == given.shape, key
-            tensor.copy_(given)
         got = other(x)
         for a, b in zip(got.values() if way == "dict" else got, want, strict=True):
             assert_close(a, b)
@@ -230,7 +229,7 @@ def test_a_symbolic_trace_is_the_network_and_can_be_scripted(name: str) -> None:
     graph = torch.fx.symbolic_trace(model)
     assert_close(graph(x), model(x))
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)  # torch's, of all that is scripted
+        warnings.simplefilter("ignore")  # torch's, of all that is scripted
         assert_close(torch.jit.script(graph)(x), model(x))
 
 
@@ -313,8 +312,8 @@ def test_norms_and_stochastic_depth(name: str) -> None:
     ours = selkern.create_model(name, norm="group", gate_norm="none", drop_path_rate=0.1)
     assert [repr(stage) for stage in model.stages] == [repr(stage) for stage in ours.stages]
     frozen = timm.create_model(name, norm_layer="frozenbatchnorm2d")
-    norms = {type(m).__name__ for m in frozen.modules() if "Norm" in type(m).__name__}
-    assert norms == ({"FrozenBatchNorm2d", "BatchNorm1d"} if name.startswith("sk") else {"FrozenBatchNorm2d"})
+    norms = {type(m).__name__ for m in frozen.modules() if "BatchNorm" in type(m).__name__}
+    assert norms == {"FrozenBatchNorm2d", *(["BatchNorm1d"] if name == "sknet_mini" else [])}
     with pytest.raises(UsageError, match="drop_path_rate is 2"):
         timm.create_model(name, drop_path_rate=2)
 
