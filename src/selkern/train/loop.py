@@ -223,7 +223,7 @@ class Training:
         self.epoch, self.step, self.stepper.tally = self.epoch + 1, 0, Tally()
         self.rollbacks = 0
         if self.ranks.main:
-            card = make_card(self.options, self.source.classes, row)
+            card = make_card(self.options, self.source.classes, row, self.stepper.model.variant.norms)
             self.run.keep_weights(self.stepper.averaged.state_dict(), card, best)
             self.run.write_metrics(self.rows)
         self._save()

@@ -7,8 +7,9 @@ import json
 import platform
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -161,8 +162,8 @@ class RunFolder:
         write_csv(self.metrics, COLUMNS, [[row[column] for column in COLUMNS] for row in rows])
 
 
-def make_card(options: TrainOptions, classes: tuple[str, ...], row: dict[str, float]) -> Card:
-    """What the weights of an epoch tell about themselves; `row` is the epoch's of metrics.csv."""
+def make_card(options: TrainOptions, classes: tuple[str, ...], row: dict[str, float], norms: Mapping[str, Any]) -> Card:
+    """What the weights of an epoch tell about themselves: of metrics.csv its row, of the network its norms."""
     return Card(
         model=options.model,
         classes=classes,
@@ -175,6 +176,7 @@ def make_card(options: TrainOptions, classes: tuple[str, ...], row: dict[str, fl
             "epoch": row["epoch"],
             **versions(),
         },
+        norms=dict(norms),
     )
 
 
