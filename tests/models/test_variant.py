@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors import safe_open
+from tiny import make_folder, make_options, tiny_model, train
 from torch import Tensor, nn
 
 from selkern import create_model, from_pretrained
@@ -19,6 +20,7 @@ from selkern.models.backbone import Backbone
 from selkern.models.registry import architecture
 from selkern.models.variant import DropPath, Variant
 from selkern.models.weights import Card, read_card, save_weights
+from selkern.train.recipe import Recipe
 
 KINDS = ["sknet_mini", "resnet_mini", "seresnet_mini", "sknet_mini_sum", "sk_shufflenet_v2_x05", "se_shufflenet_v2_x05"]
 KINDS += ["skresnet18", "skresnet50d"]
@@ -146,6 +148,7 @@ def test_a_saved_network_of_other_norms_is_itself_again(tmp_path: Path, name: st
     model.save_pretrained(tmp_path)
     again = from_pretrained(tmp_path).eval()
     assert again.card == model.card == read_card(tmp_path / "model.safetensors")
+    assert f"gate_norm={model.variant.norms['gate_norm']!r}." in (tmp_path / "README.md").read_text()
     assert again.variant.norms == model.variant.norms != {}
     x = torch.randn(2, 3, SIDE, SIDE)
     assert torch.equal(again(x), model(x))
@@ -196,3 +199,19 @@ def test_a_card_with_norms_that_nobody_knows_is_damaged(tmp_path: Path, norms: A
     save_weights(tmp_path / "x.safetensors", state, Card(model="sknet_mini", classes=("a", "b"), norms=norms))
     with pytest.raises(CheckpointError, match="its card has no norms that can be used"):
         create_model(weights=tmp_path / "x.safetensors")
+
+
+def test_a_run_that_starts_from_other_norms_says_so_in_its_weights(tmp_path: Path) -> None:
+    with tiny_model():
+        create_model("sk_tiny", num_classes=2, norm="group").save_pretrained(tmp_path / "net")
+        recipe = Recipe(epochs=1, batch_size=8, image_size=16)
+        options = make_options(
+            make_folder(tmp_path / "data"),
+            tmp_path,
+            recipe,
+            model="sk_tiny",
+            weights=str(tmp_path / "net" / "model.safetensors"),
+        )
+        weights = train(options).best
+        assert read_card(weights).norms == {"norm": "group", "gate_norm": "group"}
+        assert isinstance(create_model(weights=weights).stem.get_submodule("1"), nn.GroupNorm)

@@ -30,7 +30,8 @@ class Gate(nn.Module):
         branches: M.
         reduction: r; the descriptor has D = max(C // r, min_width) numbers (paper Eq. 4; 16 as in SKNet-50).
         min_width: L, the least D (32 as in the paper).
-        norm: of the descriptor; "batch" as in the paper. "group", "layer" and "none" can train on one image.
+        norm: of the descriptor; "batch" as in the paper, which in training on one image takes its running statistics
+            and warns once. "group", "layer" and "none" learn from one image as from many.
         activation: of the descriptor.
         bias: of the two linear maps; False as in the authors' prototxt.
 

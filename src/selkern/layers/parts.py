@@ -100,7 +100,8 @@ def norm_descriptor(norm: nn.Module, z_ND: Tensor) -> Tensor:
     """`norm(z)` of a gate's descriptor (N, D), with N = 1 in training as well.
 
     Where BatchNorm has one descriptor to learn from, it computes with its running statistics, as in eval mode, and
-    leaves them as they are; a warning says so. Batches of 1 are then no use to it, but do no harm either (docs/log.md).
+    leaves them as they are; a warning says so once. Measured in docs/log.md: what one image a batch costs comes from
+    the norms of the branches, which learn from it as in any other network; the gate's adds nothing to that.
 
     Raises:
         ValueError: BatchNorm that keeps no running statistics, as `check_batch` says.
@@ -134,8 +135,8 @@ def _warn_once(message: str) -> None:
 
 def _warn_of_one_image() -> None:
     _warn_once(
-        "a batch of 1 image in training: the BatchNorm of a selective kernel's gate used its running statistics; if "
-        "such batches are the rule, use gate_norm='group', 'layer' or 'none'"
+        "a batch of 1 image in training: the BatchNorm of a selective kernel's gate used its running statistics; where "
+        "such batches are the rule, use norm='group' (gate_norm='group' for the gate alone)"
     )
 
 

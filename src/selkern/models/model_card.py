@@ -122,10 +122,11 @@ def _figures(metrics: Mapping[str, float], split: str) -> dict[str, float]:
 def _what_it_is(card: Card, facts: Facts) -> str:
     units = f"{facts.units} selective-kernel unit{'s' * (facts.units != 1)}"
     what = f"a network with {units}. {UNIT}" if facts.units else "a network without selective-kernel units"
+    norms = f" Norms: {', '.join(f'{name}={norm!r}' for name, norm in card.norms.items())}." if card.norms else ""
     return f"""\
 # {facts.title}
 
-`{card.model}` of selkern: {what}.
+`{card.model}` of selkern: {what}.{norms}
 
 | parameters | multiply-adds on one image | channels of an image |
 |---|---|---|
