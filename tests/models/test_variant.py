@@ -13,7 +13,7 @@ from safetensors import safe_open
 from tiny import make_folder, make_options, tiny_model, train
 from torch import Tensor, nn
 
-from selkern import create_model, from_pretrained
+from selkern import create_model, from_pretrained, set_memory
 from selkern.errors import CheckpointError, UsageError
 from selkern.layers.gate import Gate
 from selkern.models.backbone import Backbone
@@ -127,6 +127,18 @@ def test_a_unit_whose_path_is_dropped_is_its_shortcut(name: str) -> None:
     unit.drop_path.rate = 1 - 1e-9
     x = torch.rand(2, 512 if name == "skresnet18" else 192, 4, 4)
     assert torch.equal(unit(x), x)
+
+
+@pytest.mark.parametrize("memory", ["default", "lean"])
+def test_stochastic_depth_has_the_same_gradients_in_every_memory_mode(memory: Any) -> None:
+    model = create_model("sknet_mini", num_classes=3, drop_path_rate=0.5)
+    gradients = []
+    for mode in ("plain", memory):
+        torch.manual_seed(1)
+        logits = set_memory(model, mode)(torch.ones(4, 3, 32, 32))
+        gradients.append(torch.autograd.grad(logits.square().sum(), list(model.parameters())))
+    for got, want in zip(*gradients, strict=True):
+        torch.testing.assert_close(got, want)
 
 
 def test_a_shuffle_unit_whose_path_is_dropped_passes_the_other_half() -> None:
