@@ -13,7 +13,7 @@ from safetensors import safe_open
 from tiny import make_folder, make_options, tiny_model, train
 from torch import Tensor, nn
 
-from selkern import create_model, from_pretrained, set_memory
+from selkern import create_model, fold, from_pretrained, set_memory
 from selkern.errors import CheckpointError, UsageError
 from selkern.layers.gate import Gate
 from selkern.models.backbone import Backbone
@@ -148,6 +148,15 @@ def test_a_shuffle_unit_whose_path_is_dropped_passes_the_other_half() -> None:
     y = unit(x)
     assert torch.equal(y[:, 0::2], x[:, :96])
     assert not y[:, 1::2].any()
+
+
+@pytest.mark.parametrize("name", ["sknet_mini", "seresnet_mini", "skresnet18"])
+@pytest.mark.parametrize("options", [{"norm": "group"}, {"norm": "none"}, {"gate_norm": "layer"}])
+def test_norms_that_do_not_fold_stay_in_a_fold(name: str, options: dict[str, Any]) -> None:
+    model = create_model(name, num_classes=3, drop_path_rate=0.1, **options).eval()
+    x = torch.randn(2, 3, SIDE, SIDE)
+    want = model(x)
+    torch.testing.assert_close(fold(model)(x), want, rtol=0, atol=1e-4 * want.abs().max().item())
 
 
 # Weights files

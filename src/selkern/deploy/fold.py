@@ -252,7 +252,7 @@ def _folded(module: nn.Module, *, packed: bool) -> nn.Module:
     if isinstance(module, SKAttention):
         branches = [branch.get_submodule("conv") for branch in module.convs]  # folded by now
         return FoldedSKAttention(module, branches, limit=512 if packed and module.spectral else 0)
-    if isinstance(module, (Unit, SKResNetUnit)):
+    if isinstance(module, (Unit, SKResNetUnit)) and isinstance(module.norm3, (_BatchNorm, nn.Identity)):
         return FoldedUnit(module, fused)
     if isinstance(module, Gate) and isinstance(module.norm, _BatchNorm):
         module.fc1, module.norm = fuse_linear_bn_eval(module.fc1, module.norm), nn.Identity()
