@@ -40,7 +40,7 @@ class Client:
     def version(self) -> str | None:
         """Of the installed package; None where it is missing."""
         try:
-            return version(self.package)
+            return version(self.package).partition("+")[0]  # a build of torch says which after +
         except PackageNotFoundError:
             return None
 

@@ -171,7 +171,9 @@ def test_pt2e(subject: Subject) -> None:
     quantizer = x86.X86InductorQuantizer().set_global(x86.get_default_x86_inductor_quantization_config())
     prepared = prepare_pt2e(torch.export.export(model, (x,)).module(), quantizer)
     prepared(x)
-    assert_close(convert_pt2e(prepared)(x), model(x), 0.25)
+    quantised = convert_pt2e(prepared)
+    assert sum("dequantize_per" in str(node.target) for node in quantised.graph.nodes) > 2
+    assert_close(quantised(x), model(x), 0.25)
 
 
 @pytest.fixture(autouse=True)

@@ -242,7 +242,7 @@ def test_gradients_under_lora_are_plain_s(subject: Subject) -> None:
     "Opacus",
     "opacus",
     "PrivacyEngine: per-sample gradients by hooks, clipped and noised steps",
-    "norms of groups: norm='group'",
+    "no BatchNorm and nothing in place: SelectiveKernel(..., norm='group', activation=nn.ReLU)",
 )
 @pytest.mark.parametrize("memory", ["plain", "default", "lean"])
 def test_opacus(memory: Any) -> None:
