@@ -6,6 +6,7 @@ In a process of its own, with two environment variables: `SELKERN_NETWORKS`, nam
 
 from __future__ import annotations
 
+import gc
 import os
 from typing import Any
 
@@ -39,3 +40,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         (ours if applies and test not in CANNOT_APPLY else others).append(item)
     config.hook.pytest_deselected(items=others)
     items[:] = ours
+
+
+def pytest_runtest_logfinish() -> None:
+    """Free a test's networks, which hold themselves in cycles, before the next one's come on top."""
+    gc.collect()
