@@ -30,20 +30,19 @@ class Recipe:
     """How a map is computed again, once for all saved tensors that it stands for.
 
     Args:
-        u: the map; one that is changed in place afterwards has no recipe any more.
         make: returns the map, computed again.
         sources: recipes that `make` reads.
     """
 
-    def __init__(self, u: Tensor, make: Callable[[], Tensor], sources: Sequence[Recipe] = ()) -> None:
+    def __init__(self, make: Callable[[], Tensor], sources: Sequence[Recipe] = ()) -> None:
         self._make, self._sources = make, sources
         self._readers = 0  # saved tensors, and recipes, that read the map in a backward pass
         self._waiting = 0  # those of them that have not read it yet in this one
         self._map: Tensor | None = None  # held between the first of them and the last
-        self.attach(u)
+        self.version = 0
 
     def attach(self, u: Tensor) -> None:
-        """Let the map, as it is now, carry this recipe."""
+        """Let the map carry this recipe, as long as it is not changed in place."""
         self.version = u._version
         setattr(u, _ATTRIBUTE, self)
 
@@ -82,14 +81,19 @@ def unsaved(*maps: Tensor) -> Iterator[None]:
         yield
         return
 
-    def pack(saved: Tensor) -> Tensor | Recipe:
-        for u in maps:
-            if _is_same(saved, u) and (recipe := recipe_of(u)) is not None:
-                return recipe.add_reader()
-        return saved
+    known = [(u, recipe) for u in maps if (recipe := recipe_of(u)) is not None]
 
-    with saved_tensors_hooks(pack, _unpack):
-        yield
+    def pack(saved: Tensor) -> Tensor | Recipe:
+        for u, recipe in known:
+            if _is_same(saved, u) and recipe.version == u._version:
+                return recipe.add_reader()
+        return saved.detach()  # a tensor that is saved by what has made it must not keep itself
+
+    try:
+        with saved_tensors_hooks(pack, _unpack):
+            yield
+    finally:
+        known.clear()  # autograd keeps `pack` as long as what it has saved
 
 
 def through(module: nn.Module, x: Tensor) -> Tensor:
@@ -107,7 +111,7 @@ def chunk(x: Tensor, chunks: int) -> list[Tensor]:
     whole = recipe_of(x)
     if whole is not None:
         for m, part in enumerate(parts):
-            Recipe(part, lambda m=m: whole.read().chunk(chunks, dim=1)[m], [whole])  # type: ignore[misc]
+            Recipe(lambda m=m: whole.read().chunk(chunks, dim=1)[m], [whole]).attach(part)  # type: ignore[misc]
     return parts
 
 
@@ -198,8 +202,8 @@ def norm_relu(norm: BatchNorm, y: Tensor) -> Tensor:
             raise RuntimeError("the weight or bias of a BatchNorm was changed in place before the backward pass")
         return normalised(norm, source(), mean, invstd)
 
-    recipe = Recipe(u, make)
-    with unsaved(u):
+    recipe = Recipe(make)
+    with saved_tensors_hooks(lambda _result: recipe.add_reader(), _unpack):  # all that a ReLU saves
         u.relu_()
     recipe.attach(u)
     return u
@@ -247,4 +251,4 @@ def _attach_selected(v: Tensor, recipes: Sequence[Recipe | None], a_NMC: Tensor)
     """Let V carry a recipe, where all maps that it is selected from have one."""
     sources = [recipe for recipe in recipes if recipe is not None]
     if len(sources) == len(recipes):
-        Recipe(v, lambda: ops.select([source.read() for source in sources], a_NMC), sources)
+        Recipe(lambda: ops.select([source.read() for source in sources], a_NMC), sources).attach(v)

@@ -219,7 +219,7 @@ def select(state: Fused, a_NMC: Tensor, *, lean: bool = False) -> Tensor:
             parts = zip(state.norms, state.y, state.moments, strict=True)
             return ops.select([recompute.normalised(norm, y, *moments) for norm, y, moments in parts], a)
 
-        recompute.Recipe(v, make)
+        recompute.Recipe(make).attach(v)
     return v
 
 
