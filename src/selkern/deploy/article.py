@@ -7,10 +7,11 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor, nn
 
-from selkern.deploy.fused import Cache, FusedConv, is_eager
+from selkern.deploy.fused import Cache, FusedConv
 from selkern.layers.sk_attention import SKAttention
 from selkern.ops import reference, spectral
 from selkern.ops import select as ops
+from selkern.ops.eager import is_eager
 from selkern.ops.spectral_plan import Plan, worthwhile
 
 

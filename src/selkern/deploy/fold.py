@@ -16,7 +16,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.utils.fusion import fuse_conv_bn_eval, fuse_linear_bn_eval
 
 from selkern.deploy.article import FoldedSKAttention
-from selkern.deploy.fused import FusedConv, is_eager
+from selkern.deploy.fused import FusedConv
 from selkern.errors import NumericsError, UsageError
 from selkern.layers.gate import Gate
 from selkern.layers.parts import evaluating
@@ -25,6 +25,7 @@ from selkern.layers.sk_attention import SKAttention
 from selkern.models.backbone import Backbone
 from selkern.models.skresnet import SKResNetUnit
 from selkern.models.trunk import Unit
+from selkern.ops.eager import is_eager
 
 _CONVS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 _HALF = (torch.float16, torch.bfloat16)

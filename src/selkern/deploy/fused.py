@@ -10,27 +10,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from selkern.ops.eager import is_eager
+
 Key = TypeVar("Key")
 Made = TypeVar("Made")
 
 _CONV: dict[int, Callable[..., Tensor]] = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
-
-
-def is_eager(x: Tensor) -> bool:
-    """Whether x is computed with at once, and nothing else sees the operators that do it.
-
-    Not so under tracers, exporters and compilers (a proxy of torch.fx is not even a tensor), in transforms of
-    `torch.func`, and under dispatch modes, such as fake tensors and counters of operations. All of these know torch's
-    plain operators alone.
-    """
-    return (
-        not torch.compiler.is_compiling()
-        and isinstance(x, Tensor)
-        and type(x).__torch_dispatch__ is Tensor.__torch_dispatch__
-        and torch._C._get_tracing_state() is None  # of torch.jit.trace
-        and not torch._C._are_functorch_transforms_active()
-        and not torch._C._len_torch_dispatch_stack()
-    )
 
 
 class Cache(Generic[Key, Made]):

@@ -12,6 +12,7 @@ from torch.autograd import forward_ad
 from torch.nn import functional as F
 
 from selkern.layers.parts import is_symbolic, positive
+from selkern.ops.eager import is_transformed
 
 
 def _check(owner: str, x: Tensor, width: int) -> None:
@@ -27,12 +28,8 @@ def _fused_suffices() -> bool:
     Not in transforms of `torch.func`, most of which they lack, nor in torch.jit.trace, which compares the graph of a
     second pass, without gradients, with that of the first.
     """
-    return not (
-        torch.is_grad_enabled()
-        or torch.jit.is_tracing()  # type: ignore[no-untyped-call]
-        or forward_ad._current_level >= 0
-        or torch._C._are_functorch_transforms_active()
-    )
+    traced = torch.jit.is_tracing()  # type: ignore[no-untyped-call]
+    return not (torch.is_grad_enabled() or traced or forward_ad._current_level >= 0 or is_transformed())
 
 
 class Attention(nn.Module):

@@ -33,6 +33,7 @@ from selkern.layers.parts import (
 )
 from selkern.ops import kernels, recompute
 from selkern.ops.convolve import convolve
+from selkern.ops.eager import is_eager
 
 Path = Literal["autograd", "recompute", "triton"]
 _BRANCH = "a branch of a selective kernel"  # in messages
@@ -254,10 +255,9 @@ class SelectiveKernel(nn.Module, HasMemory):
         )
         if not known or self.memory == "plain":
             return "autograd"
-        eager = recompute.is_eager(x)
-        if self.dims == 2 and (eager or torch.compiler.is_compiling()) and kernels.is_chosen("fuse_select", x):
+        if self.dims == 2 and (torch.compiler.is_compiling() or is_eager(x)) and kernels.is_chosen("fuse_select", x):
             return "triton"
-        return "recompute" if eager and recompute.is_possible(x) else "autograd"
+        return "recompute" if recompute.is_possible(x) else "autograd"
 
     def extra_repr(self) -> str:
         """What `print(layer)` adds: the window of each branch."""

@@ -21,6 +21,7 @@ from torch.autograd.graph import saved_tensors_hooks
 from torch.nn import functional as F
 
 from selkern.ops import select as ops
+from selkern.ops.eager import is_eager
 from selkern.ops.norm import BatchNorm
 
 _ATTRIBUTE = "_selkern_recipe"
@@ -128,24 +129,11 @@ def _is_same(one: Tensor, other: Tensor) -> bool:
     )
 
 
-def is_eager(x: Tensor) -> bool:
-    """Whether x is computed with at once, as it stands: nothing compiles, exports, traces or transforms the pass.
-
-    Subclasses of Tensor, among them fake and distributed ones, and proxies of torch.fx are not computed with as they
-    stand either.
-    """
-    return (
-        not torch.compiler.is_compiling()
-        and type(x) in (Tensor, nn.Parameter)
-        and not torch.jit.is_tracing()  # type: ignore[no-untyped-call]
-        and not torch._C._are_functorch_transforms_active()
-    )
-
-
 def is_possible(x: Tensor) -> bool:
     """Whether maps computed from x can be left unsaved, and anything is saved at all."""
     return (
         is_eager(x)
+        and type(x) in (Tensor, nn.Parameter)  # of subclasses nobody knows where their numbers are
         and torch.is_grad_enabled()
         and torch._C._autograd._saved_tensors_hooks_is_enabled()  # type: ignore[attr-defined]
         and x.device.type != "meta"  # whose maps are all at the same place of memory

@@ -11,6 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from selkern.ops.eager import is_tracing
+
 
 def fuse(branches: Sequence[Tensor], dims: int | None = None) -> Tensor:
     """Fuse (Eq. 1 and 2): M maps (N, C, *) to s (N, C), the mean over space of their sum.
@@ -50,7 +52,7 @@ def select(branches: Sequence[Tensor], a_NMC: Tensor, dims: int | None = None) -
     a = a_NMC.to(first.dtype)[spatial]
     if len(branches) == 2:
         # One pass where it runs at once. In a graph that others compute, `lerp` is a comparison and two forms of it.
-        return torch.lerp(first, branches[1], a[:, 1]) if _is_eager(first) else first + a[:, 1] * (branches[1] - first)
+        return first + a[:, 1] * (branches[1] - first) if is_tracing() else torch.lerp(first, branches[1], a[:, 1])
     v = first * a[:, 0]
     for m, u in enumerate(branches[1:], start=1):
         v = torch.addcmul(v, u, a[:, m])
@@ -60,9 +62,3 @@ def select(branches: Sequence[Tensor], a_NMC: Tensor, dims: int | None = None) -
 def _is_symbolic(x: object) -> bool:
     """Whether x is a proxy of torch.fx, which stands for maps of any rank."""
     return not isinstance(x, Tensor)
-
-
-def _is_eager(x: Tensor) -> bool:
-    """Whether operators run at once, and are not written into a graph."""
-    tracing = torch.compiler.is_compiling() or torch.jit.is_tracing()  # type: ignore[no-untyped-call]
-    return not _is_symbolic(x) and not tracing
