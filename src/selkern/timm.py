@@ -138,7 +138,10 @@ class TimmNetwork(nn.Module):
 
     def forward_features(self, x: Tensor) -> Tensor:
         """(N, in_chans, H, W) to the last map (N, num_features, h, w)."""
-        return self._maps(x)["last"]
+        if self.grad_checkpointing:
+            return self._maps(x)["last"]
+        check_input("the network", x, self.in_chans, 2)
+        return self.last(self.stages(self.pool(self.stem(x))))  # each called as one, for what waits on it
 
     def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
         """The last map to logits (N, num_classes), or to what goes into the classifier."""

@@ -104,8 +104,9 @@ class Backbone(nn.Module, HasMemory):
     def forward(self, x: Tensor) -> Tensor | list[Tensor]:
         """(N, in_chans, H, W) to logits (N, num_classes); with `features_only` the list of maps."""
         check_input("the network", x, self.in_chans, 2)
-        maps = self.forward_features(x)
-        return maps if self.features_only else self.forward_head(maps[-1])
+        if self.features_only:
+            return self.forward_features(x)
+        return self.forward_head(self.stages(stem_and_pool(self, x)[1]))  # called as one, for what waits on it
 
     def save_pretrained(self, folder: str | Path, *, license: str | None = None) -> None:
         """Write the network into a folder: `model.safetensors`, which describes itself, and a README.md about it.
