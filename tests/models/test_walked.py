@@ -105,6 +105,6 @@ def test_fx_quantises_a_network(name: str) -> None:
 def test_a_hook_on_every_part_is_called(name: str, memory: str) -> None:
     model, seen = set_memory(network(name).train(), memory), set()  # type: ignore[arg-type]
     for part, module in model.named_children():
-        module.register_forward_hook(lambda _m, _i, _o, part=part: seen.add(part))  # type: ignore[misc]
+        module.register_forward_hook(lambda _m, _i, _o, part=part: seen.add(part))
     model(torch.randn(2, 3, 64, 64))
     assert seen == {part for part, _ in model.named_children()}
