@@ -295,3 +295,15 @@ def test_averaged_weights_and_update_bn(subject: Subject) -> None:
         update_bn([images(6, seed=s)[0] for s in range(3)], averaged)
         found.append(averaged.eval()(images(3)[0]))
     assert_close(found[0], found[1], 1e-2)
+
+
+@client("forward hooks", "torch", "a hook on every module, containers too: each fires, and the gradients are plain's")
+@subjects()
+def test_hooks_fire_on_every_module(subject: Subject) -> None:
+    model = subject()
+    plain, (x, y) = plain_copy(model), images(4)
+    waiting = {n for n, m in model.named_modules() if not isinstance(m, (nn.ModuleList, nn.Identity))}
+    for name, module in model.named_modules():
+        module.register_forward_hook(lambda *_, name=name: waiting.discard(name))
+    assert_same_gradients(gradients(model, x, y), gradients(plain, x, y), 1e-3)
+    assert not waiting

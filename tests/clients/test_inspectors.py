@@ -83,7 +83,7 @@ def test_torchinfo(subject: Subject) -> None:
     from torchinfo import summary
 
     model = subject()
-    found = summary(model, input_size=(1, 3, 32, 32), mode="train", verbose=0, device="cpu")
+    found = summary(model, input_size=(1, 3, 96, 96), mode="train", verbose=0, device="cpu")
     assert found.total_params == sum(p.numel() for p in model.parameters())
     assert found.total_mult_adds > 0
 
