@@ -36,11 +36,11 @@ def whole(sharded: Any) -> Tensor:
 
 
 def by_fsdp2(model: nn.Module) -> tuple[nn.Module, Callable[[], dict[str, Tensor]]]:
-    """Every unit that has a name sharded on its own, then the rest."""
+    """Each part that has parameters sharded on its own, then the rest."""
     from torch.distributed.fsdp import fully_shard
 
     for child in model.children():
-        if any(True for _ in child.parameters()) and not isinstance(child, (nn.ModuleList, nn.ModuleDict)):
+        if any(True for _ in child.parameters()):
             fully_shard(child)
     fully_shard(model)
     return model, lambda: {n: whole(p) for n, p in model.named_parameters()}

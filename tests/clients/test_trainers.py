@@ -333,7 +333,11 @@ def test_yolo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("YOLO_OFFLINE", "true")
     import ultralytics.nn.tasks as tasks
     from ultralytics import YOLO as Yolo
+    from ultralytics.utils.nms import TorchNMS
 
+    # A torchvision that was built for another torch lacks its operators (tests/shim.py): Ultralytics' own is the same.
+    if not torch._C._dispatch_has_kernel_for_dispatch_key("torchvision::nms", "CPU"):
+        monkeypatch.setattr("torchvision.ops.nms", TorchNMS.nms)
     monkeypatch.setattr(tasks, "SelectiveKernel", selkern.SelectiveKernel, raising=False)
     monkeypatch.setattr(tasks, "SKAttention", selkern.SKAttention, raising=False)
     draw_boxes(tmp_path)
