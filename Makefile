@@ -52,7 +52,7 @@ $(CLIENTS)/installed: $(VENV)/installed constraints-clients.txt
 
 clients: $(CLIENTS)/installed
 	@echo "== the exhaustive tests: other people's tools"
-	$(CLIENTS)/bin/python -m pytest -m exhaustive -n 2 --junitxml=$(CLIENTS)/results.xml
+	$(CLIENTS)/bin/python -m pytest -m exhaustive -n 2 --dist worksteal --junitxml=$(CLIENTS)/results.xml
 	$(CLIENTS)/bin/python tools/clients_table.py --check $(CLIENTS)/results.xml
 
 # After `make clients`, where what works has changed.
