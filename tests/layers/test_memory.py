@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import gc
 import weakref
+from collections.abc import Callable
 from copy import deepcopy
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -272,15 +274,108 @@ def test_a_map_changed_in_place_is_saved_as_it_is() -> None:
     assert_same_step(model, torch.randn(3, 3, 48, 48, dtype=torch.float64), "lean", 1e-7)
 
 
-def test_weights_changed_in_place_before_the_backward_pass_are_noticed() -> None:
-    unit = SelectiveKernel(8, groups=4)
-    v = unit(torch.randn(3, 8, 5, 5))
-    bias = unit.branches[0].get_submodule("norm").bias
+def test_the_bias_of_a_norm_may_change_before_the_backward_pass() -> None:
+    """No gradient needs it, so autograd does not look at it either."""
+    torch.manual_seed(18)
+    unit = SelectiveKernel(8, groups=4, dtype=torch.float64)
+    x, results = torch.randn(3, 8, 5, 5, dtype=torch.float64), []
+    kinds: tuple[Memory, ...] = ("plain", "default")
+    for memory in kinds:
+        copy = set_memory(deepcopy(unit), memory)
+        loss = copy(x).square().sum()
+        with torch.no_grad():
+            copy.get_parameter("branches.0.norm.bias").add_(3)
+        results.append(torch.autograd.grad(loss, copy.get_parameter("branches.0.conv.weight"))[0])
+    assert_close(results[1], results[0], DOUBLE)
+
+
+@pytest.mark.parametrize("memory", ["plain", "default", "lean"])
+@pytest.mark.parametrize("make", [lambda: SelectiveKernel(3, 6, groups=1), lambda: SKAttention(3, kernels=(1, 3))])
+def test_an_empty_batch(make: Callable[[], nn.Module], memory: Memory) -> None:
+    module = set_memory(make().eval(), memory)
+    module(torch.randn(0, 3, 8, 8)).sum().backward()
+    assert all(p.grad is not None and not p.grad.any() for p in module.parameters())
+
+
+def test_a_lean_map_read_where_nothing_can_be_left_out() -> None:
+    first, second = (SelectiveKernel(8, groups=2, memory="lean", dtype=torch.float64).eval() for _ in range(2))
+    first.in_unit = True  # as within one of our networks
+    v = first(torch.randn(3, 8, 6, 6, dtype=torch.float64))
+    parameters = dict(second.named_parameters())
+    got = torch.func.grad(lambda p: torch.func.functional_call(second, p, (v,)).square().sum())(parameters)
+    want = torch.autograd.grad(second(v).square().sum(), list(parameters.values()))
+    for one, other in zip(got.values(), want, strict=True):
+        assert_close(one, other, DOUBLE)
+    with torch.autograd.graph.disable_saved_tensors_hooks("none here"):
+        second(v)
+
+
+@pytest.mark.parametrize("memory", ["default", "lean"])
+def test_numbers_that_a_user_changes_between_two_layers_are_those_that_count(memory: Memory) -> None:
+    torch.manual_seed(19)
+    first, second = (SelectiveKernel(8, groups=2, memory=memory, dtype=torch.float64) for _ in range(2))
+    v = first(torch.randn(3, 8, 6, 6, dtype=torch.float64))
+    v.data.clamp_(max=0.1)
+    weight = second.get_parameter("branches.0.conv.weight")
+    (got,) = torch.autograd.grad(second(v).square().sum(), weight)
+    (want,) = torch.autograd.grad(set_memory(second, "plain")(v).square().sum(), weight)
+    assert_close(got, want, DOUBLE)
+
+
+@pytest.mark.parametrize(
+    "part", ["stages.0.0.conv3", "stages.0.0.mixer.branches.0.conv", "stages.0.0.mixer.gate.fc2", "fc"]
+)
+@pytest.mark.parametrize("memory", ["plain", "default", "lean"])
+def test_a_weight_changed_in_place_before_the_backward_pass_is_noticed(memory: Memory, part: str) -> None:
+    model = set_memory(create_model("sknet_mini", num_classes=3), memory)
+    loss = model(torch.randn(3, 3, 48, 48)).square().sum()
     with torch.no_grad():
-        assert isinstance(bias, Tensor)
-        bias.add_(1)
-    with pytest.raises(RuntimeError, match="changed in place before the backward pass"):
-        v.sum().backward()
+        model.get_parameter(f"{part}.weight").mul_(3)
+    with pytest.raises(RuntimeError, match=r"inplace operation|changed in place"):
+        loss.backward()
+
+
+@pytest.mark.parametrize("memory", ["plain", "default", "lean"])
+def test_a_hook_that_changes_a_map_behind_autograds_back(memory: Memory) -> None:
+    torch.manual_seed(16)
+    model, results = create_model("sknet_mini", num_classes=3), []
+    x = torch.randn(3, 3, 48, 48)
+
+    def clamp(_module: nn.Module, _inputs: tuple[Tensor, ...], out: Tensor) -> None:
+        out.data.clamp_(max=0.1)
+
+    model.get_submodule("stages.0.0.mixer").register_forward_hook(clamp)
+    kinds: tuple[Memory, ...] = ("plain", memory)
+    for kind in kinds:
+        copy = set_memory(deepcopy(model), kind)
+        weight = copy.get_parameter("stages.0.0.conv3.weight")
+        results.append(torch.autograd.grad(copy(x).square().sum(), weight)[0])
+    assert_close(results[1], results[0], 1e-4)
+
+
+@pytest.mark.parametrize("memory", ["plain", "default", "lean"])
+def test_an_output_can_be_saved(memory: Memory, tmp_path: Path) -> None:
+    v = SelectiveKernel(8, groups=4, memory=memory)(torch.randn(3, 8, 5, 5))
+    torch.save(v, tmp_path / "v.pt")
+    torch.testing.assert_close(torch.load(tmp_path / "v.pt", weights_only=True), v)
+
+
+@pytest.mark.parametrize("memory", ["plain", "default", "lean"])
+@pytest.mark.parametrize(
+    "stem",
+    [
+        lambda: nn.Conv2d(3, 16, 3, 2, 1),
+        lambda: nn.Sequential(nn.Conv2d(3, 16, 3, 2, 1)),
+        lambda: nn.Sequential(nn.Conv2d(3, 16, 3, 2, 1), nn.ReLU(), nn.BatchNorm2d(16)),
+    ],
+)
+def test_a_stem_that_was_replaced_is_called_as_it_is(memory: Memory, stem: Callable[[], nn.Module]) -> None:
+    torch.manual_seed(17)
+    model = create_model("sknet26", num_classes=3)
+    model.stem = stem()  # type: ignore[assignment]
+    model.stages[0][0].conv1 = nn.Conv2d(16, 128, 1)  # type: ignore[index]
+    model.stages[0][0].shortcut[0] = nn.Conv2d(16, 256, 1)  # type: ignore[index]
+    assert_same_step(model.double(), torch.randn(2, 3, 40, 40, dtype=torch.float64), memory, 1e-6)
 
 
 def test_nothing_is_held_after_the_backward_pass() -> None:

@@ -11,8 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
-from torch.nn.modules.module import _has_any_global_hook
 
+from selkern.ops.eager import is_watched
 from selkern.ops.norm import BatchNorm
 
 Norm = str | Callable[[int], nn.Module]
@@ -24,7 +24,6 @@ CONVS: dict[int, type[nn.Conv1d] | type[nn.Conv2d] | type[nn.Conv3d]] = {
     3: nn.Conv3d,
 }
 _BATCH_NORMS = {1: nn.BatchNorm1d, 2: nn.BatchNorm2d, 3: nn.BatchNorm3d}
-_REPLACEABLE = (*_BATCH_NORMS.values(), nn.ReLU)
 _ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
     "relu": lambda: nn.ReLU(inplace=True),
     "leaky_relu": lambda: nn.LeakyReLU(0.01, inplace=True),
@@ -144,9 +143,14 @@ def _warn_of_one_image() -> None:
 _warn_of_one_image._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
-def are_replaceable(*modules: nn.Module) -> bool:
-    """Whether all are torch's own BatchNorm or ReLU and nothing waits for their call, so that ours may take it over."""
-    return all(type(module) in _REPLACEABLE and not is_watched(module) for module in modules)
+def are_replaceable(norm: nn.Module, act: nn.Module | None = None) -> bool:
+    """Whether a norm is torch's own BatchNorm, and what follows its ReLU, and nothing waits for their calls.
+
+    Operators of ours may then compute what they compute.
+    """
+    if type(norm) not in _BATCH_NORMS.values() or is_watched(norm):
+        return False
+    return act is None or (type(act) is nn.ReLU and not is_watched(act))
 
 
 @contextmanager
@@ -159,13 +163,6 @@ def evaluating(model: nn.Module) -> Iterator[None]:
     finally:
         for module, training in was.items():
             module.training = training
-
-
-def is_watched(module: nn.Module) -> bool:
-    """Whether something waits for a module's call: a hook on it or on all modules, or another `forward` of its own."""
-    hooks = (module._forward_hooks, module._forward_pre_hooks, module._backward_hooks, module._backward_pre_hooks)
-    everywhere = _has_any_global_hook()  # type: ignore[no-untyped-call]
-    return any(hooks) or "forward" in vars(module) or bool(everywhere)
 
 
 def batch_norm_of(norm: nn.Module, x: Tensor, owner: str) -> BatchNorm:

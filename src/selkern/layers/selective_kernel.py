@@ -25,7 +25,6 @@ from selkern.layers.parts import (
     check_input,
     divides,
     he_normal,
-    is_watched,
     make_activation,
     make_norm,
     odd_kernels,
@@ -33,7 +32,7 @@ from selkern.layers.parts import (
 )
 from selkern.ops import kernels, recompute
 from selkern.ops.convolve import convolve
-from selkern.ops.eager import is_eager
+from selkern.ops.eager import is_eager, is_watched
 
 Path = Literal["autograd", "recompute", "triton"]
 _BRANCH = "a branch of a selective kernel"  # in messages
@@ -135,9 +134,10 @@ class SelectiveKernel(nn.Module, HasMemory):
         gate_norm: norm of the gate's descriptor; None takes `norm`.
         bias: of every convolution and linear map; False, as a norm follows each.
         memory: what training keeps for the backward pass. "default" keeps each convolution's output and
-            computes BatchNorm and ReLU again: about half the memory. "lean" lets what reads the unit's output compute
-            that again, too, as our networks do. "plain" keeps all that autograd saves; so does every unit of other
-            norms and activations, and any pass that is compiled, traced or transformed by torch.func.
+            computes BatchNorm and ReLU again: about half the memory. "lean" is the same for a layer by itself; in our
+            networks it also computes the maps between the layers of a unit again. "plain" keeps all that autograd
+            saves; so does every unit of other norms and activations, and any pass that is compiled, traced or
+            transformed by torch.func.
 
     Raises:
         ValueError: an argument outside its range, or an input of another rank or channel count.
@@ -184,6 +184,7 @@ class SelectiveKernel(nn.Module, HasMemory):
         self.in_channels, self.out_channels, self.dims = in_channels, out_channels, dims
         self.kernels = tuple(Branch.of(k) for k in kernels)
         self.memory = memory
+        self.in_unit = False  # a unit of our networks reads V at once, and nothing else does
         shared: dict[str, Any] = {
             "norm": norm,
             "activation": activation,
@@ -220,19 +221,23 @@ class SelectiveKernel(nn.Module, HasMemory):
 
             if self.gate is not None and fuse_select.is_supported(y, norms):
                 s_NC, fused = fuse_select.fuse(norms, y, statistics)
-                return fuse_select.select(fused, self.gate(s_NC), lean=self.memory == "lean")
+                return fuse_select.select(fused, self.gate(s_NC), lean=self._lean())
         return self._fuse_and_select([recompute.norm_relu(norm, y_m) for norm, y_m in zip(norms, y, strict=True)])
 
     def _fuse_and_select(self, u: Sequence[Tensor]) -> Tensor:
         """The branches' maps (N, C_out, *) to V (N, C_out, *)."""
         assert self.gate is not None
         a_NMC = self.gate(recompute.fuse(u, self.dims))
-        return recompute.select(u, a_NMC, self.dims, lean=self.memory == "lean")
+        return recompute.select(u, a_NMC, self.dims, lean=self._lean())
 
     def inputs_of(self, x: Tensor) -> Sequence[Tensor]:
         """What each branch reads of x: all of it."""
         check_input("SelectiveKernel", x, self._taken(), self.dims)
         return [x] * len(self.branches)
+
+    def _lean(self) -> bool:
+        """Whether what reads V may compute it again: a unit's next convolution, where no hook can change V before."""
+        return self.memory == "lean" and self.in_unit and not is_watched(self)
 
     def _taken(self, shares: int = 1) -> int:
         """Channels that x has: C_in, unless the convolutions were narrowed in place, as pruning does.

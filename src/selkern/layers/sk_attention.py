@@ -22,11 +22,11 @@ from selkern.layers.parts import (
     check_batch,
     check_input,
     divides,
-    is_watched,
     odd_kernels,
     positive,
 )
 from selkern.ops import recompute, reference, spectral
+from selkern.ops.eager import is_watched
 from selkern.ops.spectral_plan import worthwhile
 
 
@@ -106,7 +106,7 @@ class SKAttention(nn.Module, HasMemory):
         logits_NMC = self._logits(recompute.fuse(u, 2))
         if self.softmax_over == "batch":  # weights that do not add up to 1 over the branches
             return reference.select(u, logits_NMC.softmax(dim=0))
-        return recompute.select(u, self.selection(logits_NMC), 2, lean=self.memory == "lean")
+        return recompute.select(u, self.selection(logits_NMC), 2)
 
     def _maps(self, x: Tensor) -> list[Tensor]:
         """The branches' maps, M of (N, C, H, W)."""
@@ -114,10 +114,9 @@ class SKAttention(nn.Module, HasMemory):
             check_batch(branch.get_submodule("bn"), x, "SKAttention")
         if self.memory == "plain" or any(map(is_watched, self.convs)) or not recompute.is_possible(x):
             return [branch(x) for branch in self.convs]
-        parts = [[branch.get_submodule(name) for branch in self.convs] for name in ("conv", "bn", "relu")]
-        convs, norms, relus = parts
+        convs, norms, relus = ([branch.get_submodule(name) for branch in self.convs] for name in ("conv", "bn", "relu"))
         y = self._convolved(convs, x)
-        if not are_replaceable(*norms, *relus):
+        if not all(map(are_replaceable, norms, relus)):
             return [relu(norm(y_m)) for relu, norm, y_m in zip(relus, norms, y, strict=True)]
         states = [batch_norm_of(norm, y_m, "SKAttention") for norm, y_m in zip(norms, y, strict=True)]
         return [recompute.norm_relu(state, y_m) for state, y_m in zip(states, y, strict=True)]

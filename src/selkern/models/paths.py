@@ -6,8 +6,9 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from selkern.layers.parts import are_replaceable, batch_norm_of, is_watched
+from selkern.layers.parts import are_replaceable, batch_norm_of
 from selkern.ops import recompute
+from selkern.ops.eager import is_watched
 
 
 def bottleneck(unit: Any, x: Tensor) -> Tensor:
@@ -16,7 +17,8 @@ def bottleneck(unit: Any, x: Tensor) -> Tensor:
     With `unit.memory` "lean" the two maps between them are not kept for the backward pass but computed again.
     """
     y = unit.conv1(x)
-    if unit.memory == "lean" and are_replaceable(unit.norm1) and recompute.is_possible(y):
+    free = are_replaceable(unit.norm1) and not is_watched(unit.mixer)
+    if unit.memory == "lean" and free and recompute.is_possible(y):
         u = recompute.norm_relu(batch_norm_of(unit.norm1, y, "a unit"), y)
     else:
         u = unit.norm1(y).relu_()
@@ -28,13 +30,14 @@ def stem_and_pool(network: Any, x: Tensor) -> tuple[Tensor, Tensor]:
 
     With `network.memory` "lean" the first, the largest map of all, is not kept for the backward pass.
     """
-    *layers, norm, act = network.stem
-    pooled = type(network.pool) is nn.MaxPool2d  # which saves what it reads
-    free = pooled and are_replaceable(norm, act) and not is_watched(network.stem)
+    stem, pool = network.stem, network.pool
+    layered = type(stem) is nn.Sequential and len(stem) > 2 and not is_watched(stem)
+    free = layered and are_replaceable(*stem[-2:]) and type(pool) is nn.MaxPool2d and not is_watched(pool)
     if network.memory != "lean" or not free or not recompute.is_possible(x):
-        y = network.stem(x)
-        return y, network.pool(y)
+        y = stem(x)
+        return y, pool(y)
+    *layers, norm, _relu = stem
     for layer in layers:
         x = layer(x)
     u = recompute.norm_relu(batch_norm_of(norm, x, "the stem"), x)
-    return u, recompute.through(network.pool, u)
+    return u, recompute.through(pool, u)

@@ -136,6 +136,7 @@ class SKResNetUnit(nn.Module, HasMemory):
         self.bottleneck = arch.bottleneck
         self.memory = "default"
         self.mixer = make_mixer(arch, mid if arch.bottleneck else in_channels, mid, stride, variant)
+        self.mixer.in_unit = arch.bottleneck
         kernel = 1 if arch.bottleneck else 3
         self.conv3 = nn.Conv2d(mid, out, kernel, padding=kernel // 2, bias=False)
         self.norm3 = make_norm(norm, out, 2)

@@ -130,6 +130,7 @@ class Unit(nn.Module, HasMemory):
         self.conv1 = nn.Conv2d(in_channels, mid, 1, bias=False)
         self.norm1 = make_norm(variant.norm, mid, 2)
         self.mixer = make_mixer(arch, stage, mid, stride, variant)
+        self.mixer.in_unit = True
         self.conv3 = nn.Conv2d(mid, out, 1, bias=False)
         self.norm3 = make_norm(variant.norm, out, 2)
         self.se = SqueezeExcite(out) if arch.mixer == "se" else None

@@ -1,9 +1,10 @@
-"""Whether operators run at once, or are seen by something else: a compiler, an exporter, a tracer, a transform."""
+"""Whether operators run at once, or are seen by something else: a compiler, a tracer, a transform, a hook."""
 
 from __future__ import annotations
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn.modules.module import _has_any_global_hook
 
 
 def is_tracing() -> bool:
@@ -30,3 +31,10 @@ def is_eager(x: Tensor) -> bool:
         and not is_transformed()
         and not torch._C._len_torch_dispatch_stack()
     )
+
+
+def is_watched(module: nn.Module) -> bool:
+    """Whether something waits for a module's call: a hook on it or on all modules, or another `forward` of its own."""
+    hooks = (module._forward_hooks, module._forward_pre_hooks, module._backward_hooks, module._backward_pre_hooks)
+    everywhere = _has_any_global_hook()  # type: ignore[no-untyped-call]
+    return any(hooks) or "forward" in vars(module) or bool(everywhere)

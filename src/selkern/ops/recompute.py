@@ -6,7 +6,7 @@ autograd would save u, a saved-tensor hook puts a `Recipe` in its place: about h
 elementwise pass. No gradient is computed by code of ours, so second derivatives, forward-mode derivatives, hooks,
 checkpoints and whatever walks the graph find what they find in any network.
 
-A map carries its recipe as an attribute, so that the module which reads it next need not keep it either (`unsaved`).
+A map's recipe is found by the map, so that the convolution which reads it next need not keep it either (`through`).
 """
 
 from __future__ import annotations
@@ -19,12 +19,36 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
 from torch.nn import functional as F
+from torch.utils.weak import WeakTensorKeyDictionary
 
 from selkern.ops import select as ops
-from selkern.ops.eager import is_eager
+from selkern.ops.eager import is_eager, is_watched
 from selkern.ops.norm import BatchNorm
 
-_ATTRIBUTE = "_selkern_recipe"
+# Modules that save their input and their weight, and nothing else that anybody could change.
+_READERS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.MaxPool2d)
+_RECIPES: Any = WeakTensorKeyDictionary()  # by map; no attribute of it, which would be pickled along
+
+
+class Unchanged:
+    """A tensor as it is now, read later; it is refused if it was changed in place meanwhile, as autograd does it."""
+
+    def __init__(self, tensor: Tensor) -> None:
+        # Detached, since an output that a graph keeps itself would keep the graph.
+        self._tensor, self._version = tensor.detach(), tensor._version
+
+    def read(self) -> Tensor:
+        """The tensor, without its history.
+
+        Raises:
+            RuntimeError: it was changed in place.
+        """
+        if self._tensor._version != self._version:
+            shape = tuple(self._tensor.shape)
+            raise RuntimeError(
+                f"a tensor {shape} was changed in place before the backward pass that needs it as it was"
+            )
+        return self._tensor
 
 
 class Recipe:
@@ -43,9 +67,9 @@ class Recipe:
         self.version = 0
 
     def attach(self, u: Tensor) -> None:
-        """Let the map carry this recipe, as long as it is not changed in place."""
+        """Let the map have this recipe, as long as it is not changed in place."""
         self.version = u._version
-        setattr(u, _ATTRIBUTE, self)
+        _RECIPES[u] = self
 
     def add_reader(self) -> Recipe:
         """Count one more reader."""
@@ -68,10 +92,10 @@ class Recipe:
 
 
 def recipe_of(u: Tensor) -> Recipe | None:
-    """The recipe that a map carries; None where it has none, or has been changed in place since."""
-    if torch.compiler.is_compiling() or not isinstance(u, Tensor):
+    """The recipe of a map; None where it has none, has been changed in place since, or cannot be left unsaved here."""
+    if not is_possible(u):
         return None
-    recipe: Recipe | None = getattr(u, _ATTRIBUTE, None)
+    recipe: Recipe | None = _RECIPES.get(u)
     return recipe if recipe is not None and recipe.version == u._version else None
 
 
@@ -84,11 +108,11 @@ def unsaved(*maps: Tensor) -> Iterator[None]:
 
     known = [(u, recipe) for u in maps if (recipe := recipe_of(u)) is not None]
 
-    def pack(saved: Tensor) -> Tensor | Recipe:
+    def pack(saved: Tensor) -> Unchanged | Recipe:
         for u, recipe in known:
             if _is_same(saved, u) and recipe.version == u._version:
                 return recipe.add_reader()
-        return saved.detach()  # a tensor that is saved by what has made it must not keep itself
+        return Unchanged(saved)
 
     try:
         with saved_tensors_hooks(pack, _unpack):
@@ -98,8 +122,8 @@ def unsaved(*maps: Tensor) -> Iterator[None]:
 
 
 def through(module: nn.Module, x: Tensor) -> Tensor:
-    """`module(x)`, for which autograd does not save x itself where x carries a recipe."""
-    if recipe_of(x) is None:
+    """`module(x)`, for which a convolution or pool of torch's own does not save x where x has a recipe."""
+    if type(module) not in _READERS or is_watched(module) or recipe_of(x) is None:
         return module(x)
     with unsaved(x):
         return module(x)
@@ -116,8 +140,8 @@ def chunk(x: Tensor, chunks: int) -> list[Tensor]:
     return parts
 
 
-def _unpack(kept: Tensor | Recipe) -> Tensor:
-    return kept.read() if isinstance(kept, Recipe) else kept
+def _unpack(kept: Unchanged | Recipe) -> Tensor:
+    return kept.read()
 
 
 def _is_same(one: Tensor, other: Tensor) -> bool:
@@ -168,27 +192,26 @@ def _source(y: Tensor, kept: Tensor) -> Callable[[], Tensor]:
 
 def norm_relu(norm: BatchNorm, y: Tensor) -> Tensor:
     """u = relu(BN(y)), (N, C, *), with its recipe where y can be had again; updates the running statistics."""
-    if not is_possible(y):
+    if not is_possible(y) or not y.numel():  # an empty batch is nothing for the operator below
         moving = (norm.mean, norm.var)
         return F.batch_norm(y, *moving, norm.weight, norm.bias, norm.training, norm.momentum, norm.eps).relu_()
     kept = _Kept.apply(y)  # type: ignore[no-untyped-call]
     u, mean, invstd = torch.native_batch_norm(
         kept, norm.weight, norm.bias, norm.mean, norm.var, norm.training, norm.momentum, norm.eps
     )
-    if u.grad_fn is None or u.numel() == 0:
+    if u.grad_fn is None:
         return u.relu_()
     if not norm.training:  # the operator does not return them then
         assert norm.mean is not None
         assert norm.var is not None
         mean, invstd = norm.mean.clone(), (norm.var + norm.eps).rsqrt()
     source = _source(y, kept)
-    affine = [tensor for tensor in (norm.weight, norm.bias) if tensor is not None]
-    versions = [tensor._version for tensor in affine]
+    weight = None if norm.weight is None else Unchanged(norm.weight)
+    bias = None if norm.bias is None else norm.bias.detach().clone()  # no gradient needs it: it may change meanwhile
 
     def make() -> Tensor:
-        if [tensor._version for tensor in affine] != versions:  # as autograd says it of what it has saved itself
-            raise RuntimeError("the weight or bias of a BatchNorm was changed in place before the backward pass")
-        return normalised(norm, source(), mean, invstd)
+        affine = (None if weight is None else weight.read(), bias)
+        return normalised(source(), *affine, mean, invstd, norm.eps)
 
     recipe = Recipe(make)
     with saved_tensors_hooks(lambda _result: recipe.add_reader(), _unpack):  # all that a ReLU saves
@@ -197,10 +220,12 @@ def norm_relu(norm: BatchNorm, y: Tensor) -> Tensor:
     return u
 
 
-def normalised(norm: BatchNorm, y: Tensor, mean: Tensor, invstd: Tensor) -> Tensor:
+def normalised(
+    y: Tensor, weight: Tensor | None, bias: Tensor | None, mean: Tensor, invstd: Tensor, eps: float
+) -> Tensor:
     """relu(BN(y)) by known moments, (C,) each."""
-    variance = invstd.pow(-2) - norm.eps  # of which the operator makes 1 / deviation again
-    return torch.batch_norm(y, norm.weight, norm.bias, mean, variance, False, 0.0, norm.eps, False).relu_()
+    variance = invstd.pow(-2) - eps  # of which the operator makes 1 / deviation again
+    return torch.batch_norm(y, weight, bias, mean, variance, False, 0.0, eps, False).relu_()
 
 
 def fuse(maps: Sequence[Tensor], dims: int | None = None) -> Tensor:
@@ -231,12 +256,12 @@ def select(maps: Sequence[Tensor], a_NMC: Tensor, dims: int | None = None, *, le
     with unsaved(*maps):
         v = ops.select(maps, a_NMC, dims)
     if lean and v.grad_fn is not None:
-        _attach_selected(v, [recipe_of(u) for u in maps], a_NMC.detach())
+        _attach_selected(v, [recipe_of(u) for u in maps], Unchanged(a_NMC))
     return v
 
 
-def _attach_selected(v: Tensor, recipes: Sequence[Recipe | None], a_NMC: Tensor) -> None:
-    """Let V carry a recipe, where all maps that it is selected from have one."""
+def _attach_selected(v: Tensor, recipes: Sequence[Recipe | None], a_NMC: Unchanged) -> None:
+    """Let V have a recipe, where all maps that it is selected from have one."""
     sources = [recipe for recipe in recipes if recipe is not None]
     if len(sources) == len(recipes):
-        Recipe(lambda: ops.select([source.read() for source in sources], a_NMC), sources).attach(v)
+        Recipe(lambda: ops.select([source.read() for source in sources], a_NMC.read()), sources).attach(v)

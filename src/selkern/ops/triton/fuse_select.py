@@ -216,8 +216,9 @@ def select(state: Fused, a_NMC: Tensor, *, lean: bool = False) -> Tensor:
         a = a_NMC.detach()
 
         def make() -> Tensor:
-            parts = zip(state.norms, state.y, state.moments, strict=True)
-            return ops.select([recompute.normalised(norm, y, *moments) for norm, y, moments in parts], a)
+            parts = zip(state.y, state.norms, state.moments, strict=True)
+            u = [recompute.normalised(y, norm.weight, norm.bias, *moments, norm.eps) for y, norm, moments in parts]
+            return ops.select(u, a)
 
         recompute.Recipe(make).attach(v)
     return v
