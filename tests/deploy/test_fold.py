@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import pickle
+from collections.abc import Callable
 from copy import deepcopy
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn.utils import parametrizations
 
 import selkern
 from selkern import SelectiveKernel, SKAttention, SKFusion, create_model, fold
@@ -178,3 +180,39 @@ def test_compiled() -> None:
     assert "_compiled" in vars(fast)
     assert "_compiled" not in vars(again), "it compiles itself at its first call"
     assert list(fast.state_dict()) == list(other.state_dict())
+
+
+class Adapted(nn.Module):
+    """What adapters put in a convolution's place."""
+
+    def __init__(self, base: nn.Module) -> None:
+        super().__init__()
+        self.base = base
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.base(x)
+        return y * 1.5
+
+
+@pytest.mark.parametrize(
+    "make", [lambda: create_model("sknet26", num_classes=3), lambda: SKAttention(8, kernels=(1, 3))]
+)
+@pytest.mark.parametrize("how", ["weight_norm", "adapted", "hooked"])
+def test_what_others_have_changed_is_left_as_it_is(make: Callable[[], nn.Module], how: str) -> None:
+    torch.manual_seed(0)
+    model = make().eval()
+    convs = [
+        (owner, name) for owner in model.modules() for name, m in owner.named_children() if isinstance(m, nn.Conv2d)
+    ]
+    for owner, name in convs[::2]:
+        conv = owner.get_submodule(name)
+        if how == "weight_norm":
+            parametrizations.weight_norm(conv)
+        elif how == "adapted":
+            setattr(owner, name, Adapted(conv))
+        else:
+            conv.register_forward_hook(lambda _m, _i, out: out * 1.5)
+    x = torch.randn(2, 8 if isinstance(model, SKAttention) else 3, 40, 40)
+    with torch.no_grad():
+        want = model(x)
+    torch.testing.assert_close(fold(model, example=x)(x), want, rtol=1e-3, atol=1e-4 * want.abs().max().item())

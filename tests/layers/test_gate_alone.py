@@ -114,3 +114,9 @@ def test_a_norm_of_synchronised_statistics_is_asked_itself_where_processes_are_j
         assert not parts._has_one_value(gate.norm, torch.ones(1, 32))
     finally:
         torch.distributed.destroy_process_group()
+
+
+@pytest.mark.parametrize("norm", [nn.BatchNorm2d, nn.InstanceNorm2d])
+def test_a_norm_of_maps_is_refused_for_the_gate_where_it_is_made(norm: type[nn.Module]) -> None:
+    with pytest.raises(ValueError, match=f"{norm.__name__} does not take a gate's descriptor .*give gate_norm="):
+        SelectiveKernel(8, groups=2, norm=norm)

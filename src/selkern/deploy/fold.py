@@ -25,7 +25,7 @@ from selkern.layers.sk_attention import SKAttention
 from selkern.models.backbone import Backbone
 from selkern.models.skresnet import SKResNetUnit
 from selkern.models.trunk import Unit
-from selkern.ops.eager import is_eager
+from selkern.ops.eager import is_eager, is_watched
 
 _CONVS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 _HALF = (torch.float16, torch.bfloat16)
@@ -152,7 +152,8 @@ def fold(
 
     Args:
         model: one of `create_model`, a layer of ours, or any network that holds our layers; it is left as it is. Its
-            own conv -> BatchNorm pairs are folded where they stand one after the other in a `Sequential`.
+            own conv -> BatchNorm pairs are folded where they stand one after the other in a `Sequential`. What is
+            parametrised, adapted or watched by a hook is left as it is.
         dtype: of the computation. bfloat16 pays on CPUs with its instructions and on GPUs; a network's first
             convolution stays float32, since rounded images change more predictions than all the rest (docs/log.md).
         compile: compile the result with torch.compile, which takes a minute at the first call of each shape.
@@ -246,20 +247,30 @@ def _folded(module: nn.Module, *, packed: bool) -> nn.Module:
 
     for name, child in list(module.named_children()):
         setattr(module, name, _folded(child, packed=packed))
-    if isinstance(module, ConvNormAct) and isinstance(module.norm, (_BatchNorm, nn.Identity)):
+    if is_watched(module):
+        return module
+    if isinstance(module, ConvNormAct) and _can_fold(module.conv, module.norm) and not is_watched(module.act):
         relu = isinstance(module.act, nn.ReLU)
         conv = fused(module.conv, module.norm, relu=relu)
         return conv if relu or isinstance(module.act, nn.Identity) else nn.Sequential(conv, module.act)
     if isinstance(module, SKAttention):
-        branches = [branch.get_submodule("conv") for branch in module.convs]  # folded by now
-        return FoldedSKAttention(module, branches, limit=512 if packed and module.spectral else 0)
-    if isinstance(module, (Unit, SKResNetUnit)) and isinstance(module.norm3, (_BatchNorm, nn.Identity)):
-        return FoldedUnit(module, fused)
-    if isinstance(module, Gate) and isinstance(module.norm, _BatchNorm):
+        branches = [branch.get_submodule("conv") for branch in module.convs]
+        if all(isinstance(conv, FusedConv) for conv in branches) and not any(map(is_watched, module.convs)):
+            return FoldedSKAttention(module, branches, limit=512 if packed and module.spectral else 0)
+    if isinstance(module, (Unit, SKResNetUnit)):
+        first = not hasattr(module, "conv1") or _can_fold(module.conv1, module.norm1)
+        return FoldedUnit(module, fused) if first and _can_fold(module.conv3, module.norm3) else module
+    if isinstance(module, Gate) and _can_fold(module.fc1, module.norm) and isinstance(module.norm, _BatchNorm):
         module.fc1, module.norm = fuse_linear_bn_eval(module.fc1, module.norm), nn.Identity()
     if isinstance(module, nn.Sequential):
         _fold_sequence(module, fused)
     return module
+
+
+def _can_fold(layer: nn.Module, norm: nn.Module) -> bool:
+    """Whether both are torch's own and no hook waits for them: parametrised and adapted layers stay as they are."""
+    own = type(layer) in (*_CONVS, nn.Linear) and getattr(layer, "padding_mode", "zeros") == "zeros"
+    return own and isinstance(norm, (_BatchNorm, nn.Identity)) and not (is_watched(layer) or is_watched(norm))
 
 
 def _fold_sequence(sequence: nn.Sequential, fused: Callable[..., FusedConv]) -> None:
@@ -267,9 +278,9 @@ def _fold_sequence(sequence: nn.Sequential, fused: Callable[..., FusedConv]) -> 
     names = list(sequence._modules)
     for i, name in enumerate(names[:-1]):
         conv, norm = sequence[i], sequence[i + 1]
-        if not (isinstance(conv, _CONVS) and isinstance(norm, _BatchNorm)) or conv.padding_mode != "zeros":
+        if not (isinstance(conv, _CONVS) and isinstance(norm, _BatchNorm) and _can_fold(conv, norm)):
             continue
-        relu = i + 2 < len(names) and isinstance(sequence[i + 2], nn.ReLU)
+        relu = i + 2 < len(names) and isinstance(sequence[i + 2], nn.ReLU) and not is_watched(sequence[i + 2])
         setattr(sequence, name, fused(conv, norm, relu=relu))
         for gone in names[i + 1 : i + 2 + relu]:
             setattr(sequence, gone, nn.Identity())

@@ -9,6 +9,9 @@ from torch import Tensor, nn
 
 from selkern.layers.parts import Activation, Norm, make_activation, make_norm, norm_descriptor, positive
 
+# Norms that take maps alone: what `norm=` makes for the branches need not fit the gate.
+_OF_MAPS = (nn.BatchNorm2d, nn.BatchNorm3d, nn.InstanceNorm1d, nn.InstanceNorm2d, nn.InstanceNorm3d)
+
 
 class Selection(nn.Module):
     """Softmax over the branches, per channel (paper Eq. 5): logits (N, M, C) to the selection a (N, M, C).
@@ -35,6 +38,9 @@ class Gate(nn.Module):
         activation: of the descriptor.
         bias: of the two linear maps; False as in the authors' prototxt.
 
+    Raises:
+        ValueError: a count below 1, an unknown norm or activation, or a norm of maps.
+
     Weights start gaussian with std 0.01 (prototxt), so every branch starts with nearly the same share.
     """
 
@@ -59,6 +65,11 @@ class Gate(nn.Module):
         )
         self.fc1 = nn.Linear(channels, width, bias=bias, device=device, dtype=dtype)
         self.norm = make_norm(norm, width, 1, device, dtype)
+        if isinstance(self.norm, _OF_MAPS):
+            made = type(self.norm).__name__
+            raise ValueError(
+                f"{made} does not take a gate's descriptor (N, D); give gate_norm='batch' or another for it"
+            )
         self.act = make_activation(activation)
         self.fc2 = nn.Linear(width, branches * channels, bias=bias, device=device, dtype=dtype)
         self.selection = Selection()

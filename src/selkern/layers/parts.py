@@ -9,7 +9,7 @@ from functools import cache
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from selkern.ops.eager import is_watched
@@ -73,7 +73,7 @@ def make_activation(activation: Activation) -> nn.Module:
 
 def is_symbolic(x: object) -> bool:
     """Whether x stands for any tensor (a Proxy of torch.fx), or its shape is being traced: no check may ask for it."""
-    return not isinstance(x, Tensor) or torch.jit.is_tracing()  # type: ignore[no-untyped-call]
+    return isinstance(x, fx.Proxy) or torch.jit.is_tracing()  # type: ignore[no-untyped-call]
 
 
 def apply_norm(norm: nn.Module, x: Tensor, owner: str) -> Tensor:

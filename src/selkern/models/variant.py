@@ -36,8 +36,9 @@ class Variant:
             if not (callable(value) or value in NORMS or (value is None and name == "gate_norm")):
                 fix = f"one of {', '.join(NORMS)}, or a function of the channel count"
                 raise UsageError(f"{name} is {value!r}", name, fix)
-        if not 0 <= self.drop_path_rate < 1:
-            raise UsageError(f"drop_path_rate is {self.drop_path_rate}", "drop_path_rate", "must be in [0, 1)")
+        rate = self.drop_path_rate
+        if not (isinstance(rate, (int, float)) and 0 <= rate < 1):
+            raise UsageError(f"drop_path_rate is {rate!r}", "drop_path_rate", "must be a number in [0, 1)")
 
     @property
     def norms(self) -> dict[str, Norm]:
