@@ -260,7 +260,8 @@ class SelectiveKernel(nn.Module, HasMemory):
         )
         if not known or self.memory == "plain":
             return "autograd"
-        if self.dims == 2 and (torch.compiler.is_compiling() or is_eager(x)) and kernels.is_chosen("fuse_select", x):
+        operators = torch.compiler.is_compiling() or is_eager(x, modes=True)
+        if self.dims == 2 and operators and kernels.is_chosen("fuse_select", x):
             return "triton"
         return "recompute" if recompute.is_possible(x) else "autograd"
 

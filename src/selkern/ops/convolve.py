@@ -8,6 +8,7 @@ from typing import Any
 from torch import Tensor
 
 from selkern.ops import kernels, recompute
+from selkern.ops.eager import is_watched
 
 
 def convolve(
@@ -24,8 +25,8 @@ def convolve(
         The outputs (N, C, *), and where our kernel made them and was asked, their mean and biased variance, (M, C).
     """
     x = inputs[0]
-    together = all(each is x for each in inputs) and recompute.recipe_of(x) is None
-    if together and kernels.is_chosen("convolution", x):
+    apart = any(each is not x for each in inputs) or any(map(is_watched, convs))
+    if not apart and recompute.recipe_of(x) is None and kernels.is_chosen("convolution", x):
         from selkern.ops.triton import convolution  # loaded where Triton is there alone
 
         if convolution.is_supported(convs, x):

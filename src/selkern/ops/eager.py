@@ -17,19 +17,23 @@ def is_transformed() -> bool:
     return torch._C._are_functorch_transforms_active()
 
 
-def is_eager(x: Tensor) -> bool:
+def is_eager(x: Tensor, *, modes: bool = False) -> bool:
     """Whether x is computed with at once, and nothing else sees the operators that do it.
 
     Not so under tracers, exporters and compilers (a proxy of torch.fx is not even a tensor), in transforms of
     `torch.func`, for subclasses with operators of their own, and under dispatch modes, such as fake tensors and
     counters of operations. All of these know torch's plain operators alone.
+
+    Args:
+        x: what a module reads.
+        modes: dispatch modes do not count: all that x meets are operators that they know.
     """
     return (
         not is_tracing()
         and isinstance(x, Tensor)
         and type(x).__torch_dispatch__ is Tensor.__torch_dispatch__
         and not is_transformed()
-        and not torch._C._len_torch_dispatch_stack()
+        and (modes or not torch._C._len_torch_dispatch_stack())
     )
 
 

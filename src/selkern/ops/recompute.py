@@ -156,7 +156,7 @@ def _is_same(one: Tensor, other: Tensor) -> bool:
 def is_possible(x: Tensor) -> bool:
     """Whether maps computed from x can be left unsaved, and anything is saved at all."""
     return (
-        is_eager(x)
+        is_eager(x, modes=True)
         and type(x) in (Tensor, nn.Parameter)  # of subclasses nobody knows where their numbers are
         and torch.is_grad_enabled()
         and torch._C._autograd._saved_tensors_hooks_is_enabled()  # type: ignore[attr-defined]
