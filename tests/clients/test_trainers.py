@@ -79,7 +79,11 @@ def test_lightning(subject: Subject, tmp_path: Path) -> None:
 @subjects(SMALL, MODES)
 def test_accelerate(subject: Subject, tmp_path: Path) -> None:
     from accelerate import Accelerator
+    from accelerate.state import AcceleratorState
 
+    AcceleratorState._reset_state(
+        reset_partial_state=True
+    )  # one for the process: transformers' Trainer makes it as well
     accelerator = Accelerator(cpu=True, mixed_precision="bf16", gradient_accumulation_steps=2)
     model = subject()
     before = loss_now(model)
