@@ -100,13 +100,8 @@ def recipe_of(u: Tensor) -> Recipe | None:
 
 
 @contextmanager
-def unsaved(*maps: Tensor) -> Iterator[None]:
-    """Within the block autograd saves, in place of those of the maps that have a recipe, the recipe."""
-    if all(recipe_of(u) is None for u in maps):
-        yield
-        return
-
-    known = [(u, recipe) for u in maps if (recipe := recipe_of(u)) is not None]
+def unsaved(known: list[tuple[Tensor, Recipe]]) -> Iterator[None]:
+    """Within the block autograd saves, in place of each of these maps, its recipe. The list is empty afterwards."""
 
     def pack(saved: Tensor) -> Unchanged | Recipe:
         for u, recipe in known:
@@ -123,9 +118,10 @@ def unsaved(*maps: Tensor) -> Iterator[None]:
 
 def through(module: nn.Module, x: Tensor) -> Tensor:
     """`module(x)`, for which a convolution or pool of torch's own does not save x where x has a recipe."""
-    if type(module) not in _READERS or is_watched(module) or recipe_of(x) is None:
+    recipe = recipe_of(x) if type(module) in _READERS and not is_watched(module) else None
+    if recipe is None:
         return module(x)
-    with unsaved(x):
+    with unsaved([(x, recipe)]):
         return module(x)
 
 
@@ -251,17 +247,17 @@ def select(maps: Sequence[Tensor], a_NMC: Tensor, dims: int | None = None, *, le
         dims: spatial axes, as in `ops.select`.
         lean: if all maps have recipes, V gets one as well, so that what reads V need not save it.
     """
-    if all(recipe_of(u) is None for u in maps):
+    recipes = [recipe_of(u) for u in maps]
+    sources = [recipe for recipe in recipes if recipe is not None]
+    if not sources:
         return ops.select(maps, a_NMC, dims)
-    with unsaved(*maps):
+    with unsaved([(u, recipe) for u, recipe in zip(maps, recipes, strict=True) if recipe is not None]):
         v = ops.select(maps, a_NMC, dims)
-    if lean and v.grad_fn is not None:
-        _attach_selected(v, [recipe_of(u) for u in maps], Unchanged(a_NMC))
+    if lean and v.grad_fn is not None and len(sources) == len(maps):
+        _attach_selected(v, sources, Unchanged(a_NMC))
     return v
 
 
-def _attach_selected(v: Tensor, recipes: Sequence[Recipe | None], a_NMC: Unchanged) -> None:
-    """Let V have a recipe, where all maps that it is selected from have one."""
-    sources = [recipe for recipe in recipes if recipe is not None]
-    if len(sources) == len(recipes):
-        Recipe(lambda: ops.select([source.read() for source in sources], a_NMC.read()), sources).attach(v)
+def _attach_selected(v: Tensor, sources: Sequence[Recipe], a_NMC: Unchanged) -> None:
+    """Let V have a recipe that selects again from what the maps' recipes make."""
+    Recipe(lambda: ops.select([source.read() for source in sources], a_NMC.read()), sources).attach(v)
