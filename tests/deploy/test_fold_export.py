@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor, nn
+from runtimes import by_onnxruntime, by_openvino
+from torch import Tensor
 from torch.export import Dim
 from torch.fx.experimental.proxy_tensor import make_fx
 
@@ -100,27 +101,11 @@ def test_feature_maps_of_an_exported_program() -> None:
         torch.testing.assert_close(got, want)
 
 
-def by_onnxruntime(fast: nn.Module, x: Tensor, path: Path, *, dynamo: bool) -> Callable[[Tensor], Tensor]:
-    pytest.importorskip("onnxscript")
-    runtime = pytest.importorskip("onnxruntime")
-    batch: dict[str, Any] = {"dynamic_axes": {"x": {0: "n"}}}
-    if dynamo:
-        batch = {"dynamic_shapes": ({0: Dim("n", min=1, max=64)},)}
-    torch.onnx.export(fast, (x,), path, dynamo=dynamo, input_names=["x"], verbose=False, **batch)
-    session = runtime.InferenceSession(path)
-    return lambda y: torch.from_numpy(session.run(None, {"x": y.numpy()})[0])
-
-
-def by_openvino(model: Any, **options: Any) -> Callable[[Tensor], Tensor]:
-    openvino = pytest.importorskip("openvino")
-    hint = {"INFERENCE_PRECISION_HINT": "f32"}  # else bfloat16 where the CPU has it
-    network = openvino.compile_model(openvino.convert_model(model, **options), "CPU", hint)
-    return lambda y: torch.from_numpy(network([y.numpy()])[0])
-
-
+BY_JIT: dict[str, Any] = {"dynamic_axes": {"x": {0: "n"}}}
+BY_DYNAMO: dict[str, Any] = {"dynamic_shapes": ({0: Dim("n", min=1, max=64)},)}
 RUNTIMES: dict[str, Callable[[Folded, Tensor, Path], Callable[[Tensor], Tensor]]] = {
-    "onnx": lambda fast, x, folder: by_onnxruntime(fast, x, folder / "fast.onnx", dynamo=True),
-    "onnx by torch.jit": lambda fast, x, folder: by_onnxruntime(fast, x, folder / "fast.onnx", dynamo=False),
+    "onnx": lambda fast, x, folder: by_onnxruntime(fast, x, folder / "fast.onnx", dynamo=True, **BY_DYNAMO),
+    "onnx by torch.jit": lambda fast, x, folder: by_onnxruntime(fast, x, folder / "fast.onnx", dynamo=False, **BY_JIT),
     "openvino": lambda fast, x, _: by_openvino(fast, example_input=x),
     "openvino of a program": lambda fast, x, _: by_openvino(exported(fast, x)),
 }

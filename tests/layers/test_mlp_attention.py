@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from runtimes import by_onnxruntime, by_openvino
 from torch import Tensor
 from torch.autograd import forward_ad
 from torch.export import Dim
@@ -86,27 +87,11 @@ def test_other_sizes_go_through_what_a_tool_makes_of_it(
         torch.testing.assert_close(tool(module, torch.randn(2, 5, 6))(y), module(y))
 
 
-def by_onnxruntime(module: MLPAttention, x: Tensor, path: Path, *, dynamo: bool) -> Callable[[Tensor], Tensor]:
-    pytest.importorskip("onnxscript")
-    runtime = pytest.importorskip("onnxruntime")
-    sizes: dict[str, Any] = {"dynamic_axes": {"x": {0: "n", 1: "t"}}}
-    if dynamo:
-        sizes = {"dynamic_shapes": ({0: Dim.DYNAMIC, 1: Dim.DYNAMIC},)}
-    torch.onnx.export(module, (x,), path, dynamo=dynamo, input_names=["x"], verbose=False, **sizes)
-    session = runtime.InferenceSession(path)
-    return lambda y: torch.from_numpy(session.run(None, {"x": y.numpy()})[0])
-
-
-def by_openvino(model: Any, **options: Any) -> Callable[[Tensor], Tensor]:
-    openvino = pytest.importorskip("openvino")
-    hint = {"INFERENCE_PRECISION_HINT": "f32"}  # else bfloat16 where the CPU has it
-    network = openvino.compile_model(openvino.convert_model(model, **options), "CPU", hint)
-    return lambda y: torch.from_numpy(network([y.numpy()])[0])
-
-
+BY_JIT: dict[str, Any] = {"dynamic_axes": {"x": {0: "n", 1: "t"}}}
+BY_DYNAMO: dict[str, Any] = {"dynamic_shapes": ({0: Dim.DYNAMIC, 1: Dim.DYNAMIC},)}
 RUNTIMES: dict[str, Callable[[MLPAttention, Tensor, Path], Callable[[Tensor], Tensor]]] = {
-    "onnx": lambda module, x, folder: by_onnxruntime(module, x, folder / "mlp.onnx", dynamo=True),
-    "onnx by torch.jit": lambda module, x, folder: by_onnxruntime(module, x, folder / "mlp.onnx", dynamo=False),
+    "onnx": lambda module, x, folder: by_onnxruntime(module, x, folder / "m.onnx", dynamo=True, **BY_DYNAMO),
+    "onnx by torch.jit": lambda module, x, folder: by_onnxruntime(module, x, folder / "m.onnx", dynamo=False, **BY_JIT),
     "openvino": lambda module, x, _: by_openvino(module, example_input=x),
     "openvino of a program": lambda module, x, _: by_openvino(program(module, x)),
 }
