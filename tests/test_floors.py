@@ -98,7 +98,7 @@ def test_no_import_cycles() -> None:
 @pytest.mark.parametrize("path", FILES, ids=NAMES)
 def test_files_are_short_and_say_what_they_are(path: Path) -> None:
     text = path.read_text()
-    assert len(text.splitlines()) <= 300
+    assert len(text.splitlines()) <= 500
     assert ast.get_docstring(ast.parse(text))
 
 

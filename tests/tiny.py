@@ -20,6 +20,7 @@ from safetensors.torch import load_file
 
 from reliability.small import SMALL
 from selkern.data.augment import Augment
+from selkern.data.decode import Header
 from selkern.models import registry
 from selkern.train import job
 from selkern.train.loop import Training
@@ -27,6 +28,20 @@ from selkern.train.options import TrainOptions
 from selkern.train.recipe import Recipe
 from selkern.train.run_folder import RunFolder
 from selkern.train.state import pointed_to
+
+
+class DecodedHeaders:
+    """What makes a split of a test whole: the header of an image, from its pixels."""
+
+    def read(self, index: int, epoch: int = 0) -> Image.Image:
+        """The image."""
+        raise NotImplementedError
+
+    def header(self, index: int) -> Header:
+        """Of the image."""
+        image = self.read(index)
+        return Header(width=image.width, height=image.height, format="", mode=image.mode)
+
 
 # A network of two SK units: three times as fast as sknet_mini. It has a name only within `tiny_model`.
 TINY = SMALL

@@ -7,6 +7,7 @@ import pytest
 import torch
 from numpy.typing import NDArray
 from PIL import Image
+from tiny import DecodedHeaders
 from torch import Tensor, nn
 
 from selkern.analysis.evaluation import Evaluation, evaluate
@@ -18,7 +19,7 @@ PREPROCESS = Preprocess(size=8)
 CLASSES = tuple("abcdefg")
 
 
-class Colours:
+class Colours(DecodedHeaders):
     """n images of one colour each; a stand-in for a split. Class 5 has no image."""
 
     name = "test"

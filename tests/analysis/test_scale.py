@@ -10,6 +10,7 @@ import pytest
 import torch
 from numpy.typing import NDArray
 from PIL import Image
+from tiny import DecodedHeaders
 from torch import Tensor, nn
 
 from selkern.analysis.probe import record
@@ -27,7 +28,7 @@ PREPROCESS = Preprocess(size=SIZE)
 N, ORIGINALS = 240, 40
 
 
-class Squares:
+class Squares(DecodedHeaders):
     """White squares of a known size, each brightness drawn by itself; the red centre tells nothing of the size."""
 
     name = "test"

@@ -12,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 from shim import timm_or_skip
+from tiny import DecodedHeaders
 from torch import Tensor, nn
 
 import selkern
@@ -41,7 +42,7 @@ PREPROCESS = Preprocess(size=SIZE)
 CLASSES = ("dark", "middle", "bright")
 
 
-class Patches:
+class Patches(DecodedHeaders):
     """Grey noise of a brightness that is the class."""
 
     name = "test"

@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 import pytest
 from numpy.typing import NDArray
 from PIL import Image
-from tiny import ENVIRONMENT, draw
+from tiny import ENVIRONMENT, DecodedHeaders, draw
 
 from selkern import cli
 from selkern.data.check import check_data
@@ -132,7 +132,7 @@ def test_a_file_name_that_is_no_text(tmp_path: Path, capsys: pytest.CaptureFixtu
     assert "train/cat/d\ufffdg.png" in (tmp_path / "o.csv").read_text(encoding="utf-8")
 
 
-class Deadly:
+class Deadly(DecodedHeaders):
     """A split whose image kills the process that decodes it, as the system does where memory ends."""
 
     name = "train"

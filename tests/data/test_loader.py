@@ -7,6 +7,7 @@ import pytest
 import torch
 from numpy.typing import NDArray
 from PIL import Image
+from tiny import DecodedHeaders
 
 from selkern.data.augment import Augment
 from selkern.data.loader import Batch, Samples, make_loader
@@ -20,7 +21,7 @@ PREPROCESS = Preprocess(size=16)
 AUGMENT = Augment(crop="resized", flip=0.5, colour=0.3, erase=0.3, mixup=0.4, cutmix=1.0)
 
 
-class Fake:
+class Fake(DecodedHeaders):
     """Images that show their index; those in ``broken`` cannot be read."""
 
     name = "train"

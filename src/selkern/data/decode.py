@@ -13,6 +13,8 @@ import struct
 import warnings
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
@@ -40,6 +42,21 @@ _UPRIGHT = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
+_SIDEWAYS = frozenset(turn for value, turn in _UPRIGHT.items() if value >= 5)  # width and height change places
+
+
+@dataclass(frozen=True, kw_only=True)
+class Header:
+    """What an image says of itself before its pixels are decoded."""
+
+    width: int
+    """Of the upright image, px."""
+    height: int
+    """Of the upright image, px."""
+    format: str
+    """Pillow's name of the format, such as JPEG."""
+    mode: str
+    """Pillow's name of the pixels' kind, such as RGB or I;16."""
 
 
 def decode(data: bytes | Path, where: str = "") -> Image.Image:
@@ -54,6 +71,23 @@ def decode(data: bytes | Path, where: str = "") -> Image.Image:
     Raises:
         DataError: the image cannot be read, is too large, or is not in ``FORMATS``.
     """
+    with _opened(data, where) as image:
+        image.load()
+        return _upright(image)
+
+
+def read_header(data: bytes | Path, where: str = "") -> Header:
+    """Size and kind of one image, without its pixels. Arguments and errors are those of ``decode``."""
+    with _opened(data, where) as image:
+        width, height = image.size
+        if _turn(image) in _SIDEWAYS:
+            width, height = height, width
+        return Header(width=width, height=height, format=image.format or "", mode=image.mode)
+
+
+@contextmanager
+def _opened(data: bytes | Path, where: str) -> Iterator[Image.Image]:
+    """An image whose size is allowed; whatever is raised while it is used becomes a ``DataError``."""
     where = where or (show(data) if isinstance(data, Path) else "image")
     if isinstance(data, bytes) and not data:
         raise DataError("the image is empty (0 bytes)", where, "remove it or restore it from its original")
@@ -65,8 +99,7 @@ def decode(data: bytes | Path, where: str = "") -> Image.Image:
                 _check_file(file, where)
                 with Image.open(file, formats=FORMATS) as image:
                     _check_size(image.size, where)
-                    image.load()
-                    return _upright(image)
+                    yield image
     except (DataError, MemoryError):
         raise
     except Image.DecompressionBombError:
@@ -177,14 +210,18 @@ def _tags_fit(file: IO[bytes], size: int) -> bool:
 
 
 def _upright(image: Image.Image) -> Image.Image:
-    rgb = _rgb(image)
+    rgb, turn = _rgb(image), _turn(image)
+    return rgb if turn is None else rgb.transpose(turn)
+
+
+def _turn(image: Image.Image) -> Image.Transpose | None:
+    """What makes an image upright."""
     try:
         exif = _exif(image)
         fits = _tags_fit(io.BytesIO(exif), len(exif))
-        turn = _UPRIGHT.get(image.getexif().get(_ORIENTATION, 1)) if fits else None
+        return _UPRIGHT.get(image.getexif().get(_ORIENTATION, 1)) if fits else None
     except Exception:  # noqa: BLE001  broken EXIF makes the parser raise anything; the pixels are sound
-        turn = None
-    return rgb if turn is None else rgb.transpose(turn)
+        return None
 
 
 def _exif(image: Image.Image) -> bytes:

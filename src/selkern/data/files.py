@@ -14,7 +14,16 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from selkern.data.cut import assemble
-from selkern.data.decode import decode, find_images, is_file, is_folder, list_folder, show
+from selkern.data.decode import (
+    Header,
+    decode,
+    find_images,
+    is_file,
+    is_folder,
+    list_folder,
+    read_header,
+    show,
+)
 from selkern.data.split import Listing, Options, Source
 from selkern.errors import DataError, printable
 
@@ -36,6 +45,10 @@ class FileSplit:
     def read(self, index: int, epoch: int = 0) -> Image.Image:  # noqa: ARG002  files do not change by epoch
         """The decoded file."""
         return decode(Path(self.files[index]), self.where(index))
+
+    def header(self, index: int) -> Header:
+        """Of the file."""
+        return read_header(Path(self.files[index]), self.where(index))
 
     def where(self, index: int) -> str:
         """The file's path."""

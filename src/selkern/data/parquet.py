@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from selkern.data.cut import assemble
-from selkern.data.decode import decode, show
+from selkern.data.decode import Header, decode, read_header, show
 from selkern.data.split import SPLITS, Listing, Options, Source
 from selkern.errors import DataError, printable
 
@@ -86,14 +86,21 @@ class ParquetSplit:
 
     def read(self, index: int, epoch: int = 0) -> Image.Image:  # noqa: ARG002  rows do not change by epoch
         """The decoded image of one row."""
-        data = self._encoded[int(self._rows[index])]
-        if data is None:
-            raise DataError("the row holds no image bytes", self.where(index), "store the images in the file")
-        return decode(data, self.where(index))
+        return decode(self._bytes(index), self.where(index))
+
+    def header(self, index: int) -> Header:
+        """Of the image of one row."""
+        return read_header(self._bytes(index), self.where(index))
 
     def where(self, index: int) -> str:
         """``file.parquet row 12``."""
         return self._encoded.where(int(self._rows[index]))
+
+    def _bytes(self, index: int) -> bytes:
+        data = self._encoded[int(self._rows[index])]
+        if data is None:
+            raise DataError("the row holds no image bytes", self.where(index), "store the images in the file")
+        return data
 
 
 def open_parquet(path: Path, options: Options) -> Source:

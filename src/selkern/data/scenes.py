@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from selkern.data.decode import Header
 from selkern.data.order import CUT, SCENES, sample_rng
 from selkern.data.split import SPLITS, Options, Source
 from selkern.errors import DataError, UsageError
@@ -106,6 +107,10 @@ class SceneSplit:
         ink = self._images[truth.digit].resize((truth.size, truth.size), Image.Resampling.BICUBIC)
         canvas.paste(round(255 * truth.contrast), (truth.left, truth.top), ink)
         return canvas.convert("RGB")
+
+    def header(self, index: int) -> Header:  # noqa: ARG002  all scenes are alike
+        """Of any scene."""
+        return Header(width=CANVAS, height=CANVAS, format="", mode="RGB")
 
     def _rng(self, index: int, epoch: int) -> np.random.Generator:
         return sample_rng(self.seed, epoch, index, SCENES + SPLITS.index(self.name))

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from selkern.data.decode import Header
 from selkern.errors import UsageError
 
 SPLITS = ("train", "val", "test")
@@ -32,6 +33,9 @@ class Split(Protocol):
 
     def read(self, index: int, epoch: int = 0) -> Image.Image:
         """The image as RGB; DataError naming the file if broken. ``epoch`` matters to drawn images only."""
+
+    def header(self, index: int) -> Header:
+        """Size and kind of the image, read without its pixels; DataError naming the file if broken."""
 
     def where(self, index: int) -> str:
         """Where the image is: a file path, ``file.parquet row 12`` or ``digit scene 12``."""
