@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from selkern.errors import CheckpointError, UsageError
 from selkern.layers.parts import evaluating
+from selkern.models.hub import is_reference
 from selkern.models.registry import architecture, create_model, list_models
 
 IMAGES = 5  # a batch size that is seldom a number of branches or channels
@@ -25,8 +26,9 @@ def find_subject(name: str, arguments: str = "") -> nn.Module:
     """The module that a word on the command line means.
 
     Args:
-        name: a model's name; a weights file or boxed weights; `timm:NAME`; `FILE.py:NAME` or `package.module:NAME`,
-            where NAME is a module, or a class or function that makes one. Their code is imported and run.
+        name: a model's name; a weights file, boxed weights or `hf-hub:user/name`; `timm:NAME`; `FILE.py:NAME` or
+            `package.module:NAME`, where NAME is a module, or a class or function that makes one. Their code is
+            imported and run.
         arguments: for what is made, as in Python: "64, kernels=[3, 5]". Only literals.
 
     Raises:
@@ -36,7 +38,7 @@ def find_subject(name: str, arguments: str = "") -> nn.Module:
         timm = _import("timm", name)
         return _make(timm.create_model, f"{name.removeprefix('timm:')!r}, {arguments}", name)
     home, colon, attribute = name.rpartition(":")
-    if colon and not Path(name).exists():
+    if colon and not is_reference(name) and not Path(name).exists():
         module = _import_file(Path(home), name) if home.endswith(".py") else _import(home, name)
         if not hasattr(module, attribute):
             raise UsageError(f"{home} has no {attribute!r}", name, "give FILE.py:NAME or package.module:NAME")
@@ -47,7 +49,7 @@ def find_subject(name: str, arguments: str = "") -> nn.Module:
     try:
         return create_model(weights=name)
     except CheckpointError as error:
-        if Path(name).exists():
+        if is_reference(name) or Path(name).exists():
             raise
         try:
             architecture(name)  # whose message tells the nearest names
