@@ -13,7 +13,8 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from selkern.data.decode import decode, find_images
+from selkern.data.decode import decode
+from selkern.data.listing import find_images
 from selkern.errors import DataError
 
 # A picture without any symmetry, smooth enough for JPEG.

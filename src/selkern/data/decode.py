@@ -11,7 +11,6 @@ import os
 import stat
 import struct
 import warnings
-from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -28,7 +27,6 @@ IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".
 # Pillow's own default, repeated because any library in the process can switch Pillow's off.
 MAX_PIXELS = 89_478_485
 MAX_BYTES = 1 << 29  # of a file: some decoders read all of it before they look at its size in pixels
-_DEEPEST, _OFTENEST = 100, 100  # folders below each other, and ways that lead into one folder
 # Bytes of a value by its type in a TIFF directory; types that are not here have no values that Pillow reads.
 _VALUE = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4, 16: 8, 17: 8, 18: 8}
 
@@ -108,62 +106,9 @@ def _opened(data: bytes | Path, where: str) -> Iterator[Image.Image]:
         raise _unreadable(data, where, error) from error
 
 
-def find_images(folder: Path) -> list[Path]:
-    """Every image file below ``folder`` by suffix, in lexical order.
-
-    Names that start with a dot are skipped; links are followed, but never back into a folder above.
-    """
-    return [Path(path) for path in _walk(str(folder), (), Counter())]
-
-
-def is_file(path: str | Path) -> bool:
-    """Whether there is such a file; False also for a name that none can have, a link to itself, a pipe, a device."""
-    try:
-        return Path(path).is_file()
-    except (OSError, ValueError):
-        return False
-
-
-def is_folder(path: str | Path | os.DirEntry[str]) -> bool:
-    """Whether there is such a folder; False also for a name that none can have, or a link to itself."""
-    try:
-        return path.is_dir() if isinstance(path, os.DirEntry) else Path(path).is_dir()
-    except (OSError, ValueError):
-        return False
-
-
 def show(path: str | Path) -> str:
     """A path as printable text, even where the file name is not valid UTF-8."""
     return printable(os.fsencode(path).decode(errors="replace"))
-
-
-def list_folder(folder: str | Path) -> list[os.DirEntry[str]]:
-    """The entries of a folder without the dot names, in lexical order; DataError where it cannot be read."""
-    try:
-        with os.scandir(folder) as entries:
-            return sorted((e for e in entries if not e.name.startswith(".")), key=lambda e: e.name)
-    except OSError as error:
-        raise DataError(
-            f"cannot read the folder ({error.strerror})", show(folder), "check the name and rights"
-        ) from error
-
-
-def _walk(folder: str, above: tuple[tuple[int, int], ...], ways: Counter[tuple[int, int]]) -> Iterator[str]:
-    """Image files below a folder; `above` are the folders it lies in, `ways` how often each was entered."""
-    told = Path(folder).stat()
-    here = (told.st_dev, told.st_ino)
-    if here in above:  # a link back up: its images are listed already
-        return
-    ways[here] += 1
-    if ways[here] > _OFTENEST:  # links in n folders can lead 2^n ways
-        raise DataError(f"links lead into this folder over {_OFTENEST} times", show(folder), "remove the links")
-    if len(above) > _DEEPEST:
-        raise DataError(f"folders lie more than {_DEEPEST} deep", show(folder)[-200:], "move the images up")
-    for entry in list_folder(folder):
-        if is_folder(entry):
-            yield from _walk(entry.path, (*above, here), ways)
-        elif Path(entry.name).suffix.lower() in IMAGE_SUFFIXES and is_file(entry.path):
-            yield entry.path
 
 
 def _open(path: Path, where: str) -> IO[bytes]:

@@ -14,16 +14,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from selkern.data.cut import assemble
-from selkern.data.decode import (
-    Header,
-    decode,
-    find_images,
-    is_file,
-    is_folder,
-    list_folder,
-    read_header,
-    show,
-)
+from selkern.data.decode import Header, decode, read_header, show
+from selkern.data.listing import find_images, is_file, is_folder, list_folder
 from selkern.data.split import Listing, Options, Source
 from selkern.errors import DataError, printable
 

@@ -6,7 +6,8 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from selkern.data.decode import is_file, is_folder, show
+from selkern.data.decode import show
+from selkern.data.listing import is_file, is_folder
 from selkern.data.split import Options, Source, Split
 from selkern.errors import DataError
 

@@ -8,7 +8,8 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from selkern.data.decode import is_file, show
+from selkern.data.decode import show
+from selkern.data.listing import is_file
 from selkern.data.preprocess import Preprocess
 from selkern.data.sources import Source, Split, open_source
 from selkern.errors import CheckpointError, UsageError

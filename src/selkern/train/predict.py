@@ -10,7 +10,8 @@ import numpy as np
 import torch
 
 from selkern.analysis.evaluation import to_input
-from selkern.data.decode import decode, find_images, is_file, is_folder, show
+from selkern.data.decode import decode, show
+from selkern.data.listing import find_images, is_file, is_folder
 from selkern.errors import DataError, UsageError
 from selkern.train.loaded import Loaded
 
