@@ -467,8 +467,10 @@ def test_the_commands_take_repositories(client: Client, tmp_path: Path) -> None:
     here = run("predict", "sknet_mini.digits", str(tmp_path / "picture.png"))
     assert client.call(run, "predict", "hf-hub:me/cli", str(tmp_path / "picture.png")) == here
     assert here[0] == 0
-    code, out, _ = client.call(run, "check", "hf-hub:me/cli", "--input", "3,48,48")
-    assert (code, "0 broken" in out) == (0, True)
+    checked = client.call(run, "check", "hf-hub:me/cli", "--input", "3,48,48")
+    local = run("check", str(BOXED), "--input", "3,48,48")
+    assert checked[1].removeprefix("hf-hub:me/cli") == local[1].removeprefix(str(BOXED))
+    assert (checked[0], checked[2]) == (local[0], "")
 
     files = timm_files()
     number = client.hub.put(TIMM, files)
