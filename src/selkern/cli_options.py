@@ -5,13 +5,14 @@ from __future__ import annotations
 import contextlib
 import io
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Literal, TypeVar
 
 import tyro
 from tyro.conf import Positional
 
+from selkern.data.split import TableOptions
 from selkern.errors import UsageError
 
 T = TypeVar("T")
@@ -55,6 +56,7 @@ class EvaluateOptions:
     """auto, cpu or cuda."""
     on_bad_image: Literal["error", "skip"] = "error"
     """An image that cannot be read: end, or leave it out and say how many were."""
+    table: tyro.conf.OmitArgPrefixes[TableOptions] = field(default_factory=TableOptions)
     json: bool = False
     """Print one JSON object instead of text."""
 
@@ -90,6 +92,7 @@ class AnalyzeOptions:
     """auto, cpu or cuda."""
     on_bad_image: Literal["error", "skip"] = "error"
     """An image that cannot be read: end, or leave it out and say how many were."""
+    table: tyro.conf.OmitArgPrefixes[TableOptions] = field(default_factory=TableOptions)
     json: bool = False
     """Print one JSON object instead of text."""
 
@@ -178,6 +181,7 @@ class DataCheckOptions:
 
     source: Annotated[Positional[str], tyro.conf.arg(metavar="DATA")]
     """What `train --data` takes: a folder, .csv or .parquet."""
+    table: tyro.conf.OmitArgPrefixes[TableOptions] = field(default_factory=TableOptions)
     workers: int | None = None
     """Processes that decode; by default one for each usable core, at most 16. Cannot change a result."""
     output: Path | None = None

@@ -252,7 +252,7 @@ def test_csv_without_splits_is_cut_and_restored(tmp_path: Path) -> None:
         ("path,label\nimg/000.png,\n", "line 2", "label is empty"),
         ("path,label\nimg/000.png,a\nimg/000.png,b\n", "line 3", "listed in line 2"),
         ("path,label\nimg/000.png,a,b\n", "line 2", "3 columns"),
-        ("path,label,split\nimg/000.png,a,dev\n", "line 2", "'dev'"),
+        ("path,label,split\nimg/000.png,a,best\n", "line 2", "'best'"),
         ("path,label,split\nimg/000.png,a,train\nimg/001.png,b,\n", "line 3", "unknown split"),
         ("path,label\nimg/000.png,a\nimg/001.png,a\n", "table.csv", "only class 'a'"),
     ],

@@ -64,7 +64,7 @@ def check(argv: list[str]) -> int:
     from selkern.tuning import usable_cores
 
     workers = min(usable_cores()[0], _MOST_WORKERS) if options.workers is None else options.workers
-    source = open_source(options.source)
+    source = open_source(options.source, on_bad="skip", table=options.table)
     splits = {id(split): len(split) for split in (source.train, source.val, source.test)}
     hidden = not sys.stderr.isatty()
     with tqdm(total=sum(splits.values()), unit=" img", leave=False, dynamic_ncols=True, disable=hidden) as line:

@@ -94,7 +94,7 @@ def evaluate(argv: list[str]) -> int:
 
     tune()
     loaded = load(options.run, options.device)
-    source = open_data(loaded, options.data)
+    source = open_data(loaded, options.data, on_bad=options.on_bad_image, table=options.table)
     split = pick_split(source, options.split)
     result = evaluation.evaluate(loaded.model, split, source.classes, loaded.preprocess, on_bad=options.on_bad_image)
     result.require_numbers(split)
@@ -135,7 +135,13 @@ def analyze(argv: list[str]) -> int:
         )
     loaded = (
         load_other(
-            options.run, options.data, arguments=options.arguments, size=options.image_size, device=options.device
+            options.run,
+            options.data,
+            arguments=options.arguments,
+            size=options.image_size,
+            device=options.device,
+            on_bad=options.on_bad_image,
+            table=options.table,
         )
         if other
         else load(options.run, options.device)
@@ -148,6 +154,7 @@ def analyze(argv: list[str]) -> int:
         options.on_bad_image,
         Plan(images=options.images, field_images=options.field_images, looks=options.looks, zooms=options.zooms),
         options.boxes,
+        options.table,
         lambda name: print(f"studying: {name}", file=sys.stderr, flush=True),
     )
     study = analysis.studies.main

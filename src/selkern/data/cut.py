@@ -59,6 +59,7 @@ def assemble(
         test=test,
         notes=listing.notes + notes,
         root=listing.root,
+        left_out=listing.left_out,
     )
 
 

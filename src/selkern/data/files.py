@@ -1,11 +1,8 @@
-"""The folder and CSV sources: one image per file."""
+"""The folder source, and splits whose images are files of their own."""
 
 from __future__ import annotations
 
-import csv
-import io
 import os
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,12 +12,9 @@ from PIL import Image
 
 from selkern.data.cut import assemble
 from selkern.data.decode import Header, decode, read_header, show
-from selkern.data.listing import find_images, is_file, is_folder, list_folder
-from selkern.data.split import Listing, Options, Source
+from selkern.data.listing import find_images, is_folder, list_folder
+from selkern.data.split import Listing, Options, Source, split_name
 from selkern.errors import DataError, printable
-
-_LONGEST = 1 << 20  # characters of a line of a table; the csv module itself allows 131,072 in a cell
-SPLIT_NAMES = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -77,36 +71,12 @@ def open_folder(root: Path, options: Options) -> Source:
         root=show(root),
         notes=tuple(notes),
     )
-    return _source(show(root), "folder", listing, options, files)
+    return file_source(show(root), "folder", listing, options, files)
 
 
-def open_csv(path: Path, options: Options) -> Source:
-    """A table with the columns path, label and, if it likes, split; paths relative to the table's folder."""
-    files: list[str] = []
-    names: list[str] = []
-    splits: list[str] = []
-    seen: dict[str, int] = {}
-    for line, row in _table(path):
-        where = f"{show(path)} line {line}"
-        file = str(path.parent / row["path"])
-        if not row["path"] or not is_file(file):
-            raise DataError(f"no such image file: {row['path'][:200]!r}", where, "correct the path or remove the line")
-        if not row["label"]:
-            raise DataError("the label is empty", where, "give a class name or remove the line")
-        if file in seen:
-            raise DataError(f"{row['path']} is listed in line {seen[file]} already", where, "keep one of the two")
-        if "split" in row and row["split"].lower() not in SPLIT_NAMES:
-            raise DataError(f"unknown split {row['split']!r}", where, "use train, val or test in every line")
-        seen[file] = line
-        files.append(file)
-        names.append(printable(row["label"]))
-        splits.append(SPLIT_NAMES[row["split"].lower()] if "split" in row else "")
-    wheres = [show(file) for file in files]
-    listing = Listing(wheres=wheres, names=names, splits=splits, root=show(path.parent))
-    return _source(show(path), "csv", listing, options, files)
+def file_source(name: str, kind: str, listing: Listing, options: Options, files: list[str]) -> Source:
+    """A source whose image i lies in ``files[i]``."""
 
-
-def _source(name: str, kind: str, listing: Listing, options: Options, files: list[str]) -> Source:
     def make(split: str, entries: NDArray[np.int64], labels: NDArray[np.int64]) -> FileSplit:
         return FileSplit(name=split, labels=labels, files=tuple(files[entry] for entry in entries))
 
@@ -117,12 +87,12 @@ def _layout(root: Path) -> tuple[list[tuple[str, Path]], list[str]]:
     """[(split name, folder of class folders)] and notes; the split name is "" for one folder of classes."""
     entries = _class_folders(root)
     # A split folder holds folders; a class that happens to be called "train" holds images.
-    parts = [e for e in entries if e.name.lower() in SPLIT_NAMES and _class_folders(e.path)]
+    parts = [e for e in entries if split_name(e.name) and _class_folders(e.path)]
     if not parts:
         return [("", root)], []
     layout: dict[str, Path] = {}
     for entry in parts:
-        split = SPLIT_NAMES[entry.name.lower()]
+        split = split_name(entry.name) or ""
         if split in layout:
             fix = "keep one of them"
             raise DataError(f"two {split} folders: {layout[split].name}/ and {entry.name}/", show(root), fix)
@@ -142,34 +112,3 @@ def _class_name(folder: os.DirEntry[str]) -> str:
     except UnicodeEncodeError as error:
         raise DataError("the name of the class folder is not UTF-8", show(folder.path), "rename it") from error
     return printable(folder.name)
-
-
-def _lines(file: io.TextIOBase, path: Path) -> Iterator[str]:
-    """The lines of a table, none of which can take all memory."""
-    while line := file.readline(_LONGEST):
-        if len(line) == _LONGEST:
-            raise DataError(f"a line of over {_LONGEST:,} characters", show(path), "give one line for each image")
-        yield line
-
-
-def _table(path: Path) -> Iterator[tuple[int, dict[str, str]]]:
-    """(line number, {column: text}) of every row that is not blank."""
-    fix = "give a UTF-8 CSV with the header path,label or path,label,split"
-    try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            reader = csv.reader(_lines(file, path))
-            header = [column.strip().lower() for column in next(reader, [])]
-            lacking = [column for column in ("path", "label") if column not in header]
-            if lacking:
-                raise DataError(f"no column {' or '.join(lacking)} in the header", f"{show(path)} line 1", fix)
-            double = [column for column in ("path", "label", "split") if header.count(column) > 1]
-            if double:
-                raise DataError(f"two columns named {double[0]}", f"{show(path)} line 1", "keep one of them")
-            for row in reader:
-                if len(row) != len(header) and row:
-                    what = f"{len(row)} columns where the header has {len(header)}"
-                    raise DataError(what, f"{show(path)} line {reader.line_num}", "quote texts that hold a comma")
-                if any(cell.strip() for cell in row):
-                    yield reader.line_num, dict(zip(header, map(str.strip, row), strict=True))
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise DataError(f"cannot read the table ({error})", show(path), fix) from error

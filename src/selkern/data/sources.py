@@ -8,7 +8,7 @@ from pathlib import Path
 
 from selkern.data.decode import show
 from selkern.data.listing import is_file, is_folder
-from selkern.data.split import Options, Source, Split
+from selkern.data.split import OnBad, Options, Source, Split, TableOptions
 from selkern.errors import DataError
 
 __all__ = ["Source", "Split", "open_source"]
@@ -23,6 +23,8 @@ def open_source(
     val_fraction: float = 0.1,
     classes: Sequence[str] | None = None,
     split_csv: Path | None = None,
+    on_bad: OnBad = "error",
+    table: TableOptions | None = None,
 ) -> Source:
     """Open images with labels. Reads names and labels, no pixels, and writes nothing.
 
@@ -33,12 +35,18 @@ def open_source(
         val_fraction: share of the training images that a missing val (and test) split takes.
         classes: the class list of a checkpoint: its ids are kept, a label outside it is a DataError.
         split_csv: the saved split of an earlier run, restored where a cut is needed.
+        on_bad: "error" raises a DataError for the first row or file that cannot be an image of a split and says how
+            many there are; "skip" leaves them out (`Source.left_out`), with a note. Image files that are missing stay
+            listed with "skip": reading them fails.
+        table: how to read a table, where its header does not say so.
     """
     options = Options(
         seed=seed,
         val_fraction=val_fraction,
         classes=None if classes is None else tuple(classes),
         split_csv=None if split_csv is None else Path(split_csv),
+        on_bad=on_bad,
+        table=table or TableOptions(),
     )
     if data == "digits" or data.startswith("digits:"):
         from selkern.data.scenes import open_digits
@@ -62,8 +70,8 @@ def open_source(
         from selkern.data.parquet import open_parquet
 
         return open_parquet(path, options)
-    if is_file(path) and path.suffix.lower() == ".csv":
-        from selkern.data.files import open_csv
+    if is_file(path) and path.suffix.lower() in (".csv", ".tsv"):
+        from selkern.data.listed import open_csv
 
         return open_csv(path, options)
     what = "unknown kind of data" if os.path.lexists(path) else "no such data"

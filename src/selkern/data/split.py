@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +17,24 @@ from selkern.data.decode import Header
 from selkern.errors import UsageError
 
 SPLITS = ("train", "val", "test")
+_SPLIT_WORDS = {  # as Hugging Face's datasets has them
+    "train": ("train", "training"),
+    "val": ("val", "valid", "validation", "dev"),
+    "test": ("test", "testing", "eval", "evaluation"),
+}
+_SPLIT_OF = {word: split for split, words in _SPLIT_WORDS.items() for word in words}
+# What people write beside the word: train_images, "Test Set", val2017.
+_BESIDE = frozenset({"", "set", "split", "data", "dataset", "image", "images", "img", "imgs", "photos", "pictures"})
+
+OnBad = Literal["error", "skip"]
+SEPARATORS = (",", ";", "\t", "|")
+
+
+def split_name(text: str) -> str | None:
+    """train, val or test as people write them ("Training", "dev", "test_set", "train2017"); None for another word."""
+    words = [word.strip("0123456789") for word in re.split(r"[\W_]+", text.lower())]
+    known = [word for word in words if word not in _BESIDE]
+    return _SPLIT_OF.get(known[0]) if len(known) == 1 else None
 
 
 class Split(Protocol):
@@ -41,6 +60,16 @@ class Split(Protocol):
         """Where the image is: a file path, ``file.parquet row 12`` or ``digit scene 12``."""
 
 
+@dataclass(frozen=True)
+class LeftOut:
+    """A row or file of the user's data that could not be listed as an image of a split."""
+
+    where: str
+    """The file, or the line or row of the table."""
+    reason: str
+    """Why, in a few words."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Source:
     """Images with labels, in three splits."""
@@ -61,6 +90,8 @@ class Source:
     """One-line remarks for the user."""
     root: str = ""
     """The folder whose name ``split_rows`` leaves out, so that a moved data set keeps its saved split."""
+    left_out: tuple[LeftOut, ...] = ()
+    """What of the user's data is in no split."""
 
     def split_rows(self) -> Iterator[tuple[str, str, str]]:
         """(where, class name, split name) of every image, to be saved as split.csv; nothing for digits."""
@@ -70,6 +101,29 @@ class Source:
         for part in parts:
             for index, label in enumerate(part.labels):
                 yield relative(part.where(index), self.root), self.classes[label], part.name
+
+
+@dataclass(frozen=True, kw_only=True)
+class TableOptions:
+    """How a table of images (.csv, .tsv, Parquet) is to be read, where it does not say so itself."""
+
+    path_column: str | None = None
+    """Column of a table that holds the image files (of Parquet, the images); by default found by its name."""
+    label_column: str | None = None
+    """Column of a table that holds the class names; by default found by its name."""
+    split_column: str | None = None
+    """Column of a table that holds train, val or test; by default the one called split, if any."""
+    sep: str | None = None
+    """Character between the columns of a .csv: "," ";" "|" or "tab"; by default found in its first line."""
+
+    def __post_init__(self) -> None:
+        if self.sep is not None and self.separator not in SEPARATORS:
+            raise UsageError(f"sep is {self.sep!r}", "--sep", 'give one of "," ";" "|" and "tab"')
+
+    @property
+    def separator(self) -> str | None:
+        """The character itself."""
+        return "\t" if self.sep in ("tab", "\\t") else self.sep
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,6 +138,10 @@ class Options:
     """The class list of a checkpoint; None takes the source's own."""
     split_csv: Path | None = None
     """The saved split of an earlier run, restored where a cut is needed."""
+    on_bad: OnBad = "error"
+    """Rows and files that cannot be images of a split: a DataError, or leave them out."""
+    table: TableOptions = TableOptions()
+    """How to read a table."""
 
     def __post_init__(self) -> None:
         if not 0 < self.val_fraction < 0.5:
@@ -109,6 +167,8 @@ class Listing:
     """See ``Source.root``."""
     notes: tuple[str, ...] = ()
     """Remarks made while listing."""
+    left_out: tuple[LeftOut, ...] = ()
+    """See ``Source.left_out``."""
 
 
 def relative(where: str, root: str) -> str:

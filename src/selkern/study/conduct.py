@@ -73,7 +73,8 @@ def conduct(asked: StudyOptions) -> Conducted:
         results = _gather(asked, study, counted, tasks)
         assert results is not None  # all are done
         if study.cost:
-            classes = len(open_source(study.arms[0].options.data).classes)
+            first = study.arms[0].options
+            classes = len(open_source(first.data, on_bad=first.on_bad_image, table=first.table).classes)
             rounds = _TRIAL_ROUNDS if asked.short else None
             results["circumstances"]["measured"] = measure(study, classes, asked.threads, rounds)
         return _write(results, study.name, target)

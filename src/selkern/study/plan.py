@@ -257,7 +257,9 @@ def costs(study: Study) -> dict[str, Cost]:
     for arm in study.arms:
         data = arm.options.data
         if data not in classes:
-            classes[data] = len(open_source(data).classes)
+            asked = arm.options
+            source = open_source(data, on_bad=asked.on_bad_image, table=asked.table)
+            classes[data] = len(source.classes)
         try:
             with torch.device("meta"):
                 model = arm.row.build(classes[data], 3, False)

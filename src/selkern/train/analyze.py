@@ -18,6 +18,7 @@ from selkern.analysis.style import to_png, to_svg
 from selkern.data.boxes import sizes_of
 from selkern.data.scenes import SceneSplit, SceneTruth
 from selkern.data.sources import Split
+from selkern.data.split import TableOptions
 from selkern.errors import ResourceError, UsageError
 from selkern.files import write_atomic, write_csv
 from selkern.models.cost import count
@@ -42,6 +43,7 @@ def analyze(
     on_bad: OnBad = "error",
     plan: Plan | None = None,
     boxes: Path | None = None,
+    table: TableOptions | None = None,
     say: Callable[[str], None] = lambda _line: None,
 ) -> Analysis:
     """Evaluate weights, study their selection, and write report.html with its figures and tables.
@@ -52,6 +54,7 @@ def analyze(
         on_bad: "skip" leaves out images that cannot be read; the report tells how many.
         plan: how much is studied.
         boxes: a table of the objects' sizes, see `data.boxes.sizes_of`.
+        table: how to read data that are a table, see `open_source`.
         say: told what begins.
 
     Ctrl+C during the studies ends them; the report has those that are done.
@@ -68,7 +71,7 @@ def analyze(
         raise ResourceError(
             f"cannot make the folder ({error.strerror})", str(folder), "give another --output"
         ) from error
-    source = open_data(loaded, data)
+    source = open_data(loaded, data, on_bad=on_bad, table=table)
     split = pick_split(source, split_name)
     started = time.monotonic()
     evaluation = evaluate(loaded.model, split, source.classes, loaded.preprocess, on_bad=on_bad)

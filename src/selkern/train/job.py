@@ -39,7 +39,13 @@ def train(options: TrainOptions) -> RunFolder | None:
     if int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) and (run := RunFolder.unfinished(options)):
         return resume(run, options.device)
     with join(options.device) as ranks:
-        source = open_source(options.data, seed=options.seed, val_fraction=options.val_fraction)
+        source = open_source(
+            options.data,
+            seed=options.seed,
+            val_fraction=options.val_fraction,
+            on_bad=options.on_bad_image,
+            table=options.table,
+        )
         model = _new_model(options, source)
         # Built again in `Training`; here it refuses a batch size that cannot be before a folder is made.
         TrainOrder(len(source.train), options.training.batch_size, options.seed, ranks.rank, ranks.world)
@@ -77,7 +83,14 @@ def resume(
         options = replace(options, training=options.training.extended(epochs, extend))
     with join(device) as ranks:
         split_csv = run.split_csv if run.split_csv.is_file() else None
-        source = open_source(options.data, seed=options.seed, val_fraction=options.val_fraction, split_csv=split_csv)
+        source = open_source(
+            options.data,
+            seed=options.seed,
+            val_fraction=options.val_fraction,
+            split_csv=split_csv,
+            on_bad=options.on_bad_image,
+            table=options.table,
+        )
         progress = Progress(run.log if ranks.main else None)
         now = options if workers is None else replace(options, workers=workers)
         training = Training(now, source, _new_model(now, source), run, ranks, progress)

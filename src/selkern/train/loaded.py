@@ -12,6 +12,7 @@ from selkern.data.decode import show
 from selkern.data.listing import is_file
 from selkern.data.preprocess import Preprocess
 from selkern.data.sources import Source, Split, open_source
+from selkern.data.split import OnBad, TableOptions
 from selkern.errors import CheckpointError, UsageError
 from selkern.models import hub
 from selkern.models.registry import create_model
@@ -98,8 +99,13 @@ def _require_preprocess(card: Card, path: Path) -> None:
         raise CheckpointError(f"tells no way to prepare images ({what})", str(path), "use weights of a run") from error
 
 
-def open_data(loaded: Loaded, data: str | None) -> Source:
+def open_data(
+    loaded: Loaded, data: str | None, *, on_bad: OnBad = "error", table: TableOptions | None = None
+) -> Source:
     """The data to look at weights with: what they were trained on, split as it was, unless other data is given.
+
+    Args:
+        on_bad, table: as for `open_source`, of other data; those of the run are opened as it opened them.
 
     Raises:
         UsageError: no data given, and the weights are not of a run.
@@ -116,8 +122,10 @@ def open_data(loaded: Loaded, data: str | None) -> Source:
             val_fraction=options.val_fraction,
             classes=loaded.card.classes,
             split_csv=split_csv,
+            on_bad=options.on_bad_image,
+            table=options.table,
         )
-    return open_source(require_named(data), classes=loaded.card.classes)
+    return open_source(require_named(data), classes=loaded.card.classes, on_bad=on_bad, table=table)
 
 
 def require_named(data: str | None) -> str:

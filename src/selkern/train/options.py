@@ -7,13 +7,14 @@ import os
 import reprlib
 import types
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields, is_dataclass
+from dataclasses import asdict, dataclass, field, fields, is_dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 import tyro
 import yaml
 
+from selkern.data.split import TableOptions
 from selkern.errors import CheckpointError, UsageError
 from selkern.train.recipe import RECIPES, Recipe
 
@@ -61,6 +62,7 @@ class TrainOptions:
     """Write every rank's sample indices, as they came, to order.rank*.csv."""
     report: bool = True
     """Evaluate, analyze and write report.html at the end."""
+    table: tyro.conf.OmitArgPrefixes[TableOptions] = field(default_factory=TableOptions)
     training: tyro.conf.OmitArgPrefixes[Recipe] = RECIPES["digits"]
 
     def __post_init__(self) -> None:

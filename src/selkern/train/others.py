@@ -13,6 +13,7 @@ from selkern.analysis.subject import find_subject
 from selkern.data.decode import show
 from selkern.data.preprocess import Preprocess
 from selkern.data.sources import open_source
+from selkern.data.split import OnBad, TableOptions
 from selkern.errors import UsageError
 from selkern.layers.parts import evaluating
 from selkern.models import hub
@@ -32,7 +33,14 @@ def is_other(word: str) -> bool:
 
 
 def load_other(
-    word: str, data: str | None, *, arguments: str = "", size: int | None = None, device: str = "auto"
+    word: str,
+    data: str | None,
+    *,
+    arguments: str = "",
+    size: int | None = None,
+    device: str = "auto",
+    on_bad: OnBad = "error",
+    table: TableOptions | None = None,
 ) -> Loaded:
     """A network as its code makes it, in eval mode, with the classes of the data it will be studied on.
 
@@ -42,12 +50,13 @@ def load_other(
         data: where the classes are read from.
         arguments: for what makes it, "pretrained=True" among them.
         size: side of the images it is shown, px; None takes timm's own word, else 224.
+        on_bad, table: as for `open_source`.
 
     Raises:
         UsageError: no data, no such network, or it does not give one number per class for such images.
         DataError: as `open_source` says.
     """
-    source = open_source(require_named(data))
+    source = open_source(require_named(data), on_bad=on_bad, table=table)
     classes = source.classes
     is_timm = word.startswith("timm:")
     if is_timm and "num_classes" not in arguments:

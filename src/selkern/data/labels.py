@@ -1,0 +1,85 @@
+"""Class names as people write them: which are the same text, and which look like a slip."""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+
+_MISSING = frozenset({"", "nan", "none", "null", "na", "n/a", "<na>", "nil", "-", "?", "undefined"})
+_SHOWN = 3  # examples in a note
+
+
+def same_text(name: str) -> str:
+    """The form in which equal texts are equal: an accented letter has one code or two, which nobody can see (NFC)."""
+    return name if name.isascii() else unicodedata.normalize("NFC", name)
+
+
+def unify(names: Sequence[str], classes: Sequence[str] = ()) -> tuple[list[str], tuple[str, ...], tuple[str, ...]]:
+    """Names that are the same text in two Unicode forms become one of them.
+
+    Args:
+        names: the class name of each image.
+        classes: further names, of which images may lack.
+
+    Returns:
+        (names, classes without doubles, notes).
+    """
+    forms: dict[str, list[str]] = {}
+    for name in dict.fromkeys((*names, *classes)):
+        forms.setdefault(same_text(name), []).append(name)
+    one = {name: text for text, written in forms.items() for name in written if len(written) > 1}
+    if not one:
+        return list(names), tuple(classes), ()
+    texts = sorted(set(one.values()))
+    note = f"written in two Unicode forms (NFC and NFD), taken for one class: {_some(map(repr, texts), len(texts))}"
+    return [one.get(name, name) for name in names], tuple(dict.fromkeys(one.get(c, c) for c in classes)), (note,)
+
+
+def doubtful(names: Iterable[str]) -> tuple[str, ...]:
+    """Notes on class names that may be a slip.
+
+    Args:
+        names: the class name of each image.
+    """
+    counts = Counter(names)
+    notes = [
+        f"class {name!r} ({counts[name]:,} images) reads like a missing label: if so, leave these images out"
+        for name in sorted(counts)
+        if name.strip().lower() in _MISSING
+    ]
+    seen: set[str] = set()
+    for key, what in ((_caseless, "case or spaces only"), (_number, "the writing of a number only")):
+        alike = _alike(counts, key, seen)
+        if alike:
+            pairs = [" and ".join(f"{name!r} ({counts[name]:,})" for name in group) for group in alike]
+            notes.append(f"classes that differ in {what}, kept apart: {_some(pairs, len(pairs))}")
+    return tuple(notes)
+
+
+def _alike(names: Iterable[str], key: Callable[[str], str | None], seen: set[str]) -> list[list[str]]:
+    """Groups of two names and more that share a key; names in `seen` were told, and more are added to them."""
+    groups: dict[str, list[str]] = {}
+    for name in sorted(set(names) - seen):
+        if (text := key(name)) is not None:
+            groups.setdefault(text, []).append(name)
+    alike = [group for group in groups.values() if len(group) > 1]
+    seen.update(name for group in alike for name in group)
+    return alike
+
+
+def _caseless(name: str) -> str:
+    return " ".join(name.replace("_", " ").replace("-", " ").casefold().split())
+
+
+def _number(name: str) -> str | None:
+    """1, 01 and 1.0 are 1."""
+    if not re.fullmatch(r"\s*[+-]?\d{1,15}(\.0*)?\s*", name):
+        return None
+    return str(int(name.strip().partition(".")[0]))
+
+
+def _some(texts: Iterable[str], count: int) -> str:
+    shown = [text for text, _ in zip(texts, range(_SHOWN), strict=False)]
+    return ", ".join(shown) + (f" and {count - _SHOWN:,} more" if count > _SHOWN else "")

@@ -1,0 +1,107 @@
+"""Where the files are that a table names: beside it, or where people's programs wrote the names from."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from selkern.data.decode import show
+from selkern.data.listing import is_file, is_folder, list_folder
+from selkern.errors import DataError
+
+_SAMPLE = 100  # names that are looked for in every place
+_PARENTS, _CHILDREN = 3, 50  # folders above the table's, and in it
+_SUFFIXES = ("", ".jpg", ".jpeg", ".png", ".JPG", ".tif", ".bmp", ".webp")  # some tables have names without
+_URL = re.compile(r"(https?|s3|gs|ftp)://", flags=re.IGNORECASE)
+_WINDOWS = re.compile(r"[A-Za-z]:[\\/]|\\\\")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Lookup:
+    """How the names of a table lead to files."""
+
+    folder: Path
+    """What they are relative to."""
+    suffix: str = ""
+    """What they lack."""
+    note: str = ""
+    """For the user, where the folder is not the table's or a suffix is added."""
+
+    def __call__(self, name: str) -> tuple[str, bool]:
+        """The file that a name stands for, and whether it is there."""
+        file = str(self.folder / (_local(name) + self.suffix))
+        if is_file(file):
+            return file, True
+        if "\\" in name:  # a table from Windows
+            other = str(self.folder / (_local(name).replace("\\", "/") + self.suffix))
+            if is_file(other):
+                return other, True
+        return file, False
+
+    def missing(self, name: str) -> str:
+        """What to say of a name whose file is not there."""
+        if _URL.match(name):
+            return f"a URL, not a file: {name[:200]!r}"
+        return f"no such image file: {name[:200]!r}"
+
+    def advice(self, name: str) -> str:
+        """What to do where the files are not there: of one of them, where it was looked for and where it is."""
+        if _URL.match(name):
+            return "download the images, and name the files"
+        if os.sep != "\\" and _WINDOWS.match(name):
+            return "these are paths of a Windows machine: write them relative to the table's folder"
+        if Path(name).is_absolute():
+            return "correct the paths, or write them relative to the table's folder"
+        looked = show(Path(self(name)[0]).absolute())
+        if is_file(name):
+            return f"{looked} was looked for: paths are relative to the table's folder, not to {show(Path.cwd())}"
+        return f"{looked} was looked for: correct the paths, or move the table"
+
+
+def find_lookup(table: Path, names: Sequence[str]) -> Lookup:
+    """How the names in a table are meant: relative to its folder, else to one near it where they are.
+
+    Raises:
+        DataError: the names are in several folders alike.
+    """
+    step = max(1, len(names) // _SAMPLE)
+    sample = [name for name in names[::step] if name][:_SAMPLE]
+    plain = Lookup(folder=table.parent)
+    if not sample or any(plain(name)[1] for name in sample):
+        return plain
+    best: list[Lookup] = []
+    most = 0
+    for lookup in _others(table.parent, sample):
+        hits = sum(lookup(name)[1] for name in sample)
+        if hits > most:
+            best, most = [], hits
+        if hits and hits == most:
+            best.append(lookup)
+    if not best:
+        return plain
+    inside = [lookup.folder for lookup in best if lookup.folder.parent == table.parent]
+    if len(inside) > 1 and len(inside) == len(best):
+        where = " and ".join(f"{show(folder.name)}/" for folder in inside[:2])
+        raise DataError(f"files of such names are in {where}", show(table), "write the folder before the names")
+    return best[0]
+
+
+def _others(folder: Path, names: Sequence[str]) -> Iterator[Lookup]:
+    """The other ways to understand names, the likelier before."""
+    above = [Path(path) for path in folder.absolute().parents[:_PARENTS]]
+    inside = [Path(entry.path) for entry in list_folder(folder) if is_folder(entry)][:_CHILDREN]
+    bare = not any(re.search(r"\.[A-Za-z]{3,5}$", name) for name in names)
+    for suffix in _SUFFIXES if bare else ("",):
+        for place in (folder, *above, *inside):
+            notes = [f"the files it names are in {show(place)}"] if place != folder else []
+            notes += [f"{suffix} is added to the names in the table"] if suffix else []
+            yield Lookup(folder=place, suffix=suffix, note="; ".join(notes))
+
+
+def _local(name: str) -> str:
+    """A name as the file system has it."""
+    name = name.removeprefix("file://")
+    return str(Path(name).expanduser()) if name.startswith("~/") else name

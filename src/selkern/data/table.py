@@ -1,0 +1,183 @@
+"""Tables as people write them: their encoding, separator, header and columns."""
+
+from __future__ import annotations
+
+import csv
+import io
+import itertools
+import re
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TextIO
+
+from selkern.data.decode import show
+from selkern.data.split import SEPARATORS
+from selkern.errors import DataError, printable
+
+_LONGEST = 1 << 20  # characters of a line of a table; the csv module itself allows 131,072 in a cell
+_MARKS = (
+    (b"\xef\xbb\xbf", "utf-8-sig"),
+    (b"\xff\xfe\0\0", "utf-32"),
+    (b"\xff\xfe", "utf-16"),
+    (b"\xfe\xff", "utf-16"),
+)
+_KINDS = (
+    (b"PK\x03\x04", "an Excel workbook or a zip"),
+    (b"\x1f\x8b", "a compressed file"),
+    (b"PAR1", "a Parquet file"),
+)
+_SEPARATOR_NAMES = {"\t": "tab"}
+
+Row = tuple[int, list[str]]  # number of the line, its cells
+
+
+@dataclass(frozen=True, kw_only=True)
+class Table:
+    """The rows of a table that has a header."""
+
+    path: Path
+    """The file."""
+    columns: tuple[str, ...]
+    """Their names, as in the header."""
+    header_line: int
+    """Number of the header's line."""
+    rows: tuple[Row, ...]
+    """Those that are not blank; their number of cells may be another than that of the columns."""
+    notes: tuple[str, ...]
+    """What was assumed to read it."""
+
+    def where(self, line: int) -> str:
+        """A line of it, for messages."""
+        return f"{show(self.path)} line {line}"
+
+
+def read_table(path: Path, sep: str | None, fits: Callable[[Sequence[str]], bool]) -> Table:
+    """Read a table.
+
+    Args:
+        path: UTF-8, or UTF-16 with a byte order mark as Excel writes it.
+        sep: what separates its columns; None tries the usual ones.
+        fits: whether such columns hold what is looked for.
+
+    Raises:
+        DataError: no such file, no text, or a text that is no table.
+    """
+    fix = "give a UTF-8 CSV whose first line names the columns, such as path,label"
+    line = 0
+    try:
+        with path.open(newline="", encoding=_encoding(path)) as file:
+            lines = _lines(file, path)
+            header, line, said = _header_line(lines)
+            sep = sep or said or _separator(header, path.suffix.lower() == ".tsv", fits)
+            rows = csv.reader(itertools.chain([header], lines), delimiter=sep, strict=True)
+            columns = [cell.strip() for cell in next(rows, [])]
+            kept = tuple((line + rows.line_num - 1, cells) for row in rows if any(cells := _cells(row, len(columns))))
+    except UnicodeDecodeError as error:
+        raise _other_encoding(path, error) from error
+    except (OSError, csv.Error) as error:
+        raise DataError(f"cannot read the table ({error})", show(path), fix) from error
+    notes = (f"columns of {path.name} are separated by {_named(sep)}",) if sep != _usual(path) and not said else ()
+    return Table(path=path, columns=tuple(columns), header_line=line, rows=kept, notes=notes)
+
+
+def column_called(
+    columns: Sequence[str], asked: str | None, names: Sequence[str], what: str, where: str
+) -> tuple[str | None, str]:
+    """Which column holds something, and a note where it is not called as we ask for it; None where none does.
+
+    Args:
+        columns: all there are.
+        asked: the user's word.
+        names: what such columns are called; one called as the first of them is it.
+        what: "path", "label" or "split", for messages.
+        where: the table.
+
+    Raises:
+        DataError: the column asked for is not there, is there twice, or several have such names.
+    """
+    flag = f"--{what}-column"
+    if asked is not None:
+        chosen = [c for c in columns if c == asked] or [c for c in columns if plain(c) == plain(asked)]
+        if not chosen:
+            raise DataError(f"no column {asked!r}", where, f"{flag} can be one of {', '.join(columns)[:200]}")
+    else:
+        chosen = [c for c in columns if plain(c) == names[0]] or [c for c in columns if plain(c) in names]
+    if not chosen:
+        return None, ""
+    if len(set(chosen)) < len(chosen):
+        raise DataError(f"two columns named {chosen[0]}", where, "keep one of them")
+    if len(chosen) > 1:
+        raise DataError(f"columns {' and '.join(chosen)} could each be the {what}", where, f"choose by {flag}")
+    named = asked is not None or plain(chosen[0]) == names[0]
+    return chosen[0], "" if named else f"{what}s are taken from the column {printable(chosen[0])!r}"
+
+
+def plain(column: str) -> str:
+    """A column's name without what people write differently: "Image Path" and "image_path" are imagepath."""
+    return re.sub(r"[\W_]+", "", column).lower()
+
+
+def _encoding(path: Path) -> str:
+    """By the file's first bytes. Raises DataError where these are no text."""
+    with path.open("rb") as file:
+        start = file.read(4)
+    for mark, kind in _KINDS:
+        if start.startswith(mark):
+            raise DataError(f"this is {kind}, not a table of text", show(path), "save it as CSV (UTF-8)")
+    return next((encoding for mark, encoding in _MARKS if start.startswith(mark)), "utf-8")
+
+
+def _other_encoding(path: Path, error: UnicodeDecodeError) -> DataError:
+    byte = error.object[error.start]
+    if error.encoding.startswith("utf-16") or not byte:
+        return DataError(f"text that is broken ({error.reason})", show(path), "save it as CSV (UTF-8)")
+    what = f"not UTF-8: it holds the byte 0x{byte:02x}, as Windows-1252 (Latin-1) text does"
+    return DataError(what, show(path), 'save it as "CSV UTF-8", or run iconv -f WINDOWS-1252 -t UTF-8')
+
+
+def _lines(file: TextIO, path: Path) -> Iterator[str]:
+    """The lines of a table, none of which can take all memory."""
+    while line := file.readline(_LONGEST):
+        if len(line) == _LONGEST:
+            raise DataError(f"a line of over {_LONGEST:,} characters", show(path), "give one line for each image")
+        yield line
+
+
+def _header_line(lines: Iterator[str]) -> tuple[str, int, str | None]:
+    """The first line that is neither blank nor a comment, its number, and the separator that Excel's `sep=;` says."""
+    sep = None
+    number = 0
+    for number, line in enumerate(lines, start=1):
+        text = line.strip()
+        if (said := re.fullmatch(r"sep=(.)", line.strip("\r\n"), flags=re.IGNORECASE)) is not None:
+            sep = said[1]
+        elif text.strip(",;|\t") and not text.startswith("#"):
+            return line, number, sep
+    return "", max(number, 1), sep
+
+
+def _separator(header: str, tabs: bool, fits: Callable[[Sequence[str]], bool]) -> str:
+    """The separator under which the header names what is looked for, else the one that gives most columns."""
+    found: dict[str, list[str]] = {}
+    for sep in sorted(SEPARATORS, key=lambda sep: sep != "\t") if tabs else SEPARATORS:
+        found[sep] = [cell.strip() for cell in next(csv.reader(io.StringIO(header), delimiter=sep), [])]
+        if fits(found[sep]):
+            return sep
+    return max(found, key=lambda sep: len(found[sep]))
+
+
+def _cells(row: list[str], width: int) -> list[str]:
+    """The cells of a row, none of a comment's; empty ones beyond the last column are left out."""
+    cells = [cell.strip() for cell in row]
+    while len(cells) > width and not cells[-1]:
+        cells.pop()
+    return [] if cells and len(cells) != width and cells[0].startswith("#") else cells
+
+
+def _usual(path: Path) -> str:
+    return "\t" if path.suffix.lower() == ".tsv" else ","
+
+
+def _named(sep: str) -> str:
+    return _SEPARATOR_NAMES.get(sep, repr(sep))
