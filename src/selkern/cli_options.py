@@ -12,7 +12,7 @@ from typing import Annotated, Literal, TypeVar
 import tyro
 from tyro.conf import Positional
 
-from selkern.data.split import TableOptions
+from selkern.data.table_options import TableOptions
 from selkern.errors import UsageError
 
 T = TypeVar("T")

@@ -9,8 +9,9 @@ from pathlib import Path
 from selkern.data.decode import show
 from selkern.data.files import file_source
 from selkern.data.lookup import Lookup, find_lookup
-from selkern.data.split import LeftOut, Listing, Options, Source, TableOptions, split_name
+from selkern.data.split import LeftOut, Listing, Options, Source, split_name
 from selkern.data.table import Table, column_called, read_table
+from selkern.data.table_options import TableOptions
 from selkern.errors import DataError, printable
 
 PATH_NAMES = (

@@ -8,7 +8,8 @@ from pathlib import Path
 
 from selkern.data.decode import show
 from selkern.data.listing import is_file, is_folder
-from selkern.data.split import OnBad, Options, Source, Split, TableOptions
+from selkern.data.split import OnBad, Options, Source, Split
+from selkern.data.table_options import TableOptions
 from selkern.errors import DataError
 
 __all__ = ["Source", "Split", "open_source"]

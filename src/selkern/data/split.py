@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, Protocol
 
@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from selkern.data.decode import Header
+from selkern.data.table_options import TableOptions
 from selkern.errors import UsageError
 
 SPLITS = ("train", "val", "test")
@@ -27,7 +28,6 @@ _SPLIT_OF = {word: split for split, words in _SPLIT_WORDS.items() for word in wo
 _BESIDE = frozenset({"", "set", "split", "data", "dataset", "image", "images", "img", "imgs", "photos", "pictures"})
 
 OnBad = Literal["error", "skip"]
-SEPARATORS = (",", ";", "\t", "|")
 
 
 def split_name(text: str) -> str | None:
@@ -104,29 +104,6 @@ class Source:
 
 
 @dataclass(frozen=True, kw_only=True)
-class TableOptions:
-    """How a table of images (.csv, .tsv, Parquet) is to be read, where it does not say so itself."""
-
-    path_column: str | None = None
-    """Column of a table that holds the image files (of Parquet, the images); by default found by its name."""
-    label_column: str | None = None
-    """Column of a table that holds the class names; by default found by its name."""
-    split_column: str | None = None
-    """Column of a table that holds train, val or test; by default the one called split, if any."""
-    sep: str | None = None
-    """Character between the columns of a .csv: "," ";" "|" or "tab"; by default found in its first line."""
-
-    def __post_init__(self) -> None:
-        if self.sep is not None and self.separator not in SEPARATORS:
-            raise UsageError(f"sep is {self.sep!r}", "--sep", 'give one of "," ";" "|" and "tab"')
-
-    @property
-    def separator(self) -> str | None:
-        """The character itself."""
-        return "\t" if self.sep in ("tab", "\\t") else self.sep
-
-
-@dataclass(frozen=True, kw_only=True)
 class Options:
     """How ``open_source`` was asked to open."""
 
@@ -140,7 +117,7 @@ class Options:
     """The saved split of an earlier run, restored where a cut is needed."""
     on_bad: OnBad = "error"
     """Rows and files that cannot be images of a split: a DataError, or leave them out."""
-    table: TableOptions = TableOptions()
+    table: TableOptions = field(default_factory=TableOptions)
     """How to read a table."""
 
     def __post_init__(self) -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TextIO
 
 from selkern.data.decode import show
-from selkern.data.split import SEPARATORS
+from selkern.data.table_options import SEPARATORS
 from selkern.errors import DataError, printable
 
 _LONGEST = 1 << 20  # characters of a line of a table; the csv module itself allows 131,072 in a cell

@@ -18,7 +18,7 @@ from selkern.analysis.style import to_png, to_svg
 from selkern.data.boxes import sizes_of
 from selkern.data.scenes import SceneSplit, SceneTruth
 from selkern.data.sources import Split
-from selkern.data.split import TableOptions
+from selkern.data.table_options import TableOptions
 from selkern.errors import ResourceError, UsageError
 from selkern.files import write_atomic, write_csv
 from selkern.models.cost import count

@@ -12,7 +12,8 @@ from selkern.data.decode import show
 from selkern.data.listing import is_file
 from selkern.data.preprocess import Preprocess
 from selkern.data.sources import Source, Split, open_source
-from selkern.data.split import OnBad, TableOptions
+from selkern.data.split import OnBad
+from selkern.data.table_options import TableOptions
 from selkern.errors import CheckpointError, UsageError
 from selkern.models import hub
 from selkern.models.registry import create_model

@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
 import tyro
 import yaml
 
-from selkern.data.split import TableOptions
+from selkern.data.table_options import TableOptions
 from selkern.errors import CheckpointError, UsageError
 from selkern.train.recipe import RECIPES, Recipe
 

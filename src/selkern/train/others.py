@@ -13,7 +13,8 @@ from selkern.analysis.subject import find_subject
 from selkern.data.decode import show
 from selkern.data.preprocess import Preprocess
 from selkern.data.sources import open_source
-from selkern.data.split import OnBad, TableOptions
+from selkern.data.split import OnBad
+from selkern.data.table_options import TableOptions
 from selkern.errors import UsageError
 from selkern.layers.parts import evaluating
 from selkern.models import hub
