@@ -8,7 +8,7 @@ from PIL import Image
 
 from selkern.data.augment import Augment, augment, mix
 from selkern.data.order import sample_rng
-from selkern.data.preprocess import Preprocess
+from selkern.data.preprocess import Preprocess, Resize
 from selkern.errors import UsageError
 
 S = 32
@@ -165,3 +165,33 @@ def test_validation_names_the_field(wrong: dict[str, object]) -> None:
     (field,) = wrong
     with pytest.raises(UsageError, match="--" + field.replace("_", "-")):
         Augment(**wrong)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("resize", ["squash", "pad"])
+def test_resized_crop_of_a_wide_picture_takes_from_all_of_it(resize: Resize) -> None:
+    """A picture whose colours are its coordinates, 4 times as wide as high, and no colour that the fill has."""
+    x, y = np.meshgrid(np.arange(200), np.arange(50) * 4)
+    wide = Image.fromarray(np.stack([x // 2, y // 2, 0 * x + 255], axis=2).astype(np.uint8))
+    preprocess = Preprocess(size=S, mean=(0.5, 0.5, 0.5), resize=resize)
+    spec = Augment(crop="resized", crop_scale=(0.25, 0.5), crop_ratio=(1.0, 1.0))
+    parts = [augment(wide, spec, preprocess, sample_rng(0, 0, i)).astype(float) for i in range(150)]
+    assert min(part[0].min() for part in parts) < 5  # both ends are seen
+    assert max(part[0][part[2] > 200].max() for part in parts) > 93
+    ratios = []
+    for part in parts:
+        shown = part[2] > 200
+        assert shown.mean() > 0.15  # never the fill alone
+        if shown.all():
+            ratios.append(np.ptp(part[0]) / np.ptp(part[1]))
+    if resize == "squash":
+        assert len(ratios) == 150
+        assert np.mean(ratios) == pytest.approx(1.0, abs=0.05)  # of the squashed picture, a square part
+    else:
+        assert not ratios
+
+
+def test_a_small_part_of_a_padded_line_shows_the_line() -> None:
+    line = Image.new("RGB", (300, 3), (255, 255, 255))
+    preprocess = Preprocess(size=S, mean=(0, 0, 0), resize="pad")
+    spec = Augment(crop="resized", crop_scale=(0.02, 0.02))
+    assert all((augment(line, spec, preprocess, sample_rng(0, 0, index)) == 255).any() for index in range(50))

@@ -32,6 +32,7 @@ from safetensors.torch import load_file, save
 from torch import Tensor
 
 from selkern import cli
+from selkern.data.preprocess import Preprocess, Resize
 from selkern.errors import CheckpointError, SelkernError, UsageError
 from selkern.models.backbone import Backbone
 from selkern.models.from_timm import to_timm
@@ -302,6 +303,7 @@ def test_a_file_of_timms_brought_by_hand(tmp_path: Path) -> None:
         (b"{", "config.json cannot be read"),
         ({**CONFIG, "pretrained_cfg": {"input_size": [3, 192, 160]}}, "not square"),
         ({**CONFIG, "pretrained_cfg": {"mean": "grey"}}, "config.json cannot be read"),
+        ({**CONFIG, "pretrained_cfg": {"crop_mode": "spiral"}}, "config.json cannot be read"),
         ({**CONFIG, "architecture": "skresnet34"}, "is missing"),
     ],
 )
@@ -317,6 +319,32 @@ def test_another_way_of_resizing_is_noted(tmp_path: Path) -> None:
     card = from_pretrained(write(tmp_path / "net", timm_files(config))).card
     assert card is not None
     assert card.source["resized by timm"] == "bilinear; here always bicubic"
+
+
+@pytest.mark.parametrize(("theirs", "ours"), [("center", None), ("squash", "squash"), ("border", "pad"), (None, None)])
+def test_timms_way_to_make_a_square_is_kept(tmp_path: Path, theirs: str | None, ours: str | None) -> None:
+    config = {**CONFIG, "pretrained_cfg": {"crop_mode": theirs}}
+    card = from_pretrained(write(tmp_path / "net", timm_files(config))).card
+    assert card is not None
+    assert card.preprocess.get("resize") == ours
+
+
+@pytest.mark.parametrize(
+    ("resize", "crop", "says"),
+    [
+        ("crop", 0.875, "the short side resized to 55 px (bicubic), the centre of 48 x 48 px cut out, less"),
+        ("squash", 1.0, "both sides resized to 48 px (bicubic), whatever their proportions, less"),
+        ("pad", 1.0, "the long side resized to 48 px (bicubic) and filled to a square with the mean colour, less"),
+        ("pad", 0.875, "filled to a square with the mean colour, the centre of 48 x 48 px cut out, less"),
+    ],
+)
+def test_the_model_card_says_how_images_are_made_square(tmp_path: Path, resize: Resize, crop: float, says: str) -> None:
+    model = create_model("sknet_mini", num_classes=2)
+    assert model.card is not None
+    preprocess = Preprocess(size=48, crop=crop, resize=resize)
+    model.card = replace(model.card, preprocess=preprocess.to_dict())
+    model.save_pretrained(tmp_path / "net")
+    assert says in (tmp_path / "net" / "README.md").read_text()
 
 
 # ---- the Hub

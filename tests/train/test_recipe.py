@@ -101,6 +101,7 @@ def test_yaml_round_trip_is_equal(options: TrainOptions, tmp_path: Path) -> None
         ("training: {epochs: many}", UsageError, "wrong type"),
         ("training: {epochs: 0}", UsageError, "epochs is 0 | --epochs | must be at least 1"),
         ("training: {optimizer: adam}", UsageError, "optimizer is adam"),
+        ("training: {resize: stretch}", UsageError, "resize is stretch | --resize | must be one of crop, squash, pad"),
         ("training: 3", UsageError, "expected a mapping"),
         ("[1, 2]", UsageError, "expected a mapping"),
         ("a: [", CheckpointError, "not YAML"),
@@ -207,3 +208,14 @@ def test_warm_up_rises_in_equal_steps_to_the_peak() -> None:
 )
 def test_cosine_falls_from_the_peak_to_zero(step: int, share: float) -> None:
     assert Recipe(epochs=5, warmup=1, lr=3.0).lr_at(step, 10) == pytest.approx(3 * share, abs=1e-12)
+
+
+def test_options_of_before_are_written_as_before_unless_asked_for_more() -> None:
+    """A study compares its runs' options with what it wrote before an update."""
+    text = TrainOptions().to_yaml()
+    assert "resize" not in text
+    assert TrainOptions.from_yaml(text, "config.yaml") == TrainOptions()
+    options = TrainOptions(training=replace(RECIPES["cifar"], resize="pad"))
+    assert TrainOptions.from_yaml(options.to_yaml(), "config.yaml") == options
+    assert options.training.preprocess.resize == "pad"
+    assert RECIPES["digits"].prepared(options.training.preprocess).preprocess == options.training.preprocess

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from selkern.data.preprocess import Preprocess
+from selkern.data.preprocess import Box, Preprocess, Resize
 from selkern.errors import UsageError
 
 Pixels = NDArray[np.uint8]
@@ -30,7 +30,8 @@ class Augment:
     """Which random changes training images get. The default changes nothing."""
 
     crop: Literal["none", "pad", "resized"] = "none"
-    """none: as in evaluation; pad: shift by up to `pad` px; resized: a random part of the image, enlarged."""
+    """none: as in evaluation; pad: shift by up to `pad` px; resized: a random part of the image, enlarged (with
+    --resize squash or pad: of the squashed or padded image)."""
     pad: int = 4
     """Largest shift of crop=pad, px of the network's input."""
     crop_scale: tuple[float, float] = (0.08, 1.0)
@@ -69,7 +70,8 @@ class Augment:
 def augment(image: Image.Image, spec: Augment, preprocess: Preprocess, rng: np.random.Generator) -> Pixels:
     """One training image -> (3, S, S) uint8: crop, flip, colour, erase, drawn from ``rng`` in this order."""
     if spec.crop == "resized":
-        pixels = _resized_crop(image, spec, preprocess.size, rng)
+        region = _random_region(image.width, image.height, spec, preprocess.resize, rng)
+        pixels = np.asarray(preprocess.show(image, region)).transpose(2, 0, 1)
     else:
         pixels = preprocess(image)
         if spec.crop == "pad" and spec.pad:
@@ -130,7 +132,7 @@ def _cut_box(size: int, weight: float, centre: NDArray[np.float64]) -> tuple[int
 
 def _mean_colour(preprocess: Preprocess) -> Pixels:
     """(3, 1, 1): what normalises to 0, so that a filled area tells the network nothing."""
-    return np.rint(np.array(preprocess.mean) * 255).astype(np.uint8)[:, None, None]
+    return np.array(preprocess.mean_colour, dtype=np.uint8)[:, None, None]
 
 
 def _shift(pixels: Pixels, pad: int, preprocess: Preprocess, rng: np.random.Generator) -> Pixels:
@@ -142,13 +144,24 @@ def _shift(pixels: Pixels, pad: int, preprocess: Preprocess, rng: np.random.Gene
     return canvas[:, top : top + size, left : left + size]
 
 
-def _resized_crop(image: Image.Image, spec: Augment, size: int, rng: np.random.Generator) -> Pixels:
-    box = _crop_box(image.width, image.height, spec, rng)
-    part = image.resize((size, size), Image.Resampling.BICUBIC, box=box)
-    return np.asarray(part).transpose(2, 0, 1)
+def _random_region(width: int, height: int, spec: Augment, resize: Resize, rng: np.random.Generator) -> Box:
+    """A random part of a (width, height) image, of the shapes that it has once it is resized, px of the image."""
+    if resize == "crop":
+        return _crop_box(width, height, spec, rng)
+    side = max(width, height)
+    left, top, right, bottom = _crop_box(side, side, spec, rng)
+    if resize == "squash":
+        x, y = width / side, height / side
+        return left * x, top * y, right * x, bottom * y
+    # The image lies in the middle of a padded square. The part's centre is moved onto it, so that it shows something.
+    x, y = (
+        min(max(0.0, (low + high - side + length) / 2), length) - (low + high) / 2
+        for low, high, length in ((left, right, width), (top, bottom, height))
+    )
+    return left + x, top + y, right + x, bottom + y
 
 
-def _crop_box(width: int, height: int, spec: Augment, rng: np.random.Generator) -> tuple[float, float, float, float]:
+def _crop_box(width: int, height: int, spec: Augment, rng: np.random.Generator) -> Box:
     """A random part of a (width, height) image: (left, top, right, bottom) px."""
     low, high = spec.crop_ratio
     for _ in range(_TRIES):

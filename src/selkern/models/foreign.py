@@ -29,6 +29,8 @@ from selkern.models.weights import Card, numbered, read_tensors
 
 # What timm evaluates its SK networks with, and nearly everybody else.
 IMAGENET = Preprocess(size=224, crop=0.875, mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
+# timm's names of the ways to make an image square, and ours.
+CROP_MODES = {"center": "crop", "squash": "squash", "border": "pad"}
 
 _CONFIG_BYTES, _PICKLE_BYTES = 1 << 20, 16 << 20  # of a config.json, of the part of a torch file that is a pickle
 # All that a state dict is made of.
@@ -97,6 +99,7 @@ def preparation(path: Path, model: str, size: int) -> tuple[Preprocess, dict[str
         return Preprocess.from_dict(usual), {}
     names = {"crop": "crop_pct", "mean": "mean", "std": "std"}
     told = {ours: given[theirs] for ours, theirs in names.items() if theirs in given}
+    told["resize"] = CROP_MODES.get(given.get("crop_mode") or "center")
     try:
         _, height, width = given.get("input_size", (3, size, size))
         if height != width:

@@ -151,10 +151,13 @@ def _images(card: Card, facts: Facts) -> str:
     if not {"size", "crop", "mean", "std"} <= told.keys():
         return f"## Images\n\nHow they were prepared is not recorded. The network is designed for {facts.size} px.\n"
     side = told["size"]
-    return (
-        f"## Images\n\nRGB from 0 to 1, the short side resized to {round(side / told['crop'])} px (bicubic), the "
-        f"centre of {side} x {side} px cut out, less the mean {told['mean']}, divided by {told['std']}.\n"
-    )
+    resized = round(side / told["crop"])
+    square = {
+        "squash": f"both sides resized to {resized} px (bicubic), whatever their proportions",
+        "pad": f"the long side resized to {resized} px (bicubic) and filled to a square with the mean colour",
+    }.get(told.get("resize", "crop"), f"the short side resized to {resized} px (bicubic)")
+    cut = "" if resized == side and "resize" in told else f", the centre of {side} x {side} px cut out"
+    return f"## Images\n\nRGB from 0 to 1, {square}{cut}, less the mean {told['mean']}, divided by {told['std']}.\n"
 
 
 def _classes(card: Card) -> str:

@@ -18,6 +18,7 @@ from selkern.data.table_options import TableOptions
 from selkern.errors import UsageError
 from selkern.layers.parts import evaluating
 from selkern.models import hub
+from selkern.models.foreign import CROP_MODES
 from selkern.models.weights import Card
 from selkern.train.distributed import pick_device
 from selkern.train.loaded import Loaded, require_named
@@ -75,7 +76,9 @@ def _preprocess(model: nn.Module, size: int | None, *, is_timm: bool) -> Preproc
         return Preprocess(size=size or _SIDE)
     config: dict[str, Any] = sys.modules["timm"].data.resolve_model_data_config(model)
     side = size or int(config["input_size"][-1])
-    return Preprocess(size=side, crop=config["crop_pct"], mean=tuple(config["mean"]), std=tuple(config["std"]))
+    colours = {name: tuple(config[name]) for name in ("mean", "std")}
+    told = {"size": side, "crop": config["crop_pct"], **colours, "resize": CROP_MODES.get(config["crop_mode"])}
+    return Preprocess.from_dict(told)
 
 
 def _try(model: nn.Module, word: str, side: int, classes: int) -> None:

@@ -12,11 +12,12 @@ from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
 from selkern.data.augment import Augment
-from selkern.data.preprocess import Preprocess
+from selkern.data.preprocess import Preprocess, Resize
 from selkern.errors import UsageError
 from selkern.layers.memory import Memory
 
 _CHOICES = {
+    "resize": get_args(Resize),
     "optimizer": ("sgd", "adamw"),
     "schedule": ("cosine", "steps"),
     "precision": ("auto", "fp32", "bf16"),
@@ -38,8 +39,11 @@ class Recipe:
     """Parts a batch is worked through in, to save memory; the step is the same but for BatchNorm's statistics."""
     image_size: int = 48
     """Side of the network's input, px."""
+    resize: Resize = "crop"
+    """How an image that is no square becomes one: crop shows its centre alone; squash shows all of it, proportions not
+    kept; pad shows all of it, between areas of the mean colour."""
     eval_crop: float = 1.0
-    """Share of the resized image that evaluation's centre crop keeps (ImageNet: 0.875)."""
+    """Share of each side of the resized image that evaluation's centre crop keeps (ImageNet: 0.875)."""
     mean: tuple[float, float, float] = (0.5, 0.5, 0.5)
     """Mean subtracted from each colour, of 1."""
     std: tuple[float, float, float] = (0.25, 0.25, 0.25)
@@ -71,6 +75,7 @@ class Recipe:
     memory: Memory = "default"
     """What is kept for the backward pass: lean is the least, for a few percent of time; plain is autograd's own way."""
     augment: Augment = Augment()  # noqa: RUF009 - frozen
+    """Random changes of training images."""
 
     def __post_init__(self) -> None:
         checks: dict[str, tuple[bool, str]] = {
@@ -122,7 +127,18 @@ class Recipe:
     @property
     def preprocess(self) -> Preprocess:
         """How images become inputs, in training's validation and ever after."""
-        return Preprocess(size=self.image_size, crop=self.eval_crop, mean=self.mean, std=self.std)
+        return Preprocess(size=self.image_size, crop=self.eval_crop, resize=self.resize, mean=self.mean, std=self.std)
+
+    def prepared(self, preprocess: Preprocess) -> Recipe:
+        """This recipe with images prepared in another way."""
+        return replace(
+            self,
+            image_size=preprocess.size,
+            eval_crop=preprocess.crop,
+            resize=preprocess.resize,
+            mean=preprocess.mean,
+            std=preprocess.std,
+        )
 
     def lr_at(self, step: int, steps_per_epoch: int) -> float:
         """Learning rate of optimizer step `step` (from 0): a pure function, so a resumed run needs no history."""
