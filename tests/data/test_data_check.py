@@ -204,7 +204,7 @@ def test_the_screen(faulty: Path, capsys: pytest.CaptureFixture[str]) -> None:
         "look     1 image with a side below 32 px, such as train/dog/thin.png, 8 x 250",
         "look     2 images with one side more than 4 times the other, such as train/dog/thin.png, 8 x 250",
         "note     ignored: docs/ (not a split)",
-        f"note     ignored: {faulty}/train/.cache/",
+        "note     ignored: folders that systems and programs make (.cache/)",
     ]
     assert "           train/cat/cut short.png  the image is broken (image file is truncated)" in lines
     assert "           train/cat/1.png = val/cat/other name.bmp" in lines

@@ -9,7 +9,8 @@ from pathlib import Path
 from selkern.data.decode import show
 from selkern.data.files import file_source
 from selkern.data.lookup import Lookup, find_lookup
-from selkern.data.split import LeftOut, Listing, Options, Source, split_name
+from selkern.data.split import LeftOut, Listing, Options, Source
+from selkern.data.split_names import VAGUE, assign_splits, split_word
 from selkern.data.table import Table, column_called, read_table
 from selkern.data.table_options import TableOptions
 from selkern.errors import DataError, printable
@@ -118,7 +119,7 @@ def _columns(table: Table, asked: TableOptions) -> _Columns:
     at = table.columns.index
     known = split is not None and any(len(cells) > at(split) and cells[at(split)] for _, cells in table.rows)
     if split_note and asked.split_column is None:  # a column that is not called split may hold something else
-        known = all(len(cells) <= at(split) or split_name(cells[at(split)]) for _, cells in table.rows)
+        known = all(len(cells) <= at(split) or split_word(cells[at(split)]) for _, cells in table.rows)
     notes = (path_note, label_note, split_note if known else "")
     return _Columns(
         path=at(path),
@@ -145,6 +146,8 @@ def _read(table: Table, columns: _Columns, lookup: Lookup, split: str, listed: _
     """Take in the rows of a table."""
     listed.rows += len(table.rows)
     slashes = 0
+    meant = _splits(table, columns.split)
+    listed.notes += [f"split {word!r} is taken for {meant[word]}" for word in sorted(VAGUE.intersection(meant))]
     for line, cells in table.rows:
         where = table.where(line)
         if len(cells) != len(table.columns):
@@ -152,7 +155,7 @@ def _read(table: Table, columns: _Columns, lookup: Lookup, split: str, listed: _
             listed.bad(where, f"{what} (texts that hold the separator need quotes)")
             continue
         name, label = cells[columns.path], cells[columns.label]
-        said = split if columns.split is None else split_name(cells[columns.split])
+        said = split if columns.split is None else meant.get(split_word(cells[columns.split]))
         if not name or not label:
             listed.bad(where, f"the {'label' if name else 'path'} is empty")
             continue
@@ -172,6 +175,13 @@ def _read(table: Table, columns: _Columns, lookup: Lookup, split: str, listed: _
         slashes += there and "\\" in name and "\\" not in file
     if slashes:
         listed.notes.append(f"\\ in {slashes:,} paths is read as /")
+
+
+def _splits(table: Table, column: int | None) -> dict[str, str]:
+    """{word in the column of splits: the split it means}."""
+    if column is None:
+        return {}
+    return assign_splits({split_word(cells[column]) for _, cells in table.rows if len(cells) > column})
 
 
 def _fails(listed: _Listed, options: Options) -> bool:

@@ -1,30 +1,151 @@
-"""What lies in a folder: its entries, and the images below it."""
+"""What lies in folders: the images below them, and what beside these is left out."""
 
 from __future__ import annotations
 
 import os
+import re
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from selkern.data.decode import IMAGE_SUFFIXES, show
-from selkern.errors import DataError
+from PIL import Image
+
+from selkern.data.decode import FORMATS, IMAGE_SUFFIXES, read_header, show
+from selkern.errors import DataError, printable
 
 _DEEPEST, _OFTENEST = 100, 100  # folders below each other, and ways that lead into one folder
+_SHOWN = 5  # names or suffixes in a note
+_TRIED = 1000  # files of a strange suffix that are opened, as long as none of them is an image
+# What archives, file servers, systems and programs put beside the user's own folders; dot names are such too.
+_MADE_BY_SYSTEMS = frozenset(
+    {
+        "__macosx",
+        "@eadir",
+        "@recycle",
+        "#recycle",
+        "#snapshot",
+        "$recycle.bin",
+        "recycler",
+        "system volume information",
+        "lost+found",
+        "network trash folder",
+        "temporary items",
+        "__pycache__",
+        "node_modules",
+    }
+)
+_COMPANIONS = frozenset({"thumbs.db", "ehthumbs.db", "desktop.ini", "icon\r"})
+_SURE = frozenset({"JPEG", "PNG", "WEBP", "TIFF", "GIF"})  # their first bytes say it; of others the header must be read
+# Most of them are TIFF files by their first bytes, of which Pillow would read a thumbnail.
+_RAW = frozenset(
+    {".arw", ".cr2", ".cr3", ".dng", ".erf", ".nef", ".nrw", ".orf", ".pef", ".raf", ".raw", ".rw2", ".srw", ".x3f"}
+)
+_HEIF = frozenset({".heic", ".heif", ".hif"})
+
+
+class Search:
+    """Looks for images below folders, and keeps account of what else lies there."""
+
+    def __init__(self) -> None:
+        self._left_out: Counter[str] = Counter()  # suffix -> files
+        self._tried: Counter[str] = Counter()  # suffix, of which no file was an image yet -> files opened
+        self._ignored: dict[str, str] = {}  # path of a folder -> its name
+        self._dead: dict[str, None] = {}  # links that lead nowhere, in order
+
+    def images(self, folder: str | Path) -> list[str]:
+        """Every image file below a folder, in lexical order; links are followed, but never back into one above."""
+        return list(self._walk(str(folder), (), Counter()))
+
+    def has_images(self, folder: str | Path) -> bool:
+        """Whether there is an image below a folder."""
+        return next(Search()._walk(str(folder), (), Counter()), None) is not None
+
+    def folders(self, folder: str | Path) -> list[os.DirEntry[str]]:
+        """The folders in a folder, in lexical order."""
+        return [entry for entry in _scan(folder, only_folders=True) if self._is_own(entry)]
+
+    def files(self, folder: str | Path) -> list[os.DirEntry[str]]:
+        """The files in a folder, in lexical order."""
+        return [entry for entry in _scan(folder) if self._is_own(entry) and not is_folder(entry)]
+
+    def loose(self, folder: str | Path) -> list[str]:
+        """The images in a folder itself."""
+        aside = Search()
+        return [entry.path for entry in self.files(folder) if aside._is_image(entry)]
+
+    def notes(self) -> Iterator[str]:
+        """What was left out, and why."""
+        if self._ignored:
+            names = sorted(set(self._ignored.values()))
+            yield f"ignored: folders that systems and programs make ({some(f'{name}/' for name in names)})"
+        if self._dead:
+            links = (
+                f"{len(self._dead):,} links that lead nowhere" if len(self._dead) > 1 else "a link that leads nowhere"
+            )
+            yield f"left out: {links} ({some(map(show, self._dead))})"
+        counts = sorted(self._left_out.items(), key=lambda item: (-item[1], item[0]))
+        plain = [f"{count:,} {suffix or 'without a suffix'}" for suffix, count in counts if not _hint(suffix)]
+        if plain:
+            yield f"left out, being no images: {some(plain)}"
+        for suffix, count in counts:
+            if hint := _hint(suffix):
+                yield f"left out: {count:,} {suffix} ({hint})"
+
+    def _walk(self, folder: str, above: tuple[tuple[int, int], ...], ways: Counter[tuple[int, int]]) -> Iterator[str]:
+        """Image files below a folder; `above` are the folders it lies in, `ways` how often each was entered."""
+        status = Path(folder).stat()
+        here = (status.st_dev, status.st_ino)
+        if here in above:  # a link back up: its images are listed already
+            return
+        ways[here] += 1
+        if ways[here] > _OFTENEST:  # links in n folders can lead 2^n ways
+            raise DataError(f"links lead into this folder over {_OFTENEST} times", show(folder), "remove the links")
+        if len(above) > _DEEPEST:
+            raise DataError(f"folders lie more than {_DEEPEST} deep", show(folder)[-200:], "move the images up")
+        for entry in filter(self._is_own, _scan(folder)):
+            if is_folder(entry):
+                yield from self._walk(entry.path, (*above, here), ways)
+            elif self._is_image(entry):
+                yield entry.path
+            else:
+                self._left_out[_suffix(entry.name)] += 1
+
+    def _is_own(self, entry: os.DirEntry[str]) -> bool:
+        name = entry.name.casefold()
+        if name.startswith(".") or name in _MADE_BY_SYSTEMS:
+            if is_folder(entry):
+                self._ignored[entry.path] = printable(entry.name)
+            return False
+        if name in _COMPANIONS:
+            return False
+        if entry.is_symlink() and not _leads_somewhere(entry.path):
+            self._dead[entry.path] = None
+            return False
+        return is_folder(entry) or is_file(entry)
+
+    def _is_image(self, entry: os.DirEntry[str]) -> bool:
+        """By suffix, or, where that says nothing, by the first bytes."""
+        full, suffix = Path(entry.name).suffix.lower(), _suffix(entry.name)
+        if full in IMAGE_SUFFIXES:
+            return True
+        if full in _RAW or (suffix and self._tried[suffix] >= _TRIED):
+            return False
+        if not _holds_image(entry.path):
+            self._tried[suffix] += 1
+            return False
+        self._tried[suffix] = -(1 << 62)  # such files can be images: all of them are opened
+        return True
 
 
 def find_images(folder: Path) -> list[Path]:
-    """Every image file below ``folder`` by suffix, in lexical order.
-
-    Names that start with a dot are skipped; links are followed, but never back into a folder above.
-    """
-    return [Path(path) for path in _walk(str(folder), (), Counter())]
+    """Every image file below ``folder``, in lexical order."""
+    return [Path(path) for path in Search().images(folder)]
 
 
-def is_file(path: str | Path) -> bool:
+def is_file(path: str | Path | os.DirEntry[str]) -> bool:
     """Whether there is such a file; False also for a name that none can have, a link to itself, a pipe, a device."""
     try:
-        return Path(path).is_file()
+        return path.is_file() if isinstance(path, os.DirEntry) else Path(path).is_file()
     except (OSError, ValueError):
         return False
 
@@ -37,30 +158,61 @@ def is_folder(path: str | Path | os.DirEntry[str]) -> bool:
         return False
 
 
-def list_folder(folder: str | Path) -> list[os.DirEntry[str]]:
-    """The entries of a folder without the dot names, in lexical order; DataError where it cannot be read."""
+def _leads_somewhere(link: str) -> bool:
+    try:
+        return Path(link).exists()
+    except OSError:  # a link to itself, in some versions of Python
+        return False
+
+
+def some(texts: Iterable[str]) -> str:
+    """The first of some texts, and how many more there are."""
+    texts = list(texts)
+    more = f" and {len(texts) - _SHOWN:,} more" if len(texts) > _SHOWN else ""
+    return ", ".join(texts[:_SHOWN]) + more
+
+
+def _scan(folder: str | Path, only_folders: bool = False) -> list[os.DirEntry[str]]:
+    """The entries of a folder in lexical order; DataError where it cannot be read."""
     try:
         with os.scandir(folder) as entries:
-            return sorted((e for e in entries if not e.name.startswith(".")), key=lambda e: e.name)
+            return sorted((e for e in entries if not only_folders or is_folder(e)), key=lambda e: e.name)
     except OSError as error:
-        raise DataError(
-            f"cannot read the folder ({error.strerror})", show(folder), "check the name and rights"
-        ) from error
+        fix = "check the name and rights"
+        raise DataError(f"cannot read the folder ({error.strerror})", show(folder), fix) from error
 
 
-def _walk(folder: str, above: tuple[tuple[int, int], ...], ways: Counter[tuple[int, int]]) -> Iterator[str]:
-    """Image files below a folder; `above` are the folders it lies in, `ways` how often each was entered."""
-    told = Path(folder).stat()
-    here = (told.st_dev, told.st_ino)
-    if here in above:  # a link back up: its images are listed already
-        return
-    ways[here] += 1
-    if ways[here] > _OFTENEST:  # links in n folders can lead 2^n ways
-        raise DataError(f"links lead into this folder over {_OFTENEST} times", show(folder), "remove the links")
-    if len(above) > _DEEPEST:
-        raise DataError(f"folders lie more than {_DEEPEST} deep", show(folder)[-200:], "move the images up")
-    for entry in list_folder(folder):
-        if is_folder(entry):
-            yield from _walk(entry.path, (*above, here), ways)
-        elif Path(entry.name).suffix.lower() in IMAGE_SUFFIXES and is_file(entry.path):
-            yield entry.path
+def _suffix(name: str) -> str:
+    """The suffix by which a file is counted; empty where what follows the last dot is hardly one."""
+    suffix = Path(name).suffix.lower()
+    return suffix if re.fullmatch(r"\.\w{1,10}", suffix) else ""
+
+
+def _hint(suffix: str) -> str:
+    """What to do with images that are not read; empty for what is no image."""
+    if suffix in _RAW:
+        return "raw images of a camera: export them as JPEG or TIFF"
+    return "HEIC: pip install 'selkern[heif]' to read them" if suffix in _HEIF else ""
+
+
+def _holds_image(file: str) -> bool:
+    """Whether a file's content is an image of those formats that are read."""
+    try:
+        with Path(file).open("rb") as stream:
+            head = stream.read(16)
+    except OSError:
+        return False
+    Image.init()
+    kind = next((name for name in FORMATS if name in Image.OPEN and _accepts(name, head)), None)
+    if kind is None or kind in _SURE:
+        return kind is not None
+    try:
+        read_header(Path(file))
+    except DataError:
+        return False
+    return True
+
+
+def _accepts(kind: str, head: bytes) -> bool:
+    accept = Image.OPEN[kind][1]
+    return accept is not None and bool(accept(head))

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from selkern.data.decode import show
-from selkern.data.listing import is_file, is_folder, list_folder
+from selkern.data.listing import Search, is_file
 from selkern.errors import DataError
 
 _SAMPLE = 100  # names that are looked for in every place
@@ -92,7 +92,7 @@ def find_lookup(table: Path, names: Sequence[str]) -> Lookup:
 def _others(folder: Path, names: Sequence[str]) -> Iterator[Lookup]:
     """The other ways to understand names, the likelier before."""
     above = [Path(path) for path in folder.absolute().parents[:_PARENTS]]
-    inside = [Path(entry.path) for entry in list_folder(folder) if is_folder(entry)][:_CHILDREN]
+    inside = [Path(entry.path) for entry in Search().folders(folder)][:_CHILDREN]
     bare = not any(re.search(r"\.[A-Za-z]{3,5}$", name) for name in names)
     for suffix in _SUFFIXES if bare else ("",):
         for place in (folder, *above, *inside):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,23 +17,7 @@ from selkern.data.table_options import TableOptions
 from selkern.errors import UsageError
 
 SPLITS = ("train", "val", "test")
-_SPLIT_WORDS = {  # as Hugging Face's datasets has them
-    "train": ("train", "training"),
-    "val": ("val", "valid", "validation", "dev"),
-    "test": ("test", "testing", "eval", "evaluation"),
-}
-_SPLIT_OF = {word: split for split, words in _SPLIT_WORDS.items() for word in words}
-# What people write beside the word: train_images, "Test Set", val2017.
-_BESIDE = frozenset({"", "set", "split", "data", "dataset", "image", "images", "img", "imgs", "photos", "pictures"})
-
 OnBad = Literal["error", "skip"]
-
-
-def split_name(text: str) -> str | None:
-    """train, val or test as people write them ("Training", "dev", "test_set", "train2017"); None for another word."""
-    words = [word.strip("0123456789") for word in re.split(r"[\W_]+", text.lower())]
-    known = [word for word in words if word not in _BESIDE]
-    return _SPLIT_OF.get(known[0]) if len(known) == 1 else None
 
 
 class Split(Protocol):
