@@ -90,11 +90,24 @@ class Evaluation:
         """95 % interval of top-1."""
         return wilson(int(self.right.sum()), len(self))
 
+    @property
+    def largest(self) -> tuple[str, float]:
+        """The class with most images, and the share it has of all: the top-1 of always naming it."""
+        counts = np.bincount(self.labels, minlength=len(self.classes))
+        return self.classes[int(counts.argmax())], float(counts.max() / len(self))
+
+    @property
+    def above_chance(self) -> bool:
+        """Whether the interval of top-1 lies above what always naming the largest class gives."""
+        return self.top1_interval[0] > self.largest[1]
+
     def to_dict(self) -> dict[str, Any]:
         """The figures as plain values, for JSON."""
         low, high = self.top1_interval
         classes = [{"class": name, "images": n, "right": right if n else None} for name, n, right in self.per_class()]
-        figures = {"top1": self.top1, "top1_low": low, "top1_high": high, "top5": self.top5, "loss": self.loss}
+        figures: dict[str, Any] = {"top1": self.top1, "top1_low": low, "top1_high": high, "top5": self.top5, "loss": self.loss}
+        name, share = self.largest
+        figures |= {"largest_class": name, "largest_class_share": share, "above_chance": self.above_chance}
         return {"images": len(self), "skipped": len(self.skipped), **figures, "classes": classes}
 
     def require_numbers(self, split: Split) -> None:

@@ -20,7 +20,15 @@ from torch import Tensor, nn
 
 from selkern.analysis.intervene import Change, choose, forced, frozen, smallest_and_largest
 from selkern.analysis.probe import as_written, find_units, hooked
-from selkern.analysis.statistics import Array, Estimate, bootstrap, mean_estimate, rank_correlation
+from selkern.analysis.statistics import (
+    Array,
+    Estimate,
+    bootstrap,
+    cells,
+    mean_estimate,
+    rank_correlation,
+    within_rank_correlation,
+)
 from selkern.analysis.stream import Pictures
 from selkern.analysis.tables import Result
 from selkern.layers.parts import evaluating
@@ -103,39 +111,56 @@ class Growth:
 
     Attributes:
         label: of the unit.
-        chosen: with the selection as it is.
-        fixed: with the selection frozen to its mean: what is left is not the selection's doing.
+        chosen_within: within classes, with the selection as it is; the intervals of all units hold at once.
+        fixed_within: with the selection frozen to its mean: what is left is not the selection's doing.
+        chosen, fixed: the same pooled over classes, each interval by itself.
     """
 
     label: str
+    chosen_within: Estimate
+    fixed_within: Estimate
     chosen: Estimate
     fixed: Estimate
 
     def to_row(self) -> dict[str, Any]:
         """Plain values."""
         row: dict[str, Any] = {"unit": self.label}
-        for name, e in (("chosen", self.chosen), ("fixed", self.fixed)):
-            row |= {f"rho_{name}": e.value, f"rho_{name}_low": e.low, f"rho_{name}_high": e.high}
+        for name in ("chosen_within", "fixed_within", "chosen", "fixed"):
+            row |= cells(f"rho_{name}", getattr(self, name))
         return row
 
 
 def growth(
-    study: FieldStudy, scale: Array, clusters: NDArray[np.int64], known: NDArray[np.bool_] | None = None
+    study: FieldStudy,
+    scale: Array,
+    clusters: NDArray[np.int64],
+    labels: NDArray[np.int64],
+    known: NDArray[np.bool_] | None = None,
 ) -> tuple[Growth, ...]:
     """Does the field grow with the object? Per unit; needs fields as chosen and frozen.
 
     Args:
         scale: (k,) size of the object in the study's images.
         clusters: (k,) the original each was made from.
+        labels: (k,) the class of each.
         known: (n,) which of the study's images these are; None for all.
     """
     some = np.ones(study.n, bool) if known is None else known
-    labels = list(dict.fromkeys(field.label for field in study.fields))
-    pairs = []
-    for how in (CHOSEN, FROZEN):
-        radii = np.nan_to_num(np.stack([study.of(label, how).radii[some] for label in labels], axis=1))
-        pairs.append(bootstrap(lambda i, r=radii: rank_correlation(scale[i], r[i]), clusters, draws=300))  # type: ignore[misc]
-    return tuple(Growth(label, *both) for label, both in zip(labels, zip(*pairs, strict=True), strict=True))
+    units = list(dict.fromkeys(field.label for field in study.fields))
+    radii = [
+        np.nan_to_num(np.stack([study.of(unit, how).radii[some] for unit in units], axis=1)) for how in (CHOSEN, FROZEN)
+    ]
+
+    def within(r: Array) -> list[Estimate]:
+        return bootstrap(
+            lambda i: within_rank_correlation(scale[i], r[i], labels[i]), clusters, draws=300, together=True
+        )
+
+    def pooled(r: Array) -> list[Estimate]:
+        return bootstrap(lambda i: rank_correlation(scale[i], r[i]), clusters, draws=300)
+
+    columns = [*map(within, radii), *map(pooled, radii)]
+    return tuple(Growth(*row) for row in zip(units, *columns, strict=True))
 
 
 def receptive_fields(

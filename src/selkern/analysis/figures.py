@@ -18,25 +18,26 @@ from selkern.analysis.style import ACCENT, INK, MUTED, SECOND, SHADES, STYLE, dr
 
 
 def correlations(study: ScaleStudy) -> Figure:
-    """Rank correlation of true scale and preference, plain and with intensity removed, with intervals."""
-    with drawing(7.2, 0.42 * len(study.units) + 1.1) as figure:
+    """Rank correlation of true size and preference: within classes, with the light removed too, and pooled."""
+    kinds = (
+        ("within", ACCENT, "o", "within classes"),
+        ("within_lit", SECOND, "D", "intensity and contrast removed too"),
+        ("rho", MUTED, "s", "pooled over classes"),
+    )
+    with drawing(7.2, 0.5 * len(study.units) + 1.1) as figure:
         axes = figure.add_subplot()
         rows = np.arange(len(study.units))
-        for shift, name, colour, marker in (
-            (-0.14, "rho", ACCENT, "o"),
-            (0.14, "partial", SECOND, "D"),
-        ):
+        for shift, (name, colour, marker, label) in zip((-0.22, 0.0, 0.22), kinds, strict=True):
             estimates = [getattr(unit, name) for unit in study.units]
             values = np.array([e.value for e in estimates])
             errors = np.abs(np.array([[e.value - e.low, e.high - e.value] for e in estimates]).T)
-            label = "size and selection" if name == "rho" else "the same, image's mean intensity removed"
             axes.errorbar(values, rows + shift, xerr=errors, fmt=marker, ms=5, color=colour, capsize=2.5, label=label)
         axes.axvline(0, color=MUTED, lw=1)
         axes.set_yticks(rows, [unit.unit.label for unit in study.units])
         axes.invert_yaxis()
         axes.set_xlim(-1, 1)
         axes.set_xlabel("rank correlation, 95 % interval")
-        axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=2)
+        axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=3)
         return figure
 
 
@@ -53,7 +54,7 @@ def dose_response(study: ScaleStudy) -> Figure:
         means = [mean_estimate(study.preference[bins == b, number]) for b in kept]
         axes.fill_between(middles, [m.low for m in means], [m.high for m in means], color=SHADES[0], alpha=0.7, lw=0)
         axes.plot(middles, [m.value for m in means], color=ACCENT, marker="o", ms=3)
-        note = f"rho {unit.rho.value:+.2f}" if unit.rho else ""
+        note = f"rho {unit.rho.value:+.2f}" if unit.rho else ""  # of these points, which are of all classes
         axes.set_title(f"{unit.unit.label}   {note}")
 
     return _per_unit(study.units, draw, study.size_name, study.axis_name)

@@ -1,12 +1,12 @@
-"""Does the selection follow the size of the object? The paper's Figure 3, and its claim put to the test.
+"""What units chose, and how it moves with size: the paper's Figure 3, and what every study of size results in.
 
-Two studies. `true_scale`: where the size of every object is known, the rank correlation of size and selection,
-also with the image's mean intensity removed (a larger digit is also more ink). `zoom_sweep`: where it is not,
-the paper's way, the same images with their centre enlarged 1.0, 1.5 and 2.0 times.
+Where the size of every object is known, `true_scale` holds the selection against it. `zoom_sweep` here is the paper's
+way, the same images with their centre enlarged 1.0, 1.5 and 2.0 times.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -18,13 +18,7 @@ from torch import nn
 
 from selkern.analysis.probe import UnitInfo, record
 from selkern.analysis.selection import Selected, preference, studied_units
-from selkern.analysis.statistics import (
-    Array,
-    Estimate,
-    bootstrap,
-    partial_rank_correlation,
-    rank_correlation,
-)
+from selkern.analysis.statistics import Array, Estimate, cells
 from selkern.analysis.stream import stream
 from selkern.analysis.tables import Result
 from selkern.data.preprocess import Preprocess
@@ -105,7 +99,10 @@ class UnitScale:
 
     Attributes:
         unit: which.
-        rho: rank correlation of size and preference for the larger kernel.
+        within: rank correlation of size and preference for the larger kernel within classes; the intervals of all
+            units hold at once.
+        within_lit: the same with the image's mean intensity and contrast removed.
+        rho: pooled over classes; from here on every interval is of the unit by itself.
         partial: the same with the image's mean intensity removed.
         partial_both: with mean intensity and contrast removed.
         groups: mean preference in each group of images (small, middle and large objects, or zooms).
@@ -115,6 +112,8 @@ class UnitScale:
     """
 
     unit: UnitInfo
+    within: Estimate | None
+    within_lit: Estimate | None
     rho: Estimate | None
     partial: Estimate | None
     partial_both: Estimate | None
@@ -123,6 +122,20 @@ class UnitScale:
     curve: Array
     mean: float
     std: float
+
+
+@dataclass(frozen=True)
+class ClassScale:
+    """Size and selection within one class.
+
+    Attributes:
+        name: of the class; n images.
+        rho: rank correlation of size and preference per unit, each interval by itself.
+    """
+
+    name: str
+    n: int
+    rho: tuple[Estimate, ...]
 
 
 @dataclass(frozen=True)
@@ -137,6 +150,10 @@ class ScaleStudy(Result):
         units: per unit, in the order of the network.
         scale, preference: (n,) and (n, U) the values behind a true-scale study; None for zooms.
         size_name: what the scale is, for an axis.
+        explained: share of the variance of the sizes' ranks that the class explains.
+        by_class: the classes with images enough.
+        originals: what the clusters are; empty where each image is taken as independent of the others.
+        doubts: why nothing is concluded from the figures, where that is so.
     """
 
     kind: str
@@ -147,6 +164,10 @@ class ScaleStudy(Result):
     scale: Array | None = None
     preference: Array | None = None
     size_name: str = "size of the object"
+    explained: float = math.nan
+    by_class: tuple[ClassScale, ...] = ()
+    originals: str = ""
+    doubts: tuple[str, ...] = ()
 
     def to_rows(self) -> list[dict[str, Any]]:
         """One row per unit, plain values, for a CSV or JSON file."""
@@ -158,13 +179,21 @@ class ScaleStudy(Result):
                 "study": self.kind,
                 "n": self.n,
             }
-            figures = {"rho": u.rho, "partial_rho": u.partial, "partial_both_rho": u.partial_both, "change": u.change}
+            figures = {"within_rho": u.within, "within_both_rho": u.within_lit}
+            figures |= {"rho": u.rho, "partial_rho": u.partial, "partial_both_rho": u.partial_both, "change": u.change}
             figures |= dict(zip(self.group_names, u.groups, strict=True))
             for name, e in figures.items():
-                if e is not None:
-                    row |= {name: e.value, f"{name}_low": e.low, f"{name}_high": e.high}
+                row |= {} if e is None else cells(name, e)
             rows.append(row)
         return rows
+
+    def class_rows(self) -> list[dict[str, Any]]:
+        """One row per class and unit of a true-scale study."""
+        return [
+            {"class": c.name, "unit": u.unit.label, "n": c.n, **cells("rho", e)}
+            for c in self.by_class
+            for u, e in zip(self.units, c.rho, strict=True)
+        ]
 
     def channel_rows(self) -> list[dict[str, Any]]:
         """One row per channel of every unit: the selection of its largest kernel, mean over each group of images."""
@@ -191,56 +220,6 @@ class ScaleStudy(Result):
         return "lean to larger kernels"
 
 
-def true_scale(
-    model: nn.Module,
-    split: Split,
-    preprocess: Preprocess,
-    scale: Array,
-    clusters: NDArray[np.int64],
-    indices: Sequence[int] | None = None,
-    *,
-    size_name: str = "size of the object",
-) -> ScaleStudy:
-    """Selection against the known size of the object.
-
-    Args:
-        scale: (n,) size of the object in every image that is studied.
-        clusters: (n,) which original it was made from; intervals resample originals.
-        indices: (n,) numbers of these images in the split; None for all of it.
-        size_name: what the sizes are, for an axis.
-    """
-    edges = np.quantile(scale, [1 / 3, 2 / 3])
-    groups = np.searchsorted(edges, scale, side="right").astype(np.int64)
-    seen = observe(model, split, preprocess, range(len(split)) if indices is None else indices, groups=groups)
-    rho = bootstrap(lambda i: rank_correlation(scale[i], seen.preference[i]), clusters)
-    partial, both = (
-        bootstrap(lambda i, k=k: partial_rank_correlation(scale[i], seen.preference[i], seen.light[i, :k]), clusters)  # type: ignore[misc]
-        for k in (1, 2)
-    )
-    group_means = [
-        bootstrap(lambda i, c=chosen: seen.preference[c][i].mean(axis=0), clusters[chosen], draws=300)  # type: ignore[misc]
-        for chosen in (groups == g for g in range(3))
-    ]
-    change = bootstrap(lambda i: _contrast(seen.preference[i], groups[i]), clusters, draws=300)
-    units = tuple(
-        UnitScale(
-            unit,
-            rho[u],
-            partial[u],
-            both[u],
-            tuple(means[u] for means in group_means),
-            change[u],
-            seen.curves[u],
-            *_moments(seen, u),
-        )
-        for u, unit in enumerate(seen.units)
-    )
-    low, high = edges
-    names = (f"below {low:.3g}", f"{low:.3g} to {high:.3g}", f"above {high:.3g}")
-    n, originals = len(scale), len(np.unique(clusters))
-    return ScaleStudy("true scale", n, originals, names, units, scale, seen.preference, size_name)
-
-
 def zoom_sweep(selected: Selected) -> ScaleStudy:
     """Selection against the enlargement of the image's centre, paired per image (paper Figure 3)."""
     lean, change = selected.at_zoom.estimates(), selected.change.estimates()
@@ -248,9 +227,7 @@ def zoom_sweep(selected: Selected) -> ScaleStudy:
     units = tuple(
         UnitScale(
             unit,
-            None,
-            None,
-            None,
+            *[None] * 5,
             tuple(at[u] for at in lean),
             change[-1][u],
             np.stack([mean[unit.name][int(np.argmax(unit.extents))] for mean in means]),
@@ -261,11 +238,3 @@ def zoom_sweep(selected: Selected) -> ScaleStudy:
     )
     names = tuple(f"{zoom:.1f}x" for zoom in selected.zooms)
     return ScaleStudy("zoom", selected.n, selected.n, names, units)
-
-
-def _moments(seen: Observation, unit: int) -> tuple[float, float]:
-    return float(seen.preference[:, unit].mean()), float(seen.preference[:, unit].std())
-
-
-def _contrast(preference: Array, groups: NDArray[np.int64]) -> Array:
-    return preference[groups == 2].mean(axis=0) - preference[groups == 0].mean(axis=0)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -15,15 +15,15 @@ from tqdm import tqdm
 from selkern.analysis.causal import CausalStudy, causal
 from selkern.analysis.field import FieldStudy, Growth, growth, receptive_fields
 from selkern.analysis.look import Look, look
-from selkern.analysis.scale import ScaleStudy, true_scale, zoom_sweep
+from selkern.analysis.scale import ScaleStudy, zoom_sweep
 from selkern.analysis.selection import ZOOMS, Selected, select_over, studied_units
 from selkern.analysis.statistics import Array
 from selkern.analysis.stream import Pictures, stream
+from selkern.analysis.true_scale import Truth, true_scale, why_not
 from selkern.data.preprocess import Preprocess
 from selkern.data.split import Split
 
 _GRADIENTS = 4  # times fewer images at once where gradients are taken, which keep every map of the pass
-_LEAST_KNOWN = 10  # images of known size; of fewer, a rank correlation tells nothing
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,6 +56,7 @@ class Studies:
         growth: of the fields with the known size, per unit.
         looks: single images.
         stopped: the study that was stopped, if one was.
+        notes: why a study that was asked for was not done.
     """
 
     selected: Selected | None = None
@@ -66,6 +67,7 @@ class Studies:
     growth: tuple[Growth, ...] = ()
     looks: list[Look] = field(default_factory=list)
     stopped: str = ""
+    notes: list[str] = field(default_factory=list)
 
     @property
     def main(self) -> ScaleStudy | None:
@@ -78,6 +80,8 @@ class Studies:
         found: dict[str, Any] = {name: study.to_rows() for name, study in tables.items() if study is not None}
         if self.selected is not None and self.selected.classes:
             found["classes"] = self.selected.class_table()
+        if self.truth is not None:
+            found["true_scale_classes"] = self.truth.class_rows()
         if self.growth:
             found["field_growth"] = [g.to_row() for g in self.growth]
         return {name: rows for name, rows in found.items() if rows}
@@ -86,29 +90,6 @@ class Studies:
         """The curves over channels, too long for `to_dict`."""
         found = {"true_scale_channels": self.truth, "scale_sweep_channels": self.sweep}
         return {name: study.channel_rows() for name, study in found.items() if study is not None}
-
-
-@dataclass(frozen=True)
-class Truth:
-    """What is known of n images of a split.
-
-    Attributes:
-        indices: (n,) their numbers in the split, rising.
-        scale: (n,) size of the object, in any unit.
-        clusters: (n,) which original each was made from; their own numbers where each is its own.
-        unit: what the sizes are, for an axis.
-    """
-
-    indices: NDArray[np.int64]
-    scale: Array
-    clusters: NDArray[np.int64]
-    unit: str = "size of the object"
-
-    def of(self, indices: NDArray[np.int64]) -> tuple[NDArray[np.bool_], Array, NDArray[np.int64]]:
-        """Which of some images are known, and the sizes and originals of those."""
-        at = np.searchsorted(self.indices, indices)
-        known = self.indices[np.minimum(at, len(self.indices) - 1)] == indices
-        return known, self.scale[at[known]], self.clusters[at[known]]
 
 
 class Run:
@@ -178,12 +159,11 @@ class Run:
         """The known size of the object."""
         assert self.truth is not None
         known, scale, clusters = self.truth.of(self.readable)
-        if known.sum() < _LEAST_KNOWN:
+        if reason := why_not(scale):
+            self.studies.notes.append(reason)
             return
-        indices = self.readable[known].tolist()
-        self.studies.truth = true_scale(
-            self.model, self.split, self.preprocess, scale, clusters, indices, size_name=self.truth.unit
-        )
+        truth = replace(self.truth, indices=self.readable[known], scale=scale, clusters=clusters)
+        self.studies.truth = true_scale(self.model, self.split, self.preprocess, truth, self.classes)
 
     def causal(self) -> None:
         """Accuracy with the selection replaced."""
@@ -199,8 +179,9 @@ class Run:
         self.studies.fields = receptive_fields(self.model, images, self._means())
         if self.truth is not None:
             known, scale, clusters = self.truth.of(self.studies.fields.indices)
-            if known.sum() >= _LEAST_KNOWN:
-                self.studies.growth = growth(self.studies.fields, scale, clusters, known)
+            if not why_not(scale):
+                labels = self.split.labels[self.studies.fields.indices[known]]
+                self.studies.growth = growth(self.studies.fields, scale, clusters, labels, known)
 
     def single(self) -> None:
         """Some images one by one."""
