@@ -81,7 +81,10 @@ class AnalyzeOptions:
     looks: int = 3
     """Images shown one by one."""
     boxes: Path | None = None
-    """A CSV of the objects' sizes (path,size or path,x0,y0,x1,y1): selection and field are then held against them."""
+    """A CSV of the objects' sizes: selection and field are then held against them. Columns: path (relative to the
+    table); x0,y0,x1,y1 or size, px of the image file as viewers show it, upright, which become px of the network's
+    input; or size_input, taken as it stands. Optional: label, the object's class; group, what images have in common
+    that are not independent, such as the picture they were cut from."""
     arguments: Annotated[str, tyro.conf.arg(name="with")] = ""
     """Arguments for a network of others, as in Python: "pretrained=True"."""
     image_size: int | None = None

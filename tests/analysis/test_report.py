@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from xml.etree import ElementTree
 
 import numpy as np
@@ -14,11 +15,11 @@ from selkern.analysis import figures
 from selkern.analysis.evaluation import Evaluation
 from selkern.analysis.probe import UnitInfo
 from selkern.analysis.report import EXAMPLES, Example, Report, draw, pick_examples, render
-from selkern.analysis.scale import ScaleStudy, UnitScale
+from selkern.analysis.scale import ClassScale, ScaleStudy, UnitScale
 from selkern.analysis.statistics import Estimate
 from selkern.analysis.studies import Studies
 from selkern.analysis.style import to_png, to_svg
-from selkern.analysis.words import of_scale
+from selkern.analysis.words import of_scale, of_studies
 from selkern.models.cost import Cost
 
 HOSTILE = ("<script>alert(1)</script>", "a & b", "$x^{2$", "$\\frac$", "größe Ж", "猫 🐈", '"><img src=x>', "x" * 90)
@@ -30,7 +31,8 @@ def estimate(value: float, half: float = 0.05) -> Estimate:
 
 
 def make_study(kind: str, rhos: Sequence[float], branches: int = 2, channels: int = 32) -> ScaleStudy:
-    """One unit per rho, which is also its change; half the partial correlation; intervals of 0.05 on each side."""
+    """One unit per rho, its correlation within classes and its change; half and a quarter with the light removed and
+    pooled; intervals of 0.05 on each side."""
     rng = np.random.default_rng(0)
     units = []
     for number, rho in enumerate(rhos):
@@ -38,7 +40,9 @@ def make_study(kind: str, rhos: Sequence[float], branches: int = 2, channels: in
         units.append(
             UnitScale(
                 unit=UnitInfo(f"stages.{number}.0", f"SK_{number + 2}_1", tuple(range(3, 3 + 2 * branches, 2))),
-                rho=estimate(rho) if known else None,
+                within=estimate(rho) if known else None,
+                within_lit=estimate(rho / 2) if known else None,
+                rho=estimate(rho / 4) if known else None,
                 partial=estimate(rho / 2) if known else None,
                 partial_both=estimate(rho / 3) if known else None,
                 groups=tuple(estimate(rho * g) for g in range(3)),
@@ -240,20 +244,74 @@ def claimed(line: str, labels: list[str]) -> list[list[str]]:
     return claims
 
 
-@pytest.mark.parametrize("rhos", [[0.4, 0.06, 0.04], [0.3, -0.3, 0.0], [-0.3, -0.2, -0.11], [0.0, 0.0]])
+@pytest.mark.parametrize("rhos", [[0.4, 0.06, 0.04], [0.3, -0.3, 0.0], [-0.3, -0.2, -0.16], [0.0, 0.0]])
 def test_the_findings_say_what_the_intervals_carry(rhos: list[float]) -> None:
-    """Intervals reach 0.05 to each side, and the partial correlation is half the plain one."""
-    lines = of_scale(make_study("true scale", rhos))
+    """Intervals reach 0.05 to each side; half the correlation is left with the light removed, a quarter pooled."""
+    study = replace(make_study("true scale", rhos), explained=0.8)
+    within, light, pooled, last = of_scale(study)
     labels = [f"SK_{i + 2}_1" for i in range(len(rhos))]
-    up = [label for label, rho in zip(labels, rhos, strict=True) if rho > 0.05]
-    down = [label for label, rho in zip(labels, rhos, strict=True) if rho < -0.05]
-    partial = [label for label, rho in zip(labels, rhos, strict=True) if rho / 2 > 0.05]
 
-    assert claimed(lines[0], labels) == [up]
-    assert [claimed(line, labels) for line in lines if line.startswith("The opposite")] == ([[down]] if down else [])
-    assert claimed(next(line for line in lines if "mean intensity removed" in line), labels) == [partial]
-    assert labels[-1] in lines[-1]
-    assert ("hardly one" in lines[-1]) == (abs(rhos[-1]) < 0.2)
+    def beyond(share: float, sign: int) -> list[str]:
+        return [label for label, rho in zip(labels, rhos, strict=True) if sign * rho * share > 0.05]
+
+    for line, share in ((within, 1), (light, 1 / 2), (pooled, 1 / 4)):
+        assert claimed(line, labels) == [beyond(share, 1), beyond(share, -1)]
+    assert within.startswith("Within a class, larger objects draw more")
+    assert "mean intensity and contrast removed" in light
+    assert "Size is nearly the class here: the class explains 80%" in pooled
+    assert labels[-1] in last
+    assert ("hardly one" in last) == (abs(rhos[-1]) < 0.15)
+    assert ("a pattern is there" in last) == (abs(rhos[-1]) >= 0.15)
+
+
+def test_classes_that_differ_are_not_hidden_by_their_mean() -> None:
+    study = make_study("true scale", [0.0, 0.0])
+    by_class = (
+        ClassScale("cat", 30, (estimate(0.3), estimate(0.02))),
+        ClassScale("dog", 40, (estimate(-0.4), estimate(-0.02))),
+        ClassScale("rat", 10, (Estimate(0.9, np.nan, np.nan), Estimate(np.nan, np.nan, np.nan))),
+    )
+    lines = of_scale(replace(study, by_class=by_class))
+    assert any(line.startswith("Classes differ in 1 of 2 units (SK_2_1)") for line in lines)
+    last = of_scale(
+        replace(make_study("true scale", [0.0]), by_class=tuple(replace(c, rho=c.rho[:1]) for c in by_class))
+    )
+    assert "but classes differ: dog has -0.40 [-0.45, -0.35], cat +0.30 [+0.25, +0.35]" in last[-1]
+    assert "hardly" not in last[-1]
+
+
+def test_an_interval_that_is_wide_leaves_it_open() -> None:
+    study = make_study("true scale", [0.1])
+    (unit,) = study.units
+    line = of_scale(replace(study, units=(replace(unit, within=Estimate(0.1, -0.3, 0.5)),)))[-1]
+    assert "which leaves it open" in line
+
+
+def test_a_doubt_stands_in_place_of_conclusions() -> None:
+    assert of_scale(replace(make_study("true scale", [0.4, 0.4]), doubts=("no.",))) == ["no."]
+
+
+@pytest.mark.parametrize("kind", ["true scale", "zoom"])
+def test_nothing_is_concluded_from_a_network_at_chance(kind: str) -> None:
+    """Of 60 images 45 are of one class, and 45 are named right: no better than naming that class."""
+    report = make_report(make_study(kind, [0.4, -0.3, 0.0]), classes=("many", "few"))
+    labels = (np.arange(60) % 4 == 0).astype(np.int64)
+    top = np.stack([np.zeros(60, np.int64), np.ones(60, np.int64)], axis=1)
+    poor = replace(report.evaluation, labels=labels, top=top)
+    assert not poor.above_chance
+    report = replace(report, evaluation=poor)
+    said = of_studies(report.studies, poor)
+    assert list(said) == ["main"]
+    (line,) = said["main"]
+    assert "not better than always naming the largest class (many): 75.0% top-1" in line
+    page = render(report, draw(report))
+    assert "What its units chose says nothing about its task" in page
+    assert page.count('<div class="found">') == 1
+    assert "SK_2_1" in page, "the figures are given all the same"
+    assert poor.to_dict()["above_chance"] is False
+    good = replace(poor, top=np.stack([labels, 1 - labels], axis=1))
+    assert good.above_chance
+    assert of_studies(report.studies, good)["main"] == of_scale(report.study)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("changes", [[0.4, 0.06, 0.04], [0.3, -0.3, 0.0], [-0.3, -0.2], [0.0]])

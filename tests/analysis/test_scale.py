@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import itertools
+import json
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,12 +15,19 @@ from PIL import Image
 from tiny import DecodedHeaders
 from torch import Tensor, nn
 
+from selkern.analysis import figures
 from selkern.analysis.probe import record
-from selkern.analysis.scale import ScaleStudy, observe, true_scale
+from selkern.analysis.scale import ScaleStudy, observe
 from selkern.analysis.scale import zoom_sweep as study_of
 from selkern.analysis.selection import Selected, preference, select_over, studied_units
+from selkern.analysis.statistics import Array
 from selkern.analysis.stream import stream
+from selkern.analysis.studies import Run
+from selkern.analysis.style import to_svg
+from selkern.analysis.true_scale import Truth, true_scale, why_not
+from selkern.data.boxes import objects_of
 from selkern.data.preprocess import Preprocess
+from selkern.data.sources import open_source
 from selkern.errors import DataError
 from selkern.layers.gate import Selection
 from selkern.layers.selective_kernel import Branch, SelectiveKernel
@@ -100,6 +109,11 @@ def zoom_sweep(model: nn.Module, squares: Squares, indices: Sequence[int], zooms
     return study_of(select_over(model, stream(squares, PREPROCESS, indices, zooms=zooms), sums))
 
 
+def study_sizes(model: Fake, squares: Squares, sizes: Array | None = None, **known: object) -> ScaleStudy:
+    truth = Truth(np.arange(len(squares)), squares.scale if sizes is None else sizes, squares.digits, **known)  # type: ignore[arg-type]
+    return true_scale(model, squares, PREPROCESS, truth, ("one", "two", "three"), draws=60)
+
+
 @pytest.mark.parametrize("extents", [(3, 5), (5, 3), (1, 9), (9, 1)])
 def test_with_two_branches_it_is_the_larger_minus_the_smaller(extents: tuple[int, int]) -> None:
     a = torch.rand(4, 2, 6, generator=torch.Generator().manual_seed(0)).softmax(dim=1)
@@ -122,7 +136,7 @@ def test_a_selection_that_follows_the_size_is_found_and_no_other() -> None:
     squares = Squares()
     model = fake(follows=FOLLOWS, opposes=OPPOSES, noise=NOISE)
     model.train()
-    study = true_scale(model, squares, PREPROCESS, squares.scale, squares.digits)
+    study = study_sizes(model, squares)
     assert model.training, "the model is put back into its mode"
     follows, opposes, noise = study.units
     assert follows.rho is not None and opposes.rho is not None and noise.rho is not None
@@ -140,18 +154,123 @@ def test_a_selection_that_follows_the_size_is_found_and_no_other() -> None:
 def test_a_selection_that_only_follows_the_intensity_is_unmasked() -> None:
     """Larger squares are also more light: with the intensity removed, nothing is left."""
     squares = Squares()
-    (bright,) = true_scale(fake(bright=BRIGHT), squares, PREPROCESS, squares.scale, squares.digits).units
+    (bright,) = study_sizes(fake(bright=BRIGHT), squares).units
     assert bright.rho is not None and bright.partial is not None
     assert bright.rho.sign == 1
     assert bright.rho.value > 0.4
     assert abs(bright.partial.value) < 0.1
 
 
+def test_a_selection_that_only_follows_the_class_is_unmasked() -> None:
+    """Three classes of three sizes and three brightnesses: pooled, brightness passes for size."""
+    squares = Squares()
+    squares.labels = np.searchsorted(np.quantile(squares.scale, [1 / 3, 2 / 3]), squares.scale)
+    squares.brightness = np.array([0.2, 0.5, 0.8])[squares.labels] + (squares.brightness - 0.75) / 3
+    study = study_sizes(fake(by_class=[0.0, 0.0, 2.0], follows=FOLLOWS), squares)
+    by_class, follows = study.units
+    assert by_class.rho is not None and by_class.within is not None and follows.within is not None
+    assert by_class.rho.value > 0.8
+    assert abs(by_class.within.value) < 0.15
+    assert by_class.within.sign == 0
+    assert follows.within.value > 0.9
+    assert follows.within.sign == 1
+    assert study.explained > 0.85
+    assert [(c.name, c.n) for c in study.by_class] == [("one", 80), ("two", 80), ("three", 80)]
+    assert [c.rho[1].sign for c in study.by_class] == [1, 1, 1]
+    assert [row["class"] for row in study.class_rows()] == ["one", "one", "two", "two", "three", "three"]
+
+
+def test_intensity_and_contrast_are_removed_within_classes() -> None:
+    squares = Squares()
+    squares.labels = np.arange(N) % 3
+    (bright,) = study_sizes(fake(bright=BRIGHT), squares).units
+    assert bright.within is not None and bright.within_lit is not None
+    assert bright.within.sign == 1
+    assert abs(bright.within_lit.value) < 0.15
+
+
+def test_few_images_and_equal_sizes_give_figures_without_a_warning() -> None:
+    """A sample of few images may hold none of the small objects; of equal sizes a third may be empty."""
+    n = 12
+    squares = Squares(n)
+    squares.digits = np.arange(n)
+    squares.labels = np.arange(n) % 2
+    squares.labels[-1] = 2  # a class of one image
+    study = study_sizes(fake(follows=FOLLOWS), squares)
+    assert study.units[0].within is not None
+    assert np.isfinite([study.units[0].within.low, study.units[0].change.low]).all()
+    sizes = np.where(np.arange(n) % 5 == 0, 3.0, 2.0)
+    tied = study_sizes(fake(follows=FOLLOWS), squares, sizes)
+    json.dumps(tied.to_rows(), allow_nan=False)
+    for figure in (tied.plot(), figures.correlations(tied), figures.dose_response(tied)):
+        to_svg(figure)
+
+
+def test_few_originals_give_no_intervals_and_no_conclusion() -> None:
+    squares = Squares(60)
+    squares.digits = np.arange(60) % 4
+    study = study_sizes(fake(follows=FOLLOWS), squares)
+    assert study.units[0].within is not None
+    assert study.units[0].within.value > 0.9
+    assert study.units[0].within.sign == 0
+    assert ["made from 4 originals" in line for line in study.doubts] == [True]
+
+
+def test_sizes_that_the_class_fixes_allow_no_conclusion() -> None:
+    squares = Squares(60)
+    squares.labels = np.arange(60) % 3
+    study = study_sizes(fake(follows=FOLLOWS), squares, np.array([10.0, 20.0, 40.0])[squares.labels])
+    assert ["cannot be told from what follows the class" in line for line in study.doubts] == [True]
+    assert study_sizes(fake(follows=FOLLOWS), squares).doubts == ()
+
+
+def test_objects_of_one_size_are_not_studied() -> None:
+    assert "nearly of one size" in why_not(np.linspace(60, 63, 50))
+    assert "7 of the images have one" in why_not(np.linspace(1, 60, 7))
+    assert why_not(np.linspace(60, 90, 50)) == ""
+    squares = Squares(20)
+    model = fake(follows=FOLLOWS)
+    truth = Truth(np.arange(20), np.full(20, 64.0), np.arange(20))
+    run = Run(model, squares, PREPROCESS, ("one",), np.arange(20), truth=truth)
+    run.known()
+    assert run.studies.truth is None
+    assert ["nearly of one size" in note for note in run.studies.notes] == [True]
+
+
+def test_the_same_objects_stored_larger_give_the_same_figures(tmp_path: Path) -> None:
+    """Half of the pictures stored three times as large: the network is shown the same, so the figures are the same."""
+    squares = Squares(40)
+    rhos = []
+    for times in (1, 3):
+        folder = tmp_path / str(times)
+        rows = []
+        for index in range(40):
+            name = "one" if index < 20 else "two"
+            image = squares.read(index)
+            side, factor = round(4 * squares.scale[index]), times if index % 2 else 1
+            for part in ("train", "val", "test") if index % 20 == 0 else ("test",):
+                (folder / part / name).mkdir(parents=True, exist_ok=True)
+                stored = image.resize((factor * SIZE, factor * SIZE), Image.Resampling.NEAREST)
+                stored.save(folder / part / name / f"{index:02}.png")
+            rows.append(f"test/{name}/{index:02}.png,0,0,{side * factor},{side * factor}")
+        table = folder / "boxes.csv"
+        table.write_text("path,x0,y0,x1,y1\n" + "\n".join(rows))
+        split = open_source(str(folder)).test
+        found = objects_of(table, split, PREPROCESS)
+        truth = Truth(found.indices, found.sizes, found.indices)
+        (unit,) = true_scale(fake(follows=FOLLOWS), split, PREPROCESS, truth, draws=1).units
+        assert unit.rho is not None
+        rhos.append(unit.rho.value)
+        np.testing.assert_allclose(found.sizes, np.round(4 * squares.scale))
+    assert rhos[0] > 0.99
+    assert rhos[1] > 0.99
+
+
 def test_the_study_can_fail() -> None:
     """The same selection against sizes of other images: no correlation is left."""
     squares = Squares()
     shuffled = np.random.default_rng(5).permutation(squares.scale)
-    (unit,) = true_scale(fake(follows=FOLLOWS), squares, PREPROCESS, shuffled, squares.digits).units
+    (unit,) = study_sizes(fake(follows=FOLLOWS), squares, shuffled).units
     assert unit.rho is not None
     assert abs(unit.rho.value) < 0.15
 
@@ -214,7 +333,7 @@ def test_the_sweep_pairs_each_image_with_itself() -> None:
 def test_rows_hold_every_figure_of_every_unit() -> None:
     squares = Squares(60)
     model = fake(a=FOLLOWS, b=NOISE)
-    scale = true_scale(model, squares, PREPROCESS, squares.scale, squares.digits)
+    scale = study_sizes(model, squares)
     rows = scale.to_rows()
     assert [row["unit"] for row in rows] == ["units.a", "units.b"]
     assert {"rho", "rho_low", "rho_high", "partial_rho", "change", "n", *scale.group_names} <= rows[0].keys()

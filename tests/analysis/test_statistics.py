@@ -11,9 +11,12 @@ from selkern.analysis.evaluation import wilson
 from selkern.analysis.statistics import (
     Estimate,
     bootstrap,
+    cells,
+    explained,
     mean_estimate,
     partial_rank_correlation,
     rank_correlation,
+    within_rank_correlation,
 )
 
 Array = NDArray[np.float64]
@@ -63,6 +66,72 @@ def test_partial_correlation_removes_what_only_the_third_explains() -> None:
     x, y = z + 0.5 * rng.normal(size=4000), z + 0.5 * rng.normal(size=4000)
     assert rank_correlation(x, y[:, None])[0] > 0.7
     assert abs(partial_rank_correlation(x, y[:, None], z)[0]) < 0.06  # ranks leave a little of it
+
+
+@pytest.mark.parametrize("sizes", [(40, 70, 15), (30, 1, 2), (50,)])
+def test_within_classes_it_is_the_mean_of_the_classes(sizes: tuple[int, ...]) -> None:
+    """Spearman's rho of each class, by scipy, whose weights are as good as their images."""
+    rng = np.random.default_rng(sum(sizes))
+    labels = rng.permutation(np.repeat(np.arange(len(sizes)) * 3, sizes))
+    x = rng.normal(size=len(labels)) + labels
+    y = np.stack([x + rng.normal(size=len(labels)), rng.normal(size=len(labels)) - 5 * labels], axis=1)
+    parts = [(labels == label, n - 1 / n) for label, n in zip(np.arange(len(sizes)) * 3, sizes, strict=True) if n > 1]
+    for column, got in zip(y.T, within_rank_correlation(x, y, labels), strict=True):
+        rhos = [(stats.spearmanr(x[some], column[some]).statistic, weight) for some, weight in parts]
+        assert got == pytest.approx(sum(r * w for r, w in rhos) / sum(w for _, w in rhos))
+
+
+def test_within_classes_with_others_removed_it_is_that_of_the_residuals() -> None:
+    rng = np.random.default_rng(0)
+    labels, z = np.arange(120) % 4, np.floor(rng.normal(size=(120, 2)) * 3)
+    x = z @ [1, 1] + rng.normal(size=120) + 9 * labels
+    y = z @ [1, -1] + x + rng.normal(size=120) - 20 * labels
+
+    def ranks(values: Array) -> Array:
+        found = np.empty(120)
+        for label in range(4):
+            found[labels == label] = (stats.rankdata(values[labels == label]) - 15.5) / 30
+        return found
+
+    design = np.stack([ranks(column) for column in z.T], axis=1)
+    left = [r - design @ np.linalg.lstsq(design, r, rcond=None)[0] for r in (ranks(x), ranks(y))]
+    want = stats.pearsonr(*left).statistic
+    assert within_rank_correlation(x, y[:, None], labels, z)[0] == pytest.approx(want)
+    assert abs(want) < 0.9 * abs(within_rank_correlation(x, y[:, None], labels)[0])
+
+
+def test_what_the_class_explains_of_sizes() -> None:
+    labels = np.repeat([5, 2, 9], 20)
+    assert explained(labels * 10.0, labels) == pytest.approx(1)
+    assert explained(np.random.default_rng(0).normal(size=60), labels) < 0.15
+    assert np.isnan(explained(np.ones(60), labels))
+
+
+def test_intervals_together_hold_all_at_once() -> None:
+    """Ten columns that owe nothing to x: intervals one by one miss some of them in every third sample or so."""
+    at_once = by_itself = 0
+    for trial in range(40):
+        x, y = np.random.default_rng([trial, 7]).normal(size=40), np.random.default_rng(trial).normal(size=(40, 10))
+        for together in (True, False):
+            found = bootstrap(
+                lambda i, x=x, y=y: rank_correlation(x[i], y[i]),  # type: ignore[misc]
+                np.arange(40),
+                draws=80,
+                together=together,
+            )
+            missed = any(e.sign for e in found)
+            at_once, by_itself = at_once + (missed and together), by_itself + (missed and not together)
+    assert at_once <= 5
+    assert by_itself >= 10
+
+
+def test_of_few_originals_there_is_no_interval() -> None:
+    x = np.arange(20.0)
+    (few,) = bootstrap(lambda i: x[i, None].mean(axis=0), np.arange(20) % 9, draws=20)
+    (enough,) = bootstrap(lambda i: x[i, None].mean(axis=0), np.arange(20) % 10, draws=20)
+    assert (few.value, few.sign, str(few)) == (9.5, 0, "+9.50 (no interval)")
+    assert cells("x", few) == {"x": 9.5, "x_low": None, "x_high": None}
+    assert enough.low < enough.high
 
 
 def test_a_constant_column_has_no_correlation_and_claims_nothing() -> None:

@@ -6,12 +6,17 @@ import json
 from pathlib import Path
 
 import pytest
+from PIL import Image
 from tiny import make_options, train
 
 from selkern import cli
-from selkern.data.boxes import sizes_of
+from selkern.data.boxes import Objects, objects_of
+from selkern.data.preprocess import Preprocess
 from selkern.data.sources import open_source
 from selkern.errors import DataError
+
+CLASSES = ("cat", "dog")
+FILES = {"cat/a.png": (40, 20), "cat/b.png": (120, 60), "dog/c.png": (60, 20), "dog/d.png": (20, 20)}
 
 
 def table(folder: Path, text: str) -> Path:
@@ -20,15 +25,78 @@ def table(folder: Path, text: str) -> Path:
     return path
 
 
-def test_sizes_and_boxes(data: Path, tmp_path: Path) -> None:
-    split = open_source(str(data)).train
-    one, two = (Path(split.where(i)) for i in (3, 0))
-    assert sizes_of(table(tmp_path, f"path,size\n{one},2.5\n{two},7\nelsewhere.png,1\n"), split) == {3: 2.5, 0: 7.0}
-    inside = table(
-        data, f"path,label,x0,y0,x1,y1\n{one.relative_to(data)},a,2,2,6,18\n{one.relative_to(data)},b,0,0,1,1\n"
-    )
-    assert sizes_of(inside, split) == {3: 8.0}
-    inside.unlink()
+@pytest.fixture
+def pictures(tmp_path: Path) -> Path:
+    """Images of several sizes, all in one split; b.png is a.png stored three times as large."""
+    for name, size in FILES.items():
+        (tmp_path / "test" / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", size, "red").save(tmp_path / "test" / name)
+    for part in ("train", "val"):
+        for name in CLASSES:
+            (tmp_path / part / name).mkdir(parents=True)
+            Image.new("RGB", (8, 8)).save(tmp_path / part / name / "x.png")
+    return tmp_path
+
+
+def read(pictures: Path, text: str, preprocess: Preprocess | None = None) -> Objects:
+    split = open_source(str(pictures)).test
+    return objects_of(table(pictures / "test", text), split, preprocess or Preprocess(size=10), CLASSES)
+
+
+def test_a_size_is_in_px_of_the_networks_input(pictures: Path) -> None:
+    """a.png's short side, 20 px, becomes the input's 10; b.png is the same picture, stored larger."""
+    found = read(pictures, "path,size\ncat/a.png,6\ncat/b.png,18\ndog/d.png,6\n")
+    assert found.indices.tolist() == [0, 1, 3]
+    assert found.sizes == pytest.approx([3, 3, 3])
+    boxes = read(pictures, "path,x0,y0,x1,y1\ncat/a.png,10,3,16,9\ncat/b.png,30,9,48,27\n")
+    assert boxes.sizes == pytest.approx([3, 3])
+    cropped = read(pictures, "path,size\ncat/a.png,6\n", Preprocess(size=10, crop=0.5))
+    assert cropped.sizes == pytest.approx([6]), "the centre of an image resized to 20 px"
+    assert read(pictures, "path,size_input\ncat/a.png,6\ncat/b.png,0.5\n").sizes.tolist() == [6, 0.5]
+
+
+def test_the_centre_crop_cuts_boxes_off(pictures: Path) -> None:
+    """Of c.png, 60 x 20 px, the network sees x from 20 to 40."""
+    text = "path,x0,y0,x1,y1\ndog/c.png,30,5,60,15\ncat/a.png,0,0,4,20\ncat/b.png,-50,-50,300,300\n"
+    found = read(pictures, text)
+    assert found.indices.tolist() == [1, 2]
+    assert found.sizes == pytest.approx([10, (5 * 5) ** 0.5])
+    assert any(note.startswith("1 boxes lie outside of what the network is shown") for note in found.notes)
+    assert any(note.startswith("2 boxes reach out of what the network is shown") for note in found.notes)
+    assert any("a size to 2 of the 4 images of the test split" in note for note in found.notes)
+    assert read(pictures, "path,size\ndog/d.png,200\n").sizes.tolist() == [10], "nothing is larger than all"
+
+
+def test_boxes_are_of_the_upright_image(pictures: Path) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6  # stored lying, shown 20 wide and 60 high
+    Image.new("RGB", (60, 20)).save(pictures / "test" / "dog" / "c.png", exif=exif)
+    found = read(pictures, "path,x0,y0,x1,y1\ndog/c.png,0,30,10,60\n")
+    assert found.sizes == pytest.approx([5]), "y from 20 to 40 is seen"
+
+
+def test_of_several_boxes_the_largest_of_the_images_class_counts(pictures: Path) -> None:
+    same = "cat/a.png,12,0,18,6,cat\n"
+    rows = "dog/d.png,0,0,4,4,dog\ndog/d.png,0,0,8,8,dog\ndog/d.png,0,0,20,20,cat\n" + 2 * same
+    found = read(pictures, f"path,xmin,ymin,xmax,ymax,class\n{rows}")
+    assert found.sizes == pytest.approx([3, 4])
+    told = "1 images have several boxes: of each the largest of its own class"
+    assert any(note.startswith(told) for note in found.notes)
+
+
+def test_groups(pictures: Path) -> None:
+    rows = "cat/a.png,6,one\ncat/b.png,6,one\ndog/c.png,6,\ndog/d.png,6,two\n"
+    found = read(pictures, f"path,size,group\n{rows}")
+    assert found.groups is not None
+    assert found.groups.tolist() == [0, 0, 1, 2]
+    assert not any("no column group" in note for note in found.notes)
+    alone = read(pictures, "path,size\ncat/a.png,6\n")
+    assert alone.groups is None
+    assert any("no column group: images are taken as independent" in note for note in alone.notes)
+
+
+def test_paths_written_on_windows(pictures: Path) -> None:
+    assert read(pictures, "path,size\ncat\\a.png,6\n").indices.tolist() == [0]
 
 
 @pytest.mark.parametrize(
@@ -40,18 +108,20 @@ def test_sizes_and_boxes(data: Path, tmp_path: Path) -> None:
         ("path,size\na.png,nan\n", "the object's size is nan"),
         ("path,size\na.png\n", "not a number"),
         ("path,x0,y0,x1,y1\na.png,4,4,2,8\n", "the object's size is 0.0"),
+        ("path,x0,y0,x1,y1\na.png,0.1,0.1,0.5,1\n", "shares of the picture"),
+        ("path,size\na.png,0.3\nb.png,1\n", "shares of the picture"),
         ("path,size\na.png,3\n", "none of its images is in the split"),
         ("", "no columns of sizes"),
     ],
 )
 def test_faults(text: str, told: str, data: Path, tmp_path: Path) -> None:
     with pytest.raises(DataError, match=told):
-        sizes_of(table(tmp_path, text), open_source(str(data)).train)
+        objects_of(table(tmp_path, text), open_source(str(data)).train, Preprocess(size=16))
 
 
 def test_no_table(data: Path, tmp_path: Path) -> None:
     with pytest.raises(DataError, match="cannot read the table"):
-        sizes_of(tmp_path / "none.csv", open_source(str(data)).train)
+        objects_of(tmp_path / "none.csv", open_source(str(data)).train, Preprocess(size=16))
 
 
 @pytest.mark.usefixtures("tiny_networks")
@@ -76,4 +146,5 @@ def test_analyze_holds_the_selection_against_the_boxes(
     found = json.loads(capsys.readouterr().out.splitlines()[-1])["studies"]
     assert {row["n"] for row in found["true_scale"]} == {20}
     assert len(found["field_growth"]) == 2
+    assert {"within_rho", "within_both_rho", "rho", "partial_both_rho"} < found["true_scale"][0].keys()
     assert (tmp_path / "out" / "report.html").read_text().count("size of the object") >= 1

@@ -105,7 +105,13 @@ class Evaluation:
         """The figures as plain values, for JSON."""
         low, high = self.top1_interval
         classes = [{"class": name, "images": n, "right": right if n else None} for name, n, right in self.per_class()]
-        figures: dict[str, Any] = {"top1": self.top1, "top1_low": low, "top1_high": high, "top5": self.top5, "loss": self.loss}
+        figures: dict[str, Any] = {
+            "top1": self.top1,
+            "top1_low": low,
+            "top1_high": high,
+            "top5": self.top5,
+            "loss": self.loss,
+        }
         name, share = self.largest
         figures |= {"largest_class": name, "largest_class_share": share, "above_chance": self.above_chance}
         return {"images": len(self), "skipped": len(self.skipped), **figures, "classes": classes}

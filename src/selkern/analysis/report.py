@@ -115,9 +115,7 @@ def render(report: Report, drawn: Mapping[str, Figure]) -> str:
         "report.html.j2",
         report=report,
         figures={name: Markup(to_svg(figure)) for name, figure in drawn.items()},
-        findings=[] if report.study is None else words.of_scale(report.study),
-        said=words.of_studies(report.studies),
-        sweep_found=words.of_scale(report.studies.sweep) if report.studies.truth and report.studies.sweep else [],
+        said=words.of_studies(report.studies, evaluation),
         interval=evaluation.top1_interval,
         per_class=_class_rows(evaluation),
     )

@@ -130,7 +130,7 @@ class ClassScale:
 
     Attributes:
         name: of the class; n images.
-        rho: rank correlation of size and preference per unit, each interval by itself.
+        rho: rank correlation of size and preference per unit; the intervals of all units hold at once.
     """
 
     name: str
@@ -227,7 +227,11 @@ def zoom_sweep(selected: Selected) -> ScaleStudy:
     units = tuple(
         UnitScale(
             unit,
-            *[None] * 5,
+            None,
+            None,
+            None,
+            None,
+            None,
             tuple(at[u] for at in lean),
             change[-1][u],
             np.stack([mean[unit.name][int(np.argmax(unit.extents))] for mean in means]),

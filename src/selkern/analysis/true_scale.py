@@ -18,7 +18,6 @@ from selkern.analysis.scale import ClassScale, Observation, ScaleStudy, UnitScal
 from selkern.analysis.statistics import (
     LEAST,
     Array,
-    Estimate,
     bootstrap,
     explained,
     partial_rank_correlation,
@@ -66,8 +65,8 @@ def why_not(scale: Array) -> str:
         return f"no study of size: {len(scale)} of the images have one, and of fewer than {LEAST} nothing is learnt"
     if (ratio := spread(scale)) < LEAST_SPREAD:
         return (
-            f"no study of size: the objects are all nearly of one size in the network's input (80 % of them differ by "
-            f"at most {ratio - 1:.0%}), as in crops that each object fills"
+            f"no study of size: the objects are all nearly of one size in the network's input (the 90th percentile is "
+            f"{ratio:.2f} times the 10th), as in crops that each object fills"
         )
     return ""
 
@@ -84,12 +83,15 @@ def true_scale(
     preprocess: Preprocess,
     truth: Truth,
     classes: Sequence[str] = (),
+    *,
+    draws: int = 1000,
 ) -> ScaleStudy:
     """Selection against the known size of the object.
 
     Args:
         truth: of the images that are studied.
         classes: names.
+        draws: samples behind each interval of a correlation.
     """
     scale, clusters, labels = truth.scale, truth.clusters, split.labels[truth.indices]
     edges = np.quantile(scale, [1 / 3, 2 / 3])
@@ -101,7 +103,7 @@ def true_scale(
         len(scale),
         len(np.unique(clusters)),
         (f"below {low:.3g}", f"{low:.3g} to {high:.3g}", f"above {high:.3g}"),
-        _units(seen, scale, labels, clusters, groups),
+        _units(seen, scale, labels, clusters, groups, draws),
         scale,
         seen.preference,
         truth.unit,
@@ -118,20 +120,29 @@ def _units(
     labels: NDArray[np.int64],
     clusters: NDArray[np.int64],
     groups: NDArray[np.int64],
+    draws: int,
 ) -> tuple[UnitScale, ...]:
     y, light = seen.preference, seen.light
-    within = bootstrap(lambda i: within_rank_correlation(scale[i], y[i], labels[i]), clusters, together=True)
-    lit = bootstrap(lambda i: within_rank_correlation(scale[i], y[i], labels[i], light[i]), clusters, together=True)
-    rho = bootstrap(lambda i: rank_correlation(scale[i], y[i]), clusters)
+    within, lit = (
+        bootstrap(
+            lambda i, z=z: within_rank_correlation(scale[i], y[i], labels[i], None if z is None else z[i]),  # type: ignore[misc]
+            clusters,
+            draws=draws,
+            together=True,
+        )
+        for z in (None, light)
+    )
+    rho = bootstrap(lambda i: rank_correlation(scale[i], y[i]), clusters, draws=draws)
     partial, both = (
-        bootstrap(lambda i, k=k: partial_rank_correlation(scale[i], y[i], light[i, :k]), clusters)  # type: ignore[misc]
+        bootstrap(lambda i, k=k: partial_rank_correlation(scale[i], y[i], light[i, :k]), clusters, draws=draws)  # type: ignore[misc]
         for k in (1, 2)
     )
+    few = min(draws, 300)  # enough for means
     group_means = [
-        bootstrap(lambda i, c=chosen: _mean(y[c][i]), clusters[chosen], draws=300)  # type: ignore[misc]
+        bootstrap(lambda i, c=chosen: _mean(y[c][i]), clusters[chosen], draws=few)  # type: ignore[misc]
         for chosen in (groups == g for g in range(3))
     ]
-    change = bootstrap(lambda i: _mean(y[i][groups[i] == 2]) - _mean(y[i][groups[i] == 0]), clusters, draws=300)
+    change = bootstrap(lambda i: _mean(y[i][groups[i] == 2]) - _mean(y[i][groups[i] == 0]), clusters, draws=few)
     return tuple(
         UnitScale(
             unit,
@@ -170,7 +181,12 @@ def _by_class(
         if some.sum() < LEAST:
             continue
         x, y = scale[some], seen.preference[some]
-        rho: list[Estimate] = bootstrap(lambda i, x=x, y=y: rank_correlation(x[i], y[i]), clusters[some], draws=300)  # type: ignore[misc]
+        rho = bootstrap(
+            lambda i, x=x, y=y: rank_correlation(x[i], y[i]),  # type: ignore[misc]
+            clusters[some],
+            draws=300,
+            together=True,
+        )
         found.append(ClassScale(classes[label] if classes else str(label), int(some.sum()), tuple(rho)))
     return tuple(found)
 
@@ -184,9 +200,9 @@ def _doubts(scale: Array, labels: NDArray[np.int64], clusters: NDArray[np.int64]
     ratio = spread((scale / medians[member])[several]) if several.any() else 1.0
     if ratio < LEAST_SPREAD:
         found.append(
-            f"Within a class the objects are nearly of one size in the network's input (80 % of them differ by at "
-            f"most {ratio - 1:.0%}): what follows the size cannot be told from what follows the class, and nothing "
-            "is concluded."
+            f"Within a class the objects are nearly of one size in the network's input (the 90th percentile is "
+            f"{ratio:.2f} times the 10th): what follows the size cannot be told from what follows the class, and "
+            "nothing is concluded."
         )
     if (originals := len(np.unique(clusters))) < LEAST:
         found.append(

@@ -4,59 +4,144 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
+
 from selkern.analysis.causal import ALL, CausalStudy
+from selkern.analysis.evaluation import Evaluation
 from selkern.analysis.field import CHOSEN, LARGEST, SMALLEST, FieldStudy, Growth
 from selkern.analysis.scale import ScaleStudy, UnitScale
 from selkern.analysis.selection import Selected
 from selkern.analysis.studies import Studies
 
+_MIXED, _NEARLY = 0.1, 0.75  # of the variance of the sizes' ranks, explained by the class
+_WEAK = 0.2  # rank correlations within it are no pattern
 
-def of_studies(studies: Studies) -> dict[str, list[str]]:
-    """Lines per section of the report."""
-    found: dict[str, list[str]] = {}
+
+def of_studies(studies: Studies, evaluation: Evaluation) -> dict[str, list[str]]:
+    """Lines per section of the report: main, sweep, classes, causal, fields.
+
+    Of a network that is not better than chance there is one line, which says so: what its units chose says nothing.
+    """
+    if studies.main is None:
+        return {}
+    if not evaluation.above_chance:
+        return {"main": [of_chance(evaluation)]}
+    said = {"main": of_scale(studies.main)}
+    if studies.truth is not None and studies.sweep is not None:
+        said["sweep"] = of_scale(studies.sweep)
     if studies.selected is not None and studies.selected.class_rows():
-        found["classes"] = of_classes(studies.selected)
+        said["classes"] = of_classes(studies.selected)
     if studies.causal is not None:
-        found["causal"] = of_causal(studies.causal)
+        said["causal"] = of_causal(studies.causal)
     if studies.fields is not None:
-        found["fields"] = of_fields(studies.fields, studies.growth)
-    return found
+        said["fields"] = of_fields(studies.fields, studies.growth)
+    return said
+
+
+def of_chance(evaluation: Evaluation) -> str:
+    """That a network knows nothing of its task."""
+    name, share = evaluation.largest
+    low, high = evaluation.top1_interval
+    return (
+        f"The network is not better than always naming the largest class ({name}): {evaluation.top1:.1%} top-1 "
+        f"[{low:.1%}, {high:.1%}] against {share:.1%}. What its units chose says nothing about its task; the figures "
+        "are given without conclusions."
+    )
 
 
 def of_scale(study: ScaleStudy) -> list[str]:
     """What the study found and did not find, in plain words; only what its intervals carry."""
+    return _of_zoom(study) if study.kind == "zoom" else _of_truth(study)
+
+
+def _of_zoom(study: ScaleStudy) -> list[str]:
     units = study.units
-    if study.kind == "zoom":
-        up, down = ([u.unit.label for u in units if u.change.sign == sign] for sign in (1, -1))
-        first, last = study.group_names[0], study.group_names[-1]
-        return [
-            f"Enlarging the centre from {first} to {last} moved the selection to the larger kernel in "
-            f"{_of(up, len(units))}, and to the smaller one in {_of(down, len(units))}: the 95 % interval of the "
-            "paired difference leaves out zero.",
-            "The paper sees it move to the larger kernel in low and middle units, and no pattern in the last ones. "
-            "Mind that enlarging a small image also blurs it.",
-        ]
-    plain, against = ([u.unit.label for u in units if u.rho is not None and u.rho.sign == sign] for sign in (1, -1))
-    partial = [u.unit.label for u in units if u.partial is not None and u.partial.sign > 0]
-    lines = [
-        f"Larger objects draw more of the larger kernel in {_of(plain, len(units))}: "
-        "the 95 % interval of the rank correlation lies above zero."
+    up, down = ([u.unit.label for u in units if u.change.sign == sign] for sign in (1, -1))
+    first, last = study.group_names[0], study.group_names[-1]
+    return [
+        f"Enlarging the centre from {first} to {last} moved the selection to the larger kernel in "
+        f"{_of(up, len(units))}, and to the smaller one in {_of(down, len(units))}: the 95 % interval of the "
+        f"paired difference leaves out zero. {_by_chance(len(units))}",
+        "The paper sees it move to the larger kernel in low and middle units, and no pattern in the last ones. "
+        "Mind that enlarging a small image also blurs it.",
     ]
-    if against:
-        lines.append(f"The opposite, less of it for larger objects, is seen in {_of(against, len(units))}.")
-    lines.append(
-        "A larger object is also more ink. With the image's mean intensity removed, the correlation stays above "
-        f"zero in {_of(partial, len(units))}."
-    )
-    return [*lines, _last_unit(units[-1])]
 
 
-def _last_unit(unit: UnitScale) -> str:
-    assert unit.rho is not None
-    agrees = abs(unit.rho.value) < 0.2
+def _of_truth(study: ScaleStudy) -> list[str]:
+    total = len(study.units)
+
+    def labels(name: str, sign: int) -> str:
+        estimates = [(unit.unit.label, getattr(unit, name)) for unit in study.units]
+        return _of([label for label, e in estimates if e is not None and e.sign == sign], total)
+
+    mixed = _of_mixing(study)
+    if study.doubts:
+        return [*study.doubts, *mixed]
+    lines = [
+        f"Within a class, larger objects draw more of the larger kernel in {labels('within', 1)}, and less of it in "
+        f"{labels('within', -1)}: the interval of the rank correlation leaves out zero, where the intervals of all "
+        "units hold at once (95 %).",
+        "A larger object is also more ink and changes the contrast. With the image's mean intensity and contrast "
+        f"removed as well, the correlation lies above zero in {labels('within_lit', 1)}, below it in "
+        f"{labels('within_lit', -1)}.",
+    ]
+    if mixed:
+        mixed[0] += f" Pooled, the correlation lies above zero in {labels('rho', 1)}, below it in {labels('rho', -1)}."
+    apart = _apart(study)
+    if apart:
+        lines.append(
+            f"Classes differ in {_of(list(apart), total)}, where the intervals of two of them do not meet: there the "
+            "mean over classes hides what the table class by class shows."
+        )
+    last = study.units[-1]
+    return [*lines, *mixed, _last_unit(last, apart.get(last.unit.label, ""))]
+
+
+def _apart(study: ScaleStudy) -> dict[str, str]:
+    """Units in which two classes have intervals that do not meet, each with the two."""
+    found = {}
+    for number, unit in enumerate(study.units):
+        rhos = [(c.name, c.rho[number]) for c in study.by_class if np.isfinite(c.rho[number].low)]
+        if not rhos:
+            continue
+        least, most = min(rhos, key=lambda each: each[1].high), max(rhos, key=lambda each: each[1].low)
+        if least[1].high < most[1].low:
+            found[unit.unit.label] = f"{least[0]} has {least[1]}, {most[0]} {most[1]}"
+    return found
+
+
+def _of_mixing(study: ScaleStudy) -> list[str]:
+    """How far size is the class, where classes differ in it."""
+    if not study.explained >= _MIXED:
+        return []
+    nearly = "Size is nearly the class here: the" if study.explained >= _NEARLY else "The"
+    return [
+        f"{nearly} class explains {study.explained:.0%} of the variance of the sizes' ranks, so figures that are "
+        "pooled over classes mix the two."
+    ]
+
+
+def _by_chance(units: int) -> str:
+    """How often an interval by itself errs, for those who count units."""
     return (
-        f"The paper finds no pattern in its last unit. Here {unit.unit.label} has a rank correlation of {unit.rho}, "
-        f"{'so hardly one either' if agrees else 'so a pattern is there'}."
+        f"Each interval is by itself: where nothing moved, {0.05 * units:.1f} of {units} would be counted on average."
+    )
+
+
+def _last_unit(unit: UnitScale, apart: str) -> str:
+    e = unit.within
+    assert e is not None
+    if apart:
+        verdict = f"but classes differ: {apart}"
+    elif max(abs(e.low), abs(e.high)) < _WEAK:
+        verdict = "so hardly one either"
+    elif e.sign:
+        verdict = "so a pattern is there"
+    else:
+        verdict = "which leaves it open"
+    return (
+        f"The paper finds no pattern in its last unit. Here {unit.unit.label} has a rank correlation of {e} within "
+        f"classes, {verdict}."
     )
 
 
@@ -87,9 +172,9 @@ def of_causal(study: CausalStudy) -> list[str]:
         change = f"{100 * e.change.value:+.1f} points [{100 * e.change.low:+.1f}, {100 * e.change.high:+.1f}]"
         verdict = "" if e.change.sign else ", which may be nothing"
         lines.append(f"{meaning[e.what]}: {change}{verdict}; {e.flipped:.1%} of the predictions change.")
-    costly = [e for e in study.effects if e.unit != ALL and e.change.sign < 0]
-    names = ", ".join(e.unit for e in costly)
-    lines.append(f"Frozen one by one, units that cost accuracy: {names or 'none'}.")
+    single = [e for e in study.effects if e.unit != ALL]
+    names = ", ".join(e.unit for e in single if e.change.sign < 0)
+    lines.append(f"Frozen one by one, units that cost accuracy: {names or 'none'}. {_by_chance(len(single))}")
     return lines
 
 
@@ -103,9 +188,9 @@ def of_fields(study: FieldStudy, growths: Sequence[Growth]) -> list[str]:
         f"{large:.1f} px with the largest."
     ]
     if growths:
-        grows = [g.label for g in growths if g.chosen.sign > 0]
-        fixed = [g.label for g in growths if g.fixed.sign > 0]
-        lines.append(f"The field grows with the object's true size in {_of(grows, len(growths))}.")
+        grows = [g.label for g in growths if g.chosen_within.sign > 0]
+        fixed = [g.label for g in growths if g.fixed_within.sign > 0]
+        lines.append(f"Within a class, the field grows with the object's true size in {_of(grows, len(growths))}.")
         lines.append(
             f"With the selection frozen to its mean it still does in {_of(fixed, len(growths))}: that part is not the "
             "selection's doing, but that of the pixels which the ReLUs let through."

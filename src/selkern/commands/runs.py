@@ -122,7 +122,7 @@ def analyze(argv: list[str]) -> int:
 
     options = parse(AnalyzeOptions, argv, "analyze")
     from selkern.analysis.studies import Plan
-    from selkern.analysis.words import of_scale
+    from selkern.analysis.words import of_studies
     from selkern.train import analyze as analyzing
     from selkern.train.loaded import load
     from selkern.train.others import is_other, load_other
@@ -157,13 +157,17 @@ def analyze(argv: list[str]) -> int:
         options.table,
         lambda name: print(f"studying: {name}", file=sys.stderr, flush=True),
     )
-    study = analysis.studies.main
+    said = of_studies(analysis.studies, analysis.evaluation)
+    top1 = analysis.evaluation.top1
     if options.json:
-        found = analysis.studies.to_dict()
-        print(json.dumps({"report": str(analysis.page), "top1": analysis.evaluation.top1, "studies": found}))
+        above, found = analysis.evaluation.above_chance, analysis.studies.to_dict()
+        report = {"report": str(analysis.page), "top1": top1, "above_chance": above, "studies": found}
+        print(json.dumps({**report, "said": said, "notes": analysis.notes}))
         return 0
-    print(f"top1 {analysis.evaluation.top1:.2%} on {len(analysis.evaluation):,} images")
-    print("\n".join(of_scale(study)) if study else "this network has no selective-kernel units to study")
+    for note in analysis.notes:
+        print(f"note: {note}", file=sys.stderr)
+    print(f"top1 {top1:.2%} on {len(analysis.evaluation):,} images")
+    print("\n".join(said.get("main", ["this network has no selective-kernel units to study"])))
     print(f"report: {analysis.page}")
     return 0
 

@@ -1,65 +1,215 @@
-"""Sizes of the objects in images, from a table of boxes: what a study of true scale needs."""
+"""Sizes of the objects in images, as a network is shown them, from a table of boxes: for a study of true size.
+
+A box is in px of the image as viewers show it, upright. What counts is its size in px of the network's input, after
+resizing and cropping: two pictures of one cell, one stored three times as large, show the network the same.
+"""
 
 from __future__ import annotations
 
 import csv
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
-from selkern.data.decode import show
+import numpy as np
+from numpy.typing import NDArray
+
+from selkern.data.decode import Header, show
+from selkern.data.preprocess import Box as Corners
+from selkern.data.preprocess import Preprocess
 from selkern.data.split import Split
 from selkern.errors import DataError
 
 _CORNERS = ("x0", "y0", "x1", "y1")
-_FIX = "give a UTF-8 CSV with the header path,size or path,x0,y0,x1,y1"
+_OTHERS = {"xmin": "x0", "ymin": "y0", "xmax": "x1", "ymax": "y1", "class": "label"}  # names that mean the same
+_FIX = "give a UTF-8 CSV with the header path,size or path,x0,y0,x1,y1 (px of the image file), or path,size_input"
 
 
-def sizes_of(table: Path, split: Split) -> dict[int, float]:
-    """Size of the object in the images of a split that a table knows: image number to size.
+@dataclass(frozen=True, kw_only=True)
+class Box:
+    """One object, as a row of the table has it."""
+
+    image: str
+    """The image's path, resolved."""
+    corners: Corners | None = None
+    """x0, y0, x1, y1, px of the upright image."""
+    size: float = 0.0
+    """Where there are no corners."""
+    scaled: bool = True
+    """Whether `size` is in px of the image file; else it stands as it is."""
+    label: str = ""
+    """Class of the object, where the table has it."""
+    group: str = ""
+    """What images that are not independent have in common, such as the picture that they were cut from."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Objects:
+    """The objects of n images of a split."""
+
+    indices: NDArray[np.int64]
+    """(n,) the images' numbers in the split, rising."""
+    sizes: NDArray[np.float64]
+    """(n,) px of the network's input."""
+    groups: NDArray[np.int64] | None
+    """(n,) which images belong together; None where the table does not say."""
+    notes: tuple[str, ...]
+    """What was assumed and what was left out, a line each."""
+
+
+def objects_of(
+    table: Path, split: Split, preprocess: Preprocess, classes: Sequence[str] = (), indices: Sequence[int] | None = None
+) -> Objects:
+    """The object in each image of a split that a table knows.
+
+    Of an image's several boxes the largest counts, among those of the image's own class where the table has labels.
 
     Args:
-        table: a CSV with the columns path and size (any unit), or path, x0, y0, x1, y1 (px: the size of a box is the
-            square root of its area; of an image's several boxes the largest counts). Paths are relative to its folder.
+        table: a CSV with a column path (relative to the table's folder) and one of: x0, y0, x1, y1, or size, in px of
+            the image file; size_input, in px of the network's input or any other unit that is taken as it stands.
+            The columns label and group are optional.
+        preprocess: how images become the network's input.
+        classes: names of the split's classes.
+        indices: the images that can be read, rising; None for all.
 
     Raises:
         DataError: no such table, another header, a number that is none, or no image of the split in it.
     """
-    known: dict[str, float] = {}
-    for where, size in _rows(table):
-        known[where] = max(size, known.get(where, 0.0))
-    found = {i: known[w] for i in range(len(split)) if (w := _resolved(Path(split.where(i)))) in known}
-    if not found:
+    boxes: dict[str, dict[Box, None]] = {}  # of each image those that differ
+    for box in _boxes(table):
+        boxes.setdefault(box.image, {})[box] = None
+    _check_units([box for some in boxes.values() for box in some], table)
+    readable = range(len(split)) if indices is None else indices
+    known = {int(i): list(boxes[w]) for i in readable if (w := _resolved(Path(split.where(i)))) in boxes}
+    if not known:
         raise DataError("none of its images is in the split that is studied", show(table), "name images of that split")
-    return found
+    chosen: dict[int, tuple[Box, float]] = {}
+    cut = unseen = 0
+    for index, some in known.items():
+        header = split.header(index)
+        shown = [(box, *_shown(box, header, preprocess)) for box in some]
+        cut += sum(part < 0.99 for _, size, part in shown if size)
+        unseen += sum(not size for _, size, _ in shown)
+        own = classes[split.labels[index]] if classes else ""
+        box, size, _ = max(shown, key=lambda each: (each[1] > 0, each[0].label == own, each[1]))
+        if size:
+            chosen[index] = box, size
+    if not chosen:
+        fix = "give px of the image as it is shown upright"
+        raise DataError("every box lies outside of what the network is shown of its image", show(table), fix)
+    some_boxes = [box for box, _ in chosen.values()]
+    return Objects(
+        indices=np.array(list(chosen), dtype=np.int64),
+        sizes=np.array([size for _, size in chosen.values()]),
+        groups=_groups(some_boxes),
+        notes=tuple(_notes(table.name, split, chosen, known, cut, unseen)),
+    )
 
 
-def _rows(table: Path) -> Iterator[tuple[str, float]]:
-    """(image, size of one object) of every row."""
+def _boxes(table: Path) -> Iterator[Box]:
+    """Every row of a table."""
     try:
         with table.open(newline="", encoding="utf-8-sig") as file:
             reader = csv.DictReader(file, strict=True)
-            header = reader.fieldnames or []
-            if "path" not in header or not ("size" in header or set(_CORNERS) <= set(header)):
+            names = [name.strip().lower() for name in reader.fieldnames or []]
+            reader.fieldnames = header = [_OTHERS.get(name, name) for name in names]
+            sized = {"size", "size_input"} & set(header) or set(_CORNERS) <= set(header)
+            if "path" not in header or not sized:
                 raise DataError("no columns of sizes in the header", f"{show(table)} line 1", _FIX)
             for row in reader:
-                yield _resolved(table.parent / (row["path"] or "")), _size(row, f"{show(table)} line {reader.line_num}")
+                yield _box(row, table.parent, f"{show(table)} line {reader.line_num}")
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise DataError(f"cannot read the table ({error})", show(table), _FIX) from error
 
 
-def _size(row: dict[str, str | None], where: str) -> float:
+def _box(row: dict[str, str | None], folder: Path, where: str) -> Box:
+    """A row: its corners where it has them, else its size."""
+    path = row["path"] or ""
+    if "\\" in path and not (folder / path).exists():  # written on Windows
+        path = path.replace("\\", "/")
+    image = _resolved(folder / path)
+    label, group = ((row.get(name) or "").strip() for name in ("label", "group"))
     try:
-        if "size" in row:
-            size = float(row["size"] or "")
-        else:
+        if "size_input" not in row and set(_CORNERS) <= row.keys():
             x0, y0, x1, y1 = (float(row[name] or "") for name in _CORNERS)
-            size = math.sqrt(max(x1 - x0, 0) * max(y1 - y0, 0))
+            size = math.sqrt(_area((x0, y0, x1, y1)))
+            box = Box(image=image, corners=(x0, y0, x1, y1), label=label, group=group)
+        else:
+            name = "size_input" if "size_input" in row else "size"
+            size = float(row[name] or "")
+            box = Box(image=image, size=size, scaled=name == "size", label=label, group=group)
     except ValueError as error:
         raise DataError(f"not a number ({error})", where, _FIX) from error
     if not (math.isfinite(size) and size > 0):
         raise DataError(f"the object's size is {size}", where, "give sizes above 0, and x1 > x0, y1 > y0")
-    return size
+    return box
+
+
+def _check_units(boxes: Sequence[Box], table: Path) -> None:
+    """Refuse shares of the picture, as YOLO's tables have them, where px are asked for."""
+    numbers = [number for box in boxes if box.scaled for number in box.corners or (box.size,)]
+    if numbers and max(numbers) <= 1:
+        what = "every number lies within 0..1: shares of the picture, where px of the image file are asked for"
+        fix = "multiply x by the image's width and y by its height, or name a column size_input of sizes as they stand"
+        raise DataError(what, show(table), fix)
+
+
+def _shown(box: Box, header: Header, preprocess: Preprocess) -> tuple[float, float]:
+    """Size of an object in the network's input, px, and the share of its box that the input shows."""
+    if not box.scaled:
+        return box.size, 1.0
+    width, height = header.width, header.height
+    all_seen = _area(_seen((0, 0, width, height), header, preprocess))
+    if box.corners is None:  # its place is not known: taken as seen whole, but no larger than all that is seen
+        whole = _area(preprocess.to_input((0, 0, width, height), width, height))
+        return math.sqrt(min(box.size**2 * whole / (width * height), all_seen)), 1.0
+    seen = _area(_seen(box.corners, header, preprocess))
+    return math.sqrt(seen), seen / _area(preprocess.to_input(box.corners, width, height))
+
+
+def _seen(corners: Corners, header: Header, preprocess: Preprocess) -> Corners:
+    """The part of a box that is in the image and in what the network is shown of it, px of the network's input."""
+    x0, y0, x1, y1 = corners
+    inside = max(x0, 0), max(y0, 0), min(x1, header.width), min(y1, header.height)
+    left, top, right, bottom = preprocess.to_input(inside, header.width, header.height)
+    side = preprocess.size
+    return max(left, 0), max(top, 0), min(right, side), min(bottom, side)
+
+
+def _area(corners: Corners) -> float:
+    x0, y0, x1, y1 = corners
+    return max(x1 - x0, 0) * max(y1 - y0, 0)
+
+
+def _groups(boxes: Sequence[Box]) -> NDArray[np.int64] | None:
+    """Numbers of the boxes' groups; an image without one is a group of its own."""
+    if not any(box.group for box in boxes):
+        return None
+    names = [("group", box.group) if box.group else ("image", box.image) for box in boxes]
+    numbers = {name: number for number, name in enumerate(dict.fromkeys(names))}
+    return np.array([numbers[name] for name in names], dtype=np.int64)
+
+
+def _notes(
+    table: str, split: Split, chosen: dict[int, tuple[Box, float]], known: dict[int, list[Box]], cut: int, unseen: int
+) -> Iterator[str]:
+    """What a reader of the study has to know of the table."""
+    if len(chosen) < len(split):
+        rest = f"{table} gives a size to {len(chosen):,} of the {len(split):,} images of the {split.name} split"
+        yield f"{rest}; the study of size is of these"
+    if several := sum(len(some) > 1 for some in known.values()):
+        own = " of its own class" if any(box.label for box, _ in chosen.values()) else ""
+        yield f"{several:,} images have several boxes: of each the largest{own} counts"
+    if unseen:
+        yield f"{unseen:,} boxes lie outside of what the network is shown of their images, and do not count"
+    if cut:
+        yield f"{cut:,} boxes reach out of what the network is shown of their images: the part inside counts"
+    if not any(box.group for box, _ in chosen.values()):
+        yield (
+            f"{table} has no column group: images are taken as independent of each other. Where several were cut "
+            "from one picture, name the picture in that column, and the intervals will be right"
+        )
 
 
 def _resolved(path: Path) -> str:

@@ -13,9 +13,11 @@ import numpy as np
 from selkern.analysis.evaluation import Evaluation, OnBad, evaluate
 from selkern.analysis.look_page import render_look
 from selkern.analysis.report import Report, draw, make_examples, pick_examples, render
-from selkern.analysis.studies import Plan, Run, Studies, Truth
+from selkern.analysis.studies import Plan, Run, Studies
 from selkern.analysis.style import to_png, to_svg
-from selkern.data.boxes import sizes_of
+from selkern.analysis.true_scale import Truth
+from selkern.data.boxes import objects_of
+from selkern.data.preprocess import Preprocess
 from selkern.data.scenes import SceneSplit, SceneTruth
 from selkern.data.sources import Split
 from selkern.data.table_options import TableOptions
@@ -28,11 +30,12 @@ from selkern.train.run_folder import command, versions
 
 @dataclass(frozen=True)
 class Analysis:
-    """What `analyze` found: the evaluation, the studies of the selection, and the page of both."""
+    """What `analyze` found: the evaluation, the studies of the selection, the page of both, and remarks on the data."""
 
     evaluation: Evaluation
     studies: Studies
     page: Path
+    notes: tuple[str, ...] = ()
 
 
 def analyze(
@@ -53,7 +56,7 @@ def analyze(
         output: folder to write into; None takes the run's own.
         on_bad: "skip" leaves out images that cannot be read; the report tells how many.
         plan: how much is studied.
-        boxes: a table of the objects' sizes, see `data.boxes.sizes_of`.
+        boxes: a table of the objects' sizes, see `data.boxes.objects_of`.
         table: how to read data that are a table, see `open_source`.
         say: told what begins.
 
@@ -77,7 +80,7 @@ def analyze(
     evaluation = evaluate(loaded.model, split, source.classes, loaded.preprocess, on_bad=on_bad)
     evaluation.require_numbers(split)
     truths = [split.truth(index) for index in range(len(split))] if isinstance(split, SceneSplit) else []
-    truth = _truth(split, truths, boxes)
+    truth, remarks = _truth(split, truths, boxes, loaded.preprocess, evaluation)
     runner = Run(loaded.model, split, loaded.preprocess, source.classes, evaluation.indices, truth=truth, plan=plan)
     studies = runner.all(say, lambda found: write_tables(found, folder))
     sizes = np.array([truths[i].scale for i in evaluation.indices]) if truths else None
@@ -99,22 +102,26 @@ def analyze(
         right=right,
         wrong=wrong,
         provenance=_provenance(loaded, time.monotonic() - started),
-        notes=(*source.notes, *_skipped(evaluation)),
+        notes=(*source.notes, *_skipped(evaluation), *remarks, *studies.notes),
     )
     write_predictions(evaluation, split, folder / f"predictions_{split.name}.csv")
-    return Analysis(evaluation, studies, write_report(report, folder))
+    return Analysis(evaluation, studies, write_report(report, folder), (*remarks, *studies.notes))
 
 
-def _truth(split: Split, truths: Sequence[SceneTruth], boxes: Path | None) -> Truth | None:
-    """What is known of the objects' sizes: from the user's table, or from the drawing of the scenes."""
+def _truth(
+    split: Split, truths: Sequence[SceneTruth], boxes: Path | None, preprocess: Preprocess, evaluation: Evaluation
+) -> tuple[Truth | None, tuple[str, ...]]:
+    """What is known of the objects' sizes, from the user's table or the drawing of the scenes; and remarks on it."""
     if boxes is not None:
-        sizes = sizes_of(boxes, split)
-        numbers = np.array(sorted(sizes), dtype=np.int64)
-        return Truth(numbers, np.array([sizes[i] for i in numbers]), numbers)
+        objects = objects_of(boxes, split, preprocess, evaluation.classes, evaluation.indices.tolist())
+        grouped = objects.groups is not None
+        clusters = objects.indices if objects.groups is None else objects.groups
+        unit = "size of the object, px of the network's input"
+        return Truth(objects.indices, objects.sizes, clusters, unit, "groups" if grouped else ""), objects.notes
     if not truths:
-        return None
+        return None, ()
     scale, digits = np.array([truth.scale for truth in truths]), np.array([truth.digit for truth in truths])
-    return Truth(np.arange(len(truths)), scale, digits, "size of the object, times 8 px")
+    return Truth(np.arange(len(truths)), scale, digits, "size of the object, times 8 px", "original digits"), ()
 
 
 def _skipped(evaluation: Evaluation) -> list[str]:
