@@ -32,7 +32,9 @@ _COPIES = 3  # places of one picture that it shows
 _LONGEST = 28  # characters of a class name
 _MOST_WORKERS = 16  # by default
 # The source's notes that the findings tell with more in them.
-_TOLD = re.compile(r"class .* has no training image|no image in ")
+_TOLD = re.compile(
+    r"class .* has no training image|no image in |[\d,]+ of [\d,]+ (image files are missing|rows are left out)"
+)
 
 
 def data(argv: list[str]) -> int:
@@ -134,6 +136,9 @@ def _table(found: DataCheck) -> Iterator[str]:
 
 def _serious(found: DataCheck) -> Iterator[tuple[str, list[str]]]:
     """(finding, a line for each image or picture)."""
+    if found.left_out:
+        lines = [f"{found.short(row.where)}: {row.reason}" for row in found.left_out]
+        yield f"{_many(len(lines), 'row or file', 'rows or files')} left out: in no split", lines
     if found.unreadable:
         width = max(len(found.short(bad.file)) for bad in found.unreadable[:_SHOWN])
         lines = [f"{found.short(bad.file):{width}}  {bad.reason}" for bad in found.unreadable]
@@ -148,6 +153,8 @@ def _serious(found: DataCheck) -> Iterator[tuple[str, list[str]]]:
 
 def _remarks(found: DataCheck) -> Iterator[tuple[str, list[str]]]:
     """(finding, a line for each picture; none where the finding says it all)."""
+    for doubt in found.doubtful:
+        yield doubt, []
     if found.repeats:
         what = f"{_many(len(found.repeats), 'picture')} more than once in one class"
         if found.cut_off:

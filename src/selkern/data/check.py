@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from torch.utils.data import DataLoader, Dataset
 
 from selkern.data.findings import LONG, SMALL, DataCheck, Part, Place, Size, Sizes, Unreadable
+from selkern.data.labels import doubtful
 from selkern.data.split import Source, Split
 from selkern.errors import DataError, ResourceError
 
@@ -93,6 +94,7 @@ def check_data(source: Source, *, workers: int = 0, progress: Callable[[int], ob
         if look.reason:
             unreadable.append(Unreadable(**asdict(place(position)), reason=look.reason))
     parts = _parts(splits, names, len(source.classes))
+    doubts = _doubtful(source, parts)
     rank = {part.name: number for number, part in enumerate(parts)}
 
     def order(at: Place) -> tuple[int, list[str | int]]:
@@ -110,13 +112,20 @@ def check_data(source: Source, *, workers: int = 0, progress: Callable[[int], ob
         classes=source.classes,
         parts=parts,
         cut_off=cut_off,
-        notes=source.notes,
+        notes=tuple(note for note in source.notes if note not in doubts),
+        left_out=source.left_out,
+        doubtful=doubts,
         unreadable=tuple(sorted(unreadable, key=order)),
         leaks=leaks,
         conflicts=conflicts,
         repeats=tuple(group for group in groups if len({(at.split, at.label) for at in group}) == 1),
         sizes=_measure(sizes, lambda position: place(position).file),
     )
+
+
+def _doubtful(source: Source, parts: Sequence[Part]) -> tuple[str, ...]:
+    counts = {name: sum(part.counts[at] for part in parts) for at, name in enumerate(source.classes)}
+    return doubtful({name: count for name, count in counts.items() if count}, folders=source.kind == "folder")
 
 
 def _tells_cut(note: str, split: str) -> bool:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import csv
+from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
+from selkern.data.labels import doubtful, same_text, unify
 from selkern.data.order import CUT, sample_rng
 from selkern.data.split import SPLITS, Listing, Options, Source, Split, relative
 from selkern.errors import DataError
@@ -34,6 +37,8 @@ def assemble(
     """
     if not listing.wheres:
         raise DataError("no images found", name, "give a folder, CSV or Parquet file with labelled images")
+    if options.classes is None:  # a checkpoint's are as they are
+        listing = _sane(listing, kind)
     classes = options.classes or listing.classes or tuple(sorted(set(listing.names)))
     labels = _labels(listing, classes)
     if len(set(listing.names)) < 2 and options.classes is None:
@@ -63,8 +68,17 @@ def assemble(
     )
 
 
+def _sane(listing: Listing, kind: str) -> Listing:
+    """The listing with one name for each class, and a note on every one that may be a slip."""
+    names, classes, notes = unify(listing.names, listing.classes or ())
+    notes += doubtful(Counter(names), folders=kind == "folder")
+    return replace(listing, names=names, classes=classes or None, notes=listing.notes + notes)
+
+
 def _labels(listing: Listing, classes: tuple[str, ...]) -> NDArray[np.int64]:
-    ids = {name: index for index, name in enumerate(classes)}
+    ids = {same_text(name): index for index, name in enumerate(classes)}
+    ids |= {name: index for index, name in enumerate(classes)}
+    ids |= {name: ids[same_text(name)] for name in set(listing.names) - ids.keys() if same_text(name) in ids}
     try:
         return np.array([ids[name] for name in listing.names], dtype=np.int64)
     except KeyError:
@@ -134,7 +148,7 @@ def _restore(names: Names, missing: tuple[str, ...], listing: Listing, path: Pat
         label, names[index] = saved.pop(key, ("", ""))
         if not names[index]:
             new += 1
-        elif label != listing.names[index]:
+        elif same_text(label) != same_text(listing.names[index]):
             fix = f"undo the change, or start a new run without {path.name}"
             what = f"the label was {label!r} in the earlier run and is {listing.names[index]!r} now"
             raise DataError(what, listing.wheres[index], fix)

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from selkern.data.split import relative
+from selkern.data.split import LeftOut, relative
 
 SMALL = 32  # px; an image with a shorter side is remarked upon,
 LONG = 4  # as is one whose sides have a larger ratio,
@@ -102,6 +102,10 @@ class DataCheck:
     """Splits that training would cut off at random, since the source lacks them."""
     notes: tuple[str, ...]
     """The source's own remarks."""
+    left_out: tuple[LeftOut, ...]
+    """Rows and files that are in no split: serious."""
+    doubtful: tuple[str, ...]
+    """Remarks on class names that may be a slip."""
     unreadable: tuple[Unreadable, ...]
     """Serious."""
     leaks: tuple[tuple[Place, ...], ...]
@@ -120,8 +124,8 @@ class DataCheck:
 
     @property
     def serious(self) -> int:
-        """Kinds of serious findings: 0 to 3."""
-        return sum(map(bool, (self.unreadable, self.leaks, self.conflicts)))
+        """Kinds of serious findings: 0 to 4."""
+        return sum(map(bool, (self.left_out, self.unreadable, self.leaks, self.conflicts)))
 
     @property
     def empty_classes(self) -> tuple[str, ...]:
@@ -147,7 +151,7 @@ class DataCheck:
         """Kinds of findings that are not serious."""
         small, long = (self.sizes.small, self.sizes.long) if self.sizes else (0, 0)
         kinds = (self.repeats, self.empty_classes, self.uneven, small, long)
-        return sum(map(bool, kinds)) + len(self.missing_classes)
+        return sum(map(bool, kinds)) + len(self.missing_classes) + len(self.doubtful)
 
     def short(self, file: str) -> str:
         """A file's name without ``root``."""
@@ -183,6 +187,8 @@ class DataCheck:
 
         Rows of one finding that share a number are the same picture.
         """
+        for number, row in enumerate(self.left_out, start=1):
+            yield "left out", number, row.where, "", "", row.reason
         for number, bad in enumerate(self.unreadable, start=1):
             yield "unreadable", number, bad.file, bad.split, bad.label, bad.reason
         for finding, groups in (("leak", self.leaks), ("two labels", self.conflicts), ("repeat", self.repeats)):

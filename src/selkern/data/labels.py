@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 _MISSING = frozenset({"", "nan", "none", "null", "na", "n/a", "<na>", "nil", "-", "?", "undefined"})
 _SHOWN = 3  # examples in a note
@@ -37,20 +36,20 @@ def unify(names: Sequence[str], classes: Sequence[str] = ()) -> tuple[list[str],
     return [one.get(name, name) for name in names], tuple(dict.fromkeys(one.get(c, c) for c in classes)), (note,)
 
 
-def doubtful(names: Iterable[str]) -> tuple[str, ...]:
+def doubtful(counts: Mapping[str, int], *, folders: bool = False) -> tuple[str, ...]:
     """Notes on class names that may be a slip.
 
     Args:
-        names: the class name of each image.
+        counts: images of each class.
+        folders: the names are those of folders, which nobody calls NaN by mistake.
     """
-    counts = Counter(names)
     notes = [
         f"class {name!r} ({counts[name]:,} images) reads like a missing label: if so, leave these images out"
         for name in sorted(counts)
-        if name.strip().lower() in _MISSING
+        if name.strip().lower() in _MISSING and not folders
     ]
     seen: set[str] = set()
-    for key, what in ((_caseless, "case or spaces only"), (_number, "the writing of a number only")):
+    for key, what in ((_caseless, "case, spaces or dashes only"), (_number, "the writing of a number only")):
         alike = _alike(counts, key, seen)
         if alike:
             pairs = [" and ".join(f"{name!r} ({counts[name]:,})" for name in group) for group in alike]
