@@ -250,7 +250,7 @@ def test_csv_without_splits_is_cut_and_restored(tmp_path: Path) -> None:
         ("path,label\n", "table.csv", "no images"),
         ("path,label\nimg/000.png,a\nimg/9.png,b\n", "line 3", "img/9.png"),
         ("path,label\nimg/000.png,\n", "line 2", "label is empty"),
-        ("path,label\nimg/000.png,a\nimg/000.png,b\n", "line 3", "listed in line 2"),
+        ("path,label\nimg/000.png,a\nimg/000.png,b\n", "line 3", "listed in line 2 already, with label 'a'"),
         ("path,label\nimg/000.png,a,b\n", "line 2", "3 columns"),
         ("path,label,split\nimg/000.png,a,best\n", "line 2", "'best'"),
         ("path,label,split\nimg/000.png,a,train\nimg/001.png,b,\n", "line 3", "unknown split"),

@@ -6,8 +6,9 @@ import re
 import unicodedata
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
-_MISSING = frozenset({"", "nan", "none", "null", "na", "n/a", "<na>", "nil", "-", "?", "undefined"})
+_MISSING = frozenset({"", "nan", "none", "null", "na", "n/a", "<na>", "nil", "-", "-1", "?", "undefined"})
 _SHOWN = 3  # examples in a note
+_MANY = 20  # classes from which on one for every second image looks like a column of names or texts
 
 
 def same_text(name: str) -> str:
@@ -48,6 +49,8 @@ def doubtful(counts: Mapping[str, int], *, folders: bool = False) -> tuple[str, 
         for name in sorted(counts)
         if name.strip().lower() in _MISSING and not folders
     ]
+    if len(counts) > _MANY and 2 * len(counts) > sum(counts.values()):
+        notes.append(f"{len(counts):,} classes for {sum(counts.values()):,} images: is this what tells the classes?")
     seen: set[str] = set()
     for key, what in ((_caseless, "case, spaces or dashes only"), (_number, "the writing of a number only")):
         alike = _alike(counts, key, seen)

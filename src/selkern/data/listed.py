@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from selkern.data.bad_rows import NEARLY_ALL, BadRows
 from selkern.data.decode import show
 from selkern.data.files import file_source
 from selkern.data.lookup import Lookup, find_lookup
-from selkern.data.split import LeftOut, Listing, Options, Source
+from selkern.data.split import Listing, Options, Source
 from selkern.data.split_names import VAGUE, assign_splits, split_word
 from selkern.data.table import Table, column_called, read_table
 from selkern.data.table_options import TableOptions
@@ -23,7 +25,7 @@ LABEL_NAMES = (
     *("label", "labels", "class", "classname", "classlabel", "target", "targets", "category", "categoryname"),
 )
 SPLIT_NAMES = ("split", "splits", "subset", "partition", "set", "dataset")
-NEARLY_ALL = 0.9  # share of the rows without which nothing is trained, whatever the policy
+_FILE = re.compile(r"\.(jpe?g|png|webp|bmp|tiff?|gif)$", flags=re.IGNORECASE)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,25 +38,28 @@ class _Columns:
     notes: tuple[str, ...]
 
 
-@dataclass
+@dataclass(frozen=True, kw_only=True)
+class _Entry:
+    """One image."""
+
+    label: str
+    split: str
+    where: str
+    """Where it is listed."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class _Listed:
-    """What the tables have said so far; the dicts are by file."""
+    """What the tables have said so far."""
 
-    names: dict[str, str] = field(default_factory=dict)
-    splits: dict[str, str] = field(default_factory=dict)
-    lines: dict[str, str] = field(default_factory=dict)
-    clashing: set[str] = field(default_factory=set)  # listed with two labels, or in two splits
-    missing: list[LeftOut] = field(default_factory=list)
-    problems: list[LeftOut] = field(default_factory=list)  # rows that are no images
-    first: LeftOut | None = None  # of both
+    entries: dict[str, _Entry] = field(default_factory=dict)
+    """By file."""
+    clashing: set[str] = field(default_factory=set)
+    """Files that are listed with two labels, or in two splits."""
+    spellings: dict[str, set[str]] = field(default_factory=dict)
+    """How a class name is written: with spaces around it, and without."""
+    bad: BadRows = field(default_factory=BadRows)
     notes: list[str] = field(default_factory=list)
-    rows: int = 0
-
-    def bad(self, where: str, reason: str, *, missing: bool = False) -> None:
-        """Note a row."""
-        row = LeftOut(where, reason)
-        self.first = self.first or row
-        (self.missing if missing else self.problems).append(row)
 
 
 def open_csv(path: Path, options: Options) -> Source:
@@ -73,32 +78,28 @@ def open_tables(name: Path, tables: Sequence[tuple[str, Path]], options: Options
     listed = _Listed()
     root = show(name)
     for split, path in tables:
-        table = read_table(path, options.table.separator, lambda columns: _fit(columns, options.table))
+        table = read_table(path, options.table.separator, lambda columns: fit(columns, options.table))
         columns = _columns(table, options.table)
-        names = [cells[columns.path] for _, cells in table.rows if len(cells) == len(table.columns)]
+        names = [cells[columns.path].strip() for _, cells in table.rows if len(cells) == len(table.columns)]
         lookup = find_lookup(path, names)
         root = show(lookup.folder) if len(tables) == 1 else root
-        listed.notes += [*table.notes, *columns.notes, *filter(None, [lookup.note])]
+        listed.notes.extend([*table.notes, *columns.notes, *filter(None, [lookup.note])])
         _read(table, columns, lookup, split, listed)
-        if names and len(listed.missing) >= NEARLY_ALL * listed.rows:
-            first = listed.missing[0]
-            what = f"{len(listed.missing):,} of {listed.rows:,} image files are not there; {first.reason}"
-            raise DataError(what, first.where, lookup.advice(next(n for n in names if not lookup(n)[1])))
-    if listed.first is not None and _fails(listed, options):
-        _raise(listed)
-    files = [file for file in listed.names if file not in listed.clashing]
+        _require_there(listed.bad, lookup, names)
+    notes = (*listed.notes, *listed.bad.settle(options.on_bad), *_spaced(listed.spellings))
+    entries = {file: entry for file, entry in listed.entries.items() if file not in listed.clashing}
     listing = Listing(
-        wheres=[show(file) for file in files],
-        names=[listed.names[file] for file in files],
-        splits=[listed.splits[file] for file in files],
+        wheres=[show(file) for file in entries],
+        names=[entry.label for entry in entries.values()],
+        splits=[entry.split for entry in entries.values()],
         root=root,
-        notes=(*listed.notes, *_notes(listed)),
-        left_out=tuple(listed.problems),
+        notes=notes,
+        left_out=tuple(listed.bad.left_out),
     )
-    return file_source(show(name), "csv", listing, options, files)
+    return file_source(show(name), "csv", listing, options, list(entries))
 
 
-def _fit(columns: Sequence[str], asked: TableOptions) -> bool:
+def fit(columns: Sequence[str], asked: TableOptions) -> bool:
     """Whether columns of such names can be read."""
     try:
         return None not in (
@@ -117,7 +118,7 @@ def _columns(table: Table, asked: TableOptions) -> _Columns:
     if path is None or label is None:
         raise _no_columns(table, [name for name, column in (("path", path), ("label", label)) if column is None])
     at = table.columns.index
-    known = split is not None and any(len(cells) > at(split) and cells[at(split)] for _, cells in table.rows)
+    known = split is not None and any(len(cells) > at(split) and cells[at(split)].strip() for _, cells in table.rows)
     if split_note and asked.split_column is None:  # a column that is not called split may hold something else
         known = all(len(cells) <= at(split) or split_word(cells[at(split)]) for _, cells in table.rows)
     notes = (path_note, label_note, split_note if known else "")
@@ -132,19 +133,21 @@ def _columns(table: Table, asked: TableOptions) -> _Columns:
 def _no_columns(table: Table, lacking: list[str]) -> DataError:
     lookup = Lookup(folder=table.path.parent)
     where = table.where(table.header_line)
-    if any(cell and lookup(cell)[1] for cell in table.columns):
-        what = "the table has no header: its first line names an image"
-        return DataError(what, where, "write the line path,label above it")
+    if any(re.search(_FILE, cell) or (cell and lookup(cell)[1]) for cell in table.columns):
+        return DataError("the table has no header: its first line names an image", where, "write path,label above it")
     what = f"no column {' or '.join(lacking)} in the header"
     there = ", ".join(map(repr, table.columns))[:200]
     flags = " and ".join(f"--{name}-column" for name in lacking)
     fix = f"choose among {there} by {flags}" if len(table.columns) > 1 else "name the columns path,label[,split]"
+    other = re.search(r"[,;|\t]", table.columns[0]) if len(table.columns) == 1 else None
+    fix = f"its columns seem to be separated by {other[0]!r}: leave --sep out" if other else fix
     return DataError(what, where, fix)
 
 
 def _read(table: Table, columns: _Columns, lookup: Lookup, split: str, listed: _Listed) -> None:
     """Take in the rows of a table."""
-    listed.rows += len(table.rows)
+    bad = listed.bad
+    bad.rows += len(table.rows)
     slashes = 0
     meant = _splits(table, columns.split)
     listed.notes += [f"split {word!r} is taken for {meant[word]}" for word in sorted(VAGUE.intersection(meant))]
@@ -152,26 +155,25 @@ def _read(table: Table, columns: _Columns, lookup: Lookup, split: str, listed: _
         where = table.where(line)
         if len(cells) != len(table.columns):
             what = f"{len(cells)} columns where the header has {len(table.columns)}"
-            listed.bad(where, f"{what} (texts that hold the separator need quotes)")
+            bad.add(where, f"{what} (texts that hold the separator need quotes)")
             continue
-        name, label = cells[columns.path], cells[columns.label]
+        name, label = cells[columns.path].strip(), cells[columns.label].strip()
         said = split if columns.split is None else meant.get(split_word(cells[columns.split]))
         if not name or not label:
-            listed.bad(where, f"the {'label' if name else 'path'} is empty")
+            bad.add(where, f"the {'label' if name else 'path'} is empty")
             continue
         if said is None:
-            listed.bad(where, f"unknown split {cells[columns.split or 0]!r}")
+            bad.add(where, f"unknown split {cells[columns.split or 0].strip()!r}")
             continue
         file, there = lookup(name)
-        if file in listed.names:
-            first = f"is listed in line {listed.lines[file].rpartition(' ')[2]} already"
-            listed.bad(where, f"{name} {first}")
-            if (listed.names[file], listed.splits[file]) != (printable(label), said):
-                listed.clashing.add(file)
+        entry = _Entry(label=printable(label), split=said, where=where)
+        if file in listed.entries:
+            _again(file, name, entry, listed)
             continue
-        listed.names[file], listed.splits[file], listed.lines[file] = printable(label), said, where
+        listed.entries[file] = entry
+        listed.spellings.setdefault(entry.label, set()).add(cells[columns.label])
         if not there:
-            listed.bad(where, lookup.missing(name), missing=True)
+            bad.add(where, lookup.missing(name), missing=True)
         slashes += there and "\\" in name and "\\" not in file
     if slashes:
         listed.notes.append(f"\\ in {slashes:,} paths is read as /")
@@ -184,24 +186,29 @@ def _splits(table: Table, column: int | None) -> dict[str, str]:
     return assign_splits({split_word(cells[column]) for _, cells in table.rows if len(cells) > column})
 
 
-def _fails(listed: _Listed, options: Options) -> bool:
-    """Whether what is bad is too much."""
-    bad = len(listed.missing) + len(listed.problems)
-    return options.on_bad == "error" or bad >= NEARLY_ALL * listed.rows
+def _again(file: str, name: str, entry: _Entry, listed: _Listed) -> None:
+    """Note a row that names a file of an earlier one. Where they disagree, neither is used."""
+    first = listed.entries[file]
+    lines = [place.rpartition(" ")[2] for place in (first.where, entry.where)]
+    differs = f", with label {first.label!r}" if first.label != entry.label else ""
+    differs = differs or (f", in split {first.split}" if first.split != entry.split else "")
+    listed.bad.add(entry.where, f"{name} is listed in line {lines[0]} already{differs}")
+    if differs and file not in listed.clashing:
+        listed.clashing.add(file)
+        listed.bad.add(first.where, f"{name} is listed again, and otherwise, in line {lines[1]}")
 
 
-def _raise(listed: _Listed) -> None:
-    assert listed.first is not None
-    bad = len(listed.missing) + len(listed.problems)
-    more = f"; {bad:,} of {listed.rows:,} rows cannot be used" if bad > 1 else ""
-    fix = "correct or remove the line" if bad == 1 else "`selkern data check` lists them all; --on-bad-image skip skips"
-    raise DataError(listed.first.reason + more, listed.first.where, fix)
+def _require_there(bad: BadRows, lookup: Lookup, names: Sequence[str]) -> None:
+    """Raise DataError, with advice, where nearly all files are missing."""
+    if names and len(bad.missing) >= NEARLY_ALL * bad.rows:
+        first = bad.missing[0]
+        what = f"{len(bad.missing):,} of {bad.rows:,} image files are missing, the first: {first.reason}"
+        name = next(name for name in names if name and not lookup(name)[1])
+        raise DataError(what, first.where, lookup.advice(name))
 
 
-def _notes(listed: _Listed) -> list[str]:
-    """What was left out, in a line each."""
-    notes = []
-    for rows, what in ((listed.missing, "image files are missing"), (listed.problems, "rows are left out")):
-        if rows:
-            notes.append(f"{len(rows):,} of {listed.rows:,} {what}, the first {rows[0].where}: {rows[0].reason}")
-    return notes
+def _spaced(spellings: dict[str, set[str]]) -> tuple[str, ...]:
+    """A note where a class is written with spaces around it in some rows only."""
+    mixed = sorted(name for name, written in spellings.items() if len(written) > 1)
+    more = f" and {len(mixed) - 1:,} more" if len(mixed) > 1 else ""
+    return (f"spaces around a label are left out: {mixed[0]!r}{more}",) if mixed else ()

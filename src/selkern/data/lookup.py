@@ -57,7 +57,8 @@ class Lookup:
             return "correct the paths, or write them relative to the table's folder"
         looked = show(Path(self(name)[0]).absolute())
         if is_file(name):
-            return f"{looked} was looked for: paths are relative to the table's folder, not to {show(Path.cwd())}"
+            here = f"it is in {show(Path.cwd())}, but paths are relative to the table's folder"
+            return f"{looked} was looked for; {here}: move the table, or write whole paths"
         return f"{looked} was looked for: correct the paths, or move the table"
 
 

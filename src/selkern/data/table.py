@@ -72,7 +72,11 @@ def read_table(path: Path, sep: str | None, fits: Callable[[Sequence[str]], bool
             sep = sep or said or _separator(header, path.suffix.lower() == ".tsv", fits)
             rows = csv.reader(itertools.chain([header], lines), delimiter=sep, strict=True)
             columns = [cell.strip() for cell in next(rows, [])]
-            kept = tuple((line + rows.line_num - 1, cells) for row in rows if any(cells := _cells(row, len(columns))))
+            kept = tuple(
+                (line + rows.line_num - 1, cells)
+                for row in rows
+                if any(map(str.strip, cells := _cells(row, len(columns))))
+            )
     except UnicodeDecodeError as error:
         raise _other_encoding(path, error) from error
     except (OSError, csv.Error) as error:
@@ -125,6 +129,8 @@ def _encoding(path: Path) -> str:
     for mark, kind in _KINDS:
         if start.startswith(mark):
             raise DataError(f"this is {kind}, not a table of text", show(path), "save it as CSV (UTF-8)")
+    if b"\0" in start and not start.startswith((b"\xff\xfe", b"\xfe\xff", b"\0\0\xfe\xff")):
+        raise DataError("not UTF-8: UTF-16 without its mark, or no text", show(path), 'save it as "CSV UTF-8"')
     return next((encoding for mark, encoding in _MARKS if start.startswith(mark)), "utf-8")
 
 
@@ -169,8 +175,8 @@ def _separator(header: str, tabs: bool, fits: Callable[[Sequence[str]], bool]) -
 
 def _cells(row: list[str], width: int) -> list[str]:
     """The cells of a row, none of a comment's; empty ones beyond the last column are left out."""
-    cells = [cell.strip() for cell in row]
-    while len(cells) > width and not cells[-1]:
+    cells = row
+    while len(cells) > width and not cells[-1].strip():
         cells.pop()
     return [] if cells and len(cells) != width and cells[0].startswith("#") else cells
 
