@@ -114,7 +114,8 @@ def _membership(
     for part, chosen in zip(missing, _stratified(labels[pool], len(missing), options), strict=True):
         if not chosen.size:
             fix = f"give a {part} split, or more images of each class"
-            raise DataError(f"too few images to cut off a {part} split", name, fix)
+            what = f"too few images to cut off a {part} split ({len(set(labels))} classes, {len(labels)} images)"
+            raise DataError(what, name, fix)
         names[pool[chosen]] = part
         share = f"{100 * options.val_fraction:.4g} % of train ({chosen.size} images)"
         notes.append(f"no {part} split: {share} cut off by seed {options.seed}")

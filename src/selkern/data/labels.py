@@ -72,7 +72,7 @@ def _alike(names: Iterable[str], key: Callable[[str], str | None], seen: set[str
 
 
 def _caseless(name: str) -> str:
-    return " ".join(name.replace("_", " ").replace("-", " ").casefold().split())
+    return " ".join(re.sub(r"(?<=\w)[-_](?=\w)", " ", name).casefold().split())
 
 
 def _number(name: str) -> str | None:

@@ -13,18 +13,10 @@ from selkern.data.files import file_source
 from selkern.data.lookup import Lookup, find_lookup
 from selkern.data.split import Listing, Options, Source
 from selkern.data.split_names import VAGUE, assign_splits, split_word
-from selkern.data.table import Table, column_called, read_table
+from selkern.data.table import LABEL_NAMES, PATH_NAMES, SPLIT_NAMES, Table, column_called, read_table
 from selkern.data.table_options import TableOptions
 from selkern.errors import DataError, printable
 
-PATH_NAMES = (
-    *("path", "paths", "file", "files", "filename", "filenames", "filepath", "filepaths", "fname"),
-    *("image", "images", "img", "imagepath", "imgpath", "imagefile", "imagename", "imgname", "imageid", "imgid"),
-)
-LABEL_NAMES = (
-    *("label", "labels", "class", "classname", "classlabel", "target", "targets", "category", "categoryname"),
-)
-SPLIT_NAMES = ("split", "splits", "subset", "partition", "set", "dataset")
 _FILE = re.compile(r"\.(jpe?g|png|webp|bmp|tiff?|gif)$", flags=re.IGNORECASE)
 
 

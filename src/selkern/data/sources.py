@@ -8,6 +8,7 @@ from pathlib import Path
 
 from selkern.data.decode import show
 from selkern.data.listing import is_file, is_folder
+from selkern.data.parquet_files import find_parquet
 from selkern.data.split import OnBad, Options, Source, Split
 from selkern.data.table_options import TableOptions
 from selkern.errors import DataError
@@ -60,17 +61,17 @@ def open_source(
     except RuntimeError as error:  # ~name, where nobody is called so
         raise DataError("no such home folder", data, "write the whole path") from error
     if is_folder(path):
-        if any(path.glob("*.parquet")):
+        if parquets := find_parquet(path):
             from selkern.data.parquet import open_parquet
 
-            return open_parquet(path, options)
+            return open_parquet(path, parquets, options)
         from selkern.data.files import open_folder
 
         return open_folder(path, options)
     if is_file(path) and path.suffix.lower() == ".parquet":
         from selkern.data.parquet import open_parquet
 
-        return open_parquet(path, options)
+        return open_parquet(path, [path], options)
     if is_file(path) and path.suffix.lower() in (".csv", ".tsv"):
         from selkern.data.listed import open_csv
 

@@ -15,6 +15,15 @@ from selkern.data.decode import show
 from selkern.data.table_options import SEPARATORS
 from selkern.errors import DataError, printable
 
+# What columns are called, without case, spaces and underscores; one called as the first is preferred.
+PATH_NAMES = (
+    *("path", "paths", "file", "files", "filename", "filenames", "filepath", "filepaths", "fname"),
+    *("image", "images", "img", "imagepath", "imgpath", "imagefile", "imagename", "imgname", "imageid", "imgid"),
+)
+LABEL_NAMES = (
+    *("label", "labels", "class", "classname", "classlabel", "target", "targets", "category", "categoryname"),
+)
+SPLIT_NAMES = ("split", "splits", "subset", "partition", "set", "dataset")
 _LONGEST = 1 << 20  # characters of a line of a table; the csv module itself allows 131,072 in a cell
 _MARKS = (
     (b"\xef\xbb\xbf", "utf-8-sig"),
