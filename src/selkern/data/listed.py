@@ -12,7 +12,7 @@ from selkern.data.decode import show
 from selkern.data.files import file_source
 from selkern.data.lookup import Lookup, find_lookup
 from selkern.data.split import Listing, Options, Source
-from selkern.data.split_names import VAGUE, assign_splits, split_word
+from selkern.data.split_names import assign_splits, split_word, vague_notes
 from selkern.data.table import LABEL_NAMES, PATH_NAMES, SPLIT_NAMES, Table, column_called, read_table
 from selkern.data.table_options import TableOptions
 from selkern.errors import DataError, printable
@@ -142,7 +142,7 @@ def _read(table: Table, columns: _Columns, lookup: Lookup, split: str, listed: _
     bad.rows += len(table.rows)
     slashes = 0
     meant = _splits(table, columns.split)
-    listed.notes += [f"split {word!r} is taken for {meant[word]}" for word in sorted(VAGUE.intersection(meant))]
+    listed.notes.extend(vague_notes(meant))
     for line, cells in table.rows:
         where = table.where(line)
         if len(cells) != len(table.columns):

@@ -16,7 +16,8 @@ from selkern.data.cut import assemble
 from selkern.data.decode import Header, decode, read_header, show
 from selkern.data.parquet_columns import Columns, broken, find_columns, read_column
 from selkern.data.parquet_files import by_split
-from selkern.data.split import Listing, Options, Source, split_name
+from selkern.data.split import Listing, Options, Source
+from selkern.data.split_names import assign_splits, split_word
 from selkern.errors import DataError
 
 
@@ -176,10 +177,11 @@ class _Rows:
     def read(self, columns: Columns, split: str, start: int) -> None:
         """Take in a file, whose first row has the number `start`; `split` is what its name says, "" for nothing."""
         labels, words = columns.read_labels(), columns.read_splits()
+        meant = assign_splits(set(map(split_word, words or ())))
         self.bad.rows += columns.rows
         shown = show(columns.file)
         for row, label in enumerate(labels):
-            said = split if words is None else split_name(words[row])
+            said = split if words is None else meant.get(split_word(words[row]))
             if label is None:
                 self.unlabelled.append(start + row)
             elif isinstance(label, DataError):

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from selkern.data.decode import show
-from selkern.data.split import split_name
+from selkern.data.split_names import split_word
 from selkern.data.table import LABEL_NAMES, SPLIT_NAMES, column_called, plain
 from selkern.data.table_options import TableOptions
 from selkern.errors import DataError, printable
@@ -201,7 +201,7 @@ def _choose_split(types: dict[str, Any], asked: str | None, file: str) -> str | 
     if name is None or asked is not None or plain(name) == SPLIT_NAMES[0]:
         return name
     words = read_column(file, name).unique().to_pylist()
-    return name if all(isinstance(word, str) and split_name(word) for word in words) else None
+    return name if all(isinstance(word, str) and split_word(word) for word in words) else None
 
 
 def _preferred(names: Sequence[str], preferred: Sequence[str]) -> str | None:

@@ -9,9 +9,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from selkern.data.decode import IMAGE_SUFFIXES, show
-from selkern.data.listing import is_folder, list_folder
+from selkern.data.listing import Search
 from selkern.data.parquet_columns import may_hold_images
-from selkern.data.split import SPLITS, split_name
+from selkern.data.split import SPLITS
+from selkern.data.split_names import assign_splits, split_word, vague_notes
 from selkern.errors import DataError
 
 _DEEPEST = 3  # folders below the one that is given
@@ -23,9 +24,9 @@ def find_parquet(root: Path) -> list[Path]:
 
     Tables of something else beside folders do not count.
     """
-    entries = list_folder(root)
-    files = [Path(entry.path) for entry in entries if entry.name.lower().endswith(".parquet")]
-    if files and (not any(map(is_folder, entries)) or any(map(may_hold_images, files[:_FOLDERS]))):
+    search = Search()
+    files = [Path(entry.path) for entry in search.files(root) if entry.name.lower().endswith(".parquet")]
+    if files and (not search.folders(root) or any(map(may_hold_images, files[:_FOLDERS]))):
         return files
     below: list[Path] = []
     for path in _walk(root, _DEEPEST):
@@ -44,8 +45,10 @@ def by_split(root: Path, files: list[Path]) -> tuple[dict[str, list[str]], tuple
     """
     _require_one_set(root, files)
     notes = _beside(root, files)
-    found = {file: _split_of(file.relative_to(root)) for file in files}
-    groups = {split: [str(file) for file in files if found[file] == split] for split in (*SPLITS, "")}
+    words = {file: _word_of(file.relative_to(root)) for file in files}
+    meant = {"": "", **assign_splits(set(words.values()))}
+    groups = {split: [str(file) for file in files if meant[words[file]] == split] for split in (*SPLITS, "")}
+    notes += vague_notes(meant)
     groups = {split: group for split, group in groups.items() if group}
     plain = groups.get("", [])
     if len(groups) > 1 and plain:
@@ -71,10 +74,10 @@ def _walk(folder: Path, depth: int) -> Iterator[Path]:
             yield from _walk(Path(path), depth - 1)
 
 
-def _split_of(file: Path) -> str:
-    """By the file's name ("train-00000-of-00003", "cifar10_test"), else by its folders ("default/train/0000")."""
+def _word_of(file: Path) -> str:
+    """The word for a split in a file's name ("train-00000-of-00003", "cifar10_test"), else in its folders."""
     for part in (file.stem, *reversed(file.parent.parts)):
-        words = {split for word in re.split(r"[\W_\d]+", part.lower()) if (split := split_name(word) if word else None)}
+        words = {word for piece in re.split(r"[\W_\d]+", part.lower()) if (word := split_word(piece))}
         if len(words) == 1:
             return words.pop()
         if starts := next((split for split in SPLITS if part.lower().startswith(split)), None):
@@ -85,7 +88,7 @@ def _split_of(file: Path) -> str:
 def _require_one_set(root: Path, files: list[Path]) -> None:
     """Raise DataError where folders hold data sets beside each other, as the Hub's configurations do."""
     sets = {
-        "/".join(part for part in file.relative_to(root).parent.parts if part != "data" and not split_name(part))
+        "/".join(part for part in file.relative_to(root).parent.parts if part != "data" and not split_word(part))
         for file in files
     }
     if len(sets) > 1:
@@ -97,6 +100,6 @@ def _beside(root: Path, files: list[Path]) -> tuple[str, ...]:
     """A note on folders beside Parquet files, which might hold images too."""
     if any(file.parent != root for file in files):
         return ()
-    folders = [entry.name for entry in list_folder(root) if is_folder(entry)]
+    folders = [entry.name for entry in Search().folders(root)]
     more = f" and {len(folders) - 1:,} more folders" if len(folders) > 1 else ""
     return (f"ignored: {show(folders[0])}/{more} beside the Parquet files",) if folders else ()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 
 # The first of these that no clearer word is used for.
 _MEANT = {
@@ -38,3 +38,8 @@ def assign_splits(words: Collection[str]) -> dict[str, str]:
         free = [split for split in _MEANT[word] if split not in meant.values()]
         meant[word] = free[0] if free else _MEANT[word][0]
     return meant
+
+
+def vague_notes(meant: Mapping[str, str]) -> tuple[str, ...]:
+    """What was assumed of the words of ``assign_splits`` that could mean something else."""
+    return tuple(f"split {word!r} is taken for {meant[word]}" for word in sorted(VAGUE.intersection(meant)))
