@@ -83,6 +83,12 @@ def read_header(data: bytes | Path, where: str = "") -> Header:
         return Header(width=width, height=height, format=image.format or "", mode=image.mode)
 
 
+def turn_of(data: bytes | Path, where: str = "") -> Image.Transpose | None:
+    """What makes the stored pixels upright; None where they are. Arguments and errors are those of ``decode``."""
+    with _opened(data, where) as image:
+        return _turn(image)
+
+
 @contextmanager
 def _opened(data: bytes | Path, where: str) -> Iterator[Image.Image]:
     """An image whose size is allowed; whatever is raised while it is used becomes a ``DataError``."""
