@@ -15,7 +15,7 @@ from selkern.data.split import SPLITS, LeftOut
 from selkern.errors import DataError
 
 _SPLIT = re.compile(r"(?:images?|instances)?(?:(train|training)|(val|valid|validation|dev)|(test|testing))(?:images?)?")
-_PICTURES = frozenset({"jpegimages", "images", "img", "imgs"})
+PICTURES = frozenset({"jpegimages", "images", "img", "imgs"})  # folders that hold photos
 # Pictures of the same names as the photos, with a class for each pixel.
 _MASKS = re.compile(r"segmentation(class|object)(raw|aug)?|(seg)?masks?|labels_?masks?", re.IGNORECASE)
 _LARGEST = 64 << 20  # bytes of a file that lists the boxes of one picture, or names pictures
@@ -127,14 +127,19 @@ class PictureIndex:
     def _rank(self, file: Path, wanted: PurePosixPath, near: Path) -> tuple[object, ...]:
         """How well a file fits."""
         name = wanted.name
-        alike = [file.name == name, file.name.casefold() == name.casefold(), file.stem == name, file.stem == wanted.stem]
+        alike = [
+            file.name == name,
+            file.name.casefold() == name.casefold(),
+            file.stem == name,
+            file.stem == wanted.stem,
+        ]
         tail = 0
         for mine, theirs in zip(reversed(file.parts[:-1]), reversed(wanted.parts[:-1]), strict=False):
             if mine != theirs:
                 break
             tail += 1
         shared = len(os.path.commonpath([file.parent, near.parent]))
-        photos = any(part.lower() in _PICTURES for part in self._parts(file))
+        photos = any(part.lower() in PICTURES for part in self._parts(file))
         splits = self.split(file) == self.split(near)
         return tail, file.parent == near.parent, splits, shared, photos, alike
 

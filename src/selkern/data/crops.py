@@ -17,7 +17,7 @@ from PIL import Image
 from selkern.data.annotations import Annotations
 from selkern.data.coco import read_coco
 from selkern.data.decode import decode, show
-from selkern.data.objects import Corners, Plan, Scene, Wanted, plan
+from selkern.data.objects import Corners, Scene, Wanted, plan
 from selkern.data.split import SPLITS, LeftOut
 from selkern.data.voc import read_voc
 from selkern.data.yolo import read_yolo
@@ -113,9 +113,13 @@ def import_boxes(
             raise DataError("no picture can be read", show(root), todo.left_out[-1].reason)
         write_csv(folder / "boxes.csv", _HEADER, rows)
         if todo.left_out:
-            write_csv(folder / "left_out.csv", ("where", "reason"), [(each.where, each.reason) for each in todo.left_out])
+            write_csv(
+                folder / "left_out.csv", ("where", "reason"), [(each.where, each.reason) for each in todo.left_out]
+            )
     if padded:
-        todo.notes.append(f"{padded:,} windows reach past the picture's border and are filled with its mean colour there")
+        todo.notes.append(
+            f"{padded:,} windows reach past the picture's border and are filled with its mean colour there"
+        )
     return Imported(
         target=target,
         size=todo.size,
@@ -132,7 +136,9 @@ def _check(root: Path, target: Path) -> None:
     if target.exists() or target.is_symlink():
         left = [path.name for path in target.iterdir()] if target.is_dir() else [""]
         if left == [_UNFINISHED]:
-            raise UsageError("an import ended early here", f"--to {show(target)}", "remove the folder, or give a new one")
+            raise UsageError(
+                "an import ended early here", f"--to {show(target)}", "remove the folder, or give a new one"
+            )
         if left:
             raise UsageError("exists already", f"--to {show(target)}", "give a new or empty folder")
     elif not target.absolute().parent.is_dir():
@@ -179,7 +185,7 @@ def _cut(image: Image.Image, scene: Scene, size: int | None, margin: float, fold
         name = f"{scene.split}/{each.label}/{scene.name}_{each.number:02d}.png"
         path = folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
-        crop.save(path, "PNG")
+        crop.save(path, "PNG", compress_level=4)  # half the time of 6, for 1 % more bytes
         x0, y0, x1, y1 = each.corners
         # Of a window, the whole box, though the object may be larger: its true size is what a study asks for.
         corners = (round(x0 - left, 2), round(y0 - top, 2), round(x1 - left, 2), round(y1 - top, 2))

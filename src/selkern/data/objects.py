@@ -15,7 +15,7 @@ from typing import Literal
 import numpy as np
 from PIL.Image import Transpose
 
-from selkern.data.annotations import Annotations, Box, Picture
+from selkern.data.annotations import PICTURES, Annotations, Box, Picture, split_named
 from selkern.data.decode import read_header, show, turn_of
 from selkern.data.split import SPLITS, LeftOut
 from selkern.errors import DataError, UsageError, printable
@@ -148,23 +148,39 @@ def plan(data: Annotations, root: Path, wanted: Wanted, progress: Callable[[int]
         kept = [_object(box, corners, folders) for box, corners in _thinned(boxes, picture, root, wanted, counts)]
         if kept:
             file = picture.file
-            name = names.of(str(file.relative_to(root)), _plain(file, root).replace("/", "__"))
+            name = names.of(str(file), _name(file, root))
             group = printable(known[file])
             out.scenes.append(Scene(file=file, split=splits[file], group=group, name=name, objects=tuple(kept)))
     out.notes += [f"{count:,} {what}" for what, count in counts.items() if count]
     if not out.scenes:
-        reason = Counter(each.reason for each in out.left_out).most_common(1)
-        why = f": {reason[0][1]:,} times {reason[0][0]}, such as {out.left_out[0].where}" if reason else ""
-        raise DataError(f"no box can be cut out{why}", show(root), "check the folder and the format")
+        raise _nothing(root, out)
     if wanted.crop == "window":
         out.size = _window(out, wanted.size)
     return out
 
 
+def _nothing(root: Path, out: Plan) -> DataError:
+    """Why there is nothing to cut out."""
+    reasons = Counter(each.reason for each in out.left_out).most_common(1)
+    why = ""
+    if reasons:
+        ((reason, count),) = reasons
+        first = next(each.where for each in out.left_out if each.reason == reason)
+        why = f"; {count:,} times: {reason}, such as {first}"
+    return DataError(f"no box to cut out{why}", show(root), "check the folder and the format")
+
+
 def _plain(file: Path, root: Path) -> str:
-    """What an image is called: its path without folders that only say what it is, suffix, and mark of a copy."""
+    """The path of an image without its suffix, and without the mark of a copy."""
     path = file.relative_to(root)
     return (path.parent / _COPY.sub("", path.stem)).as_posix()
+
+
+def _name(file: Path, root: Path) -> str:
+    """The path of an image in one word, without folders that say no more than what it is."""
+    path = file.relative_to(root)
+    folders = [part for part in path.parts[:-1] if part.lower() not in PICTURES and not split_named(part)]
+    return "__".join([*folders, path.stem])
 
 
 def _group(path: Path, pattern: str | None) -> str | None:
@@ -200,10 +216,13 @@ def _splits(data: Annotations, groups: dict[Path, str], wanted: Wanted, out: Pla
     if not missing:
         out.notes.append(f"splits of the data set: {', '.join(split for split in SPLITS if split in own)}")
         return splits
-    order = np.random.default_rng(wanted.seed).permutation(names := sorted({groups[file] for file in splits if splits[file] == "train"}))
+    names = sorted({groups[file] for file, split in splits.items() if split == "train"})
+    order = np.random.default_rng(wanted.seed).permutation(len(names)).tolist()
     count = min(max(1, round(_SHARE * len(names))), (len(names) - 1) // len(missing))
-    chosen = {str(name): split for part, split in enumerate(missing) for name in order[part * count : (part + 1) * count]}
+    chosen = {names[at]: split for i, split in enumerate(missing) for at in order[i * count : (i + 1) * count]}
     out.notes.append(f"{' and '.join(missing)} cut off by seed {wanted.seed}: {count:,} of {len(names):,} {what} each")
+    if not count:
+        out.notes.append("too few of them: training will cut off single crops, of pictures that it learns from")
     return {file: chosen.get(groups[file], split) if split == "train" else split for file, split in splits.items()}
 
 
@@ -218,8 +237,8 @@ def _measured(picture: Picture, wanted: Wanted, out: Plan, counts: Counter[str])
             what = f"its annotation is of a picture of another size than its {here[0]} x {here[1]} px: {told}"
             raise DataError(what, show(picture.file))
         turn = turn_of(picture.file, show(picture.file))
-        counts["pictures are stored turned, with boxes as stored: both are turned upright" if turn else ""] += 1
-        counts["pictures have width and height the wrong way round in the annotation"] += turn is None
+        swapped = "pictures have width and height the wrong way round in the annotation"
+        counts["pictures are stored turned, their boxes too: turned upright" if turn is not None else swapped] += 1
     kept = []
     for box in picture.boxes:
         corners = box.corners
@@ -339,5 +358,7 @@ def _window(out: Plan, given: int | None) -> int:
         out.notes.append(f"--size {given}: the window holds {_HELD:.0%} of the boxes of the average class")
     for label, found in sides.items():
         if larger := sum(side > given for side in found):
-            out.notes.append(f"{larger:,} of {len(found):,} {label} are larger than the window, which shows their middle")
+            out.notes.append(
+                f"{larger:,} of {len(found):,} {label} are larger than the window, which shows their middle"
+            )
     return given

@@ -6,7 +6,17 @@ from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from selkern.data.annotations import Annotations, Box, Picture, PictureIndex, files_below, read_lines, read_small, split_named
+from selkern.data.annotations import (
+    PICTURES,
+    Annotations,
+    Box,
+    Picture,
+    PictureIndex,
+    files_below,
+    read_lines,
+    read_small,
+    split_named,
+)
 from selkern.data.decode import show
 from selkern.data.split import SPLITS
 from selkern.errors import DataError
@@ -62,7 +72,7 @@ def _candidates(file: Path, root: Path) -> Iterator[Path]:
     """Where the labels of an image may be: for images/ a labels/ in its place, and beside the image."""
     parts = file.relative_to(root).parts
     for at in reversed(range(len(parts) - 1)):
-        if parts[at].lower() in ("images", "jpegimages", "img", "imgs"):
+        if parts[at].lower() in PICTURES:
             yield root.joinpath(*parts[:at], "labels", *parts[at + 1 :]).with_suffix(".txt")
     yield file.with_suffix(".txt")
     yield file.parent.joinpath("labels", file.name).with_suffix(".txt")
