@@ -23,7 +23,7 @@ COMMANDS: dict[str, tuple[Callable[[list[str]], int], str]] = {
     "convert": (zoo.convert, "weights of timm, Caffe or a torch state dict to a file that describes itself"),
     "check": (zoo.check, "is this SK code, ours or anybody's, what the paper says? rule by rule"),
     "models": (zoo.models, "the networks, their parameters and multiply-adds"),
-    "data": (data.data, "check a data set before training: broken images, leaks between splits, labels that disagree"),
+    "data": (data.data, "check a data set before training, or cut the objects out of pictures with boxes"),
     "study": (study.study, "networks compared: each trained several times on the same images in the same order"),
     "bench": (bench.bench, "time and memory of ours beside timm's and the article's, against the project's goals"),
     "doctor": (bench.doctor, "versions, devices, cores, settings and missing packages of this machine"),

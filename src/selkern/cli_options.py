@@ -198,6 +198,44 @@ class DataCheckOptions:
 
 
 @dataclass(frozen=True, kw_only=True)
+class DataImportOptions:
+    """Cut the objects out of pictures with boxes: one image each, in class folders that `train` takes, and boxes.csv.
+
+    A window shows all objects at the scale of their picture, so that a network sees their true size. A tight crop
+    fills the image with its object: once resized, it shows no size. All crops of a picture are in one split. Boxes and
+    pictures that cannot be used are counted, and listed in left_out.csv.
+    """
+
+    format: Annotated[Positional[Literal["voc", "yolo", "coco"]], tyro.conf.arg(metavar="voc|yolo|coco")]
+    """Pascal VOC (XML), YOLO (text files, data.yaml) or COCO (JSON); Roboflow's exports of each, too."""
+    folder: Annotated[Positional[Path], tyro.conf.arg(metavar="FOLDER")]
+    """The data set; it is only read."""
+    to: Path
+    """A new or empty folder for the crops."""
+    crop: Literal["window", "tight"] = "window"
+    """window: one size around each box's centre, keeps true size; tight: the box itself, shows no size."""
+    size: int | None = None
+    """Side of the window, px; by default what holds 95 % of the boxes of the average class."""
+    margin: float = 0.0
+    """Added to each side of a tight crop, as a share of the box's side."""
+    least: float = 4.0
+    """Boxes with a side below this many px are left out."""
+    most: int | None = None
+    """At most so many boxes of a class in a picture, drawn by the seed."""
+    leave_out: tuple[Literal["difficult", "truncated", "border"], ...] = ()
+    """Boxes marked difficult or truncated (VOC), and those that touch the picture's border."""
+    splits: Literal["own", "new"] = "own"
+    """The data set's own splits, completed where val (or all) is missing; or new ones, 80/10/10."""
+    group: str | None = None
+    """A regular expression on a picture's path: pictures with the same match (or first group in it) stay together,
+    such as '(patient[0-9]+)'. By default each picture is a group."""
+    seed: int = 0
+    """Of new splits and of --most."""
+    json: bool = False
+    """Print one JSON object instead of text."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class BenchOptions:
     """Measure our code beside timm's, the article's and the bare convolutions, in turn, against the project's goals.
 

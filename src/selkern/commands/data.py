@@ -1,4 +1,4 @@
-"""The command about data: data check.
+"""The commands about data: data check; data import is in a file of its own.
 
 Each function takes the words after the command's name, calls one function, prints what it returns, and gives the exit
 code. Nothing heavy is imported before it is needed.
@@ -19,7 +19,10 @@ from selkern.errors import UsageError
 if TYPE_CHECKING:
     from selkern.data.findings import DataCheck, Place
 
-COMMANDS = {"check": "decode every image once: broken files, leaks between splits, labels that disagree, odd classes"}
+COMMANDS = {
+    "check": "decode every image once: broken files, leaks between splits, labels that disagree, odd classes",
+    "import": "cut the objects out of pictures with boxes (VOC, YOLO, COCO): one image each, in class folders",
+}
 HELP = f"""usage: selkern data COMMAND [OPTIONS]
 
 commands:
@@ -48,6 +51,10 @@ def data(argv: list[str]) -> int:
         near = difflib.get_close_matches(argv[0], COMMANDS, n=1)
         fix = f"did you mean {near[0]}?" if near else f"one of {', '.join(COMMANDS)}"
         raise UsageError(f"unknown command {argv[0]!r}", "selkern data", fix)
+    if argv[0] == "import":
+        from selkern.commands.data_import import import_
+
+        return import_(argv[1:])
     return check(argv[1:])
 
 

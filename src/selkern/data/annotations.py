@@ -110,7 +110,7 @@ class PictureIndex:
             LookupError: several fit equally.
         """
         wanted = PurePosixPath(name.replace("\\", "/"))
-        same = [file for file in self._stems[wanted.name.casefold()]]  # without a suffix, though it may have dots
+        same = list(self._stems[wanted.name.casefold()])  # without a suffix, though it may have dots
         same += self._stems[wanted.stem.casefold()]
         ranked = sorted(dict.fromkeys(same), key=lambda file: self._rank(file, wanted, near), reverse=True)
         if len(ranked) > 1 and self._rank(ranked[0], wanted, near) == self._rank(ranked[1], wanted, near):
@@ -127,12 +127,8 @@ class PictureIndex:
     def _rank(self, file: Path, wanted: PurePosixPath, near: Path) -> tuple[object, ...]:
         """How well a file fits."""
         name = wanted.name
-        alike = [
-            file.name == name,
-            file.name.casefold() == name.casefold(),
-            file.stem == name,
-            file.stem == wanted.stem,
-        ]
+        stems = file.stem == name, file.stem == wanted.stem
+        alike = file.name == name, file.name.casefold() == name.casefold(), *stems
         tail = 0
         for mine, theirs in zip(reversed(file.parts[:-1]), reversed(wanted.parts[:-1]), strict=False):
             if mine != theirs:

@@ -54,9 +54,7 @@ def read_coco(root: Path, say: Callable[[str], object] = lambda _: None) -> Anno
         except DataError as error:
             data.leave(show(path), error.what)
     if not data.pictures and not data.left_out:
-        raise DataError(
-            "no .json file in it", show(root), "give the folder that holds annotations/*.json and the images"
-        )
+        raise DataError("no .json file in it", show(root), "give the folder that holds annotations/ and images")
     return data
 
 

@@ -7,7 +7,7 @@ import shutil
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -113,13 +113,9 @@ def import_boxes(
             raise DataError("no picture can be read", show(root), todo.left_out[-1].reason)
         write_csv(folder / "boxes.csv", _HEADER, rows)
         if todo.left_out:
-            write_csv(
-                folder / "left_out.csv", ("where", "reason"), [(each.where, each.reason) for each in todo.left_out]
-            )
+            write_csv(folder / "left_out.csv", ("where", "reason"), [astuple(each) for each in todo.left_out])
     if padded:
-        todo.notes.append(
-            f"{padded:,} windows reach past the picture's border and are filled with its mean colour there"
-        )
+        todo.notes.append(f"{padded:,} windows reach past the picture's border: filled with its mean colour there")
     return Imported(
         target=target,
         size=todo.size,
@@ -136,9 +132,7 @@ def _check(root: Path, target: Path) -> None:
     if target.exists() or target.is_symlink():
         left = [path.name for path in target.iterdir()] if target.is_dir() else [""]
         if left == [_UNFINISHED]:
-            raise UsageError(
-                "an import ended early here", f"--to {show(target)}", "remove the folder, or give a new one"
-            )
+            raise UsageError("an import ended early here", f"--to {show(target)}", "remove it, or give a new one")
         if left:
             raise UsageError("exists already", f"--to {show(target)}", "give a new or empty folder")
     elif not target.absolute().parent.is_dir():

@@ -358,7 +358,6 @@ def _window(out: Plan, given: int | None) -> int:
         out.notes.append(f"--size {given}: the window holds {_HELD:.0%} of the boxes of the average class")
     for label, found in sides.items():
         if larger := sum(side > given for side in found):
-            out.notes.append(
-                f"{larger:,} of {len(found):,} {label} are larger than the window, which shows their middle"
-            )
+            what = f"{larger:,} of {len(found):,} {label}"
+            out.notes.append(f"{what} do not fit into the window, which shows their middle")
     return given

@@ -23,11 +23,9 @@ def read_voc(root: Path) -> Annotations:
         DataError: no XML file.
     """
     data, index = Annotations(), PictureIndex(root)
-    files = [path for path in files_below(root, ".xml")]
+    files = list(files_below(root, ".xml"))
     if not files:
-        raise DataError(
-            "no .xml file in it", show(root), "give the folder that holds Annotations/, or XML beside images"
-        )
+        raise DataError("no .xml file in it", show(root), "give the folder that holds Annotations/")
     lists = _lists(root, files, data)
     for path in files:
         try:
@@ -75,9 +73,7 @@ def _lists(root: Path, files: list[Path], data: Annotations) -> dict[Path, dict[
             else:
                 splits.setdefault(name, _LISTS[path.stem])
     if doubles:
-        data.notes.append(
-            f"{doubles:,} pictures are listed for more than one split: kept in the first of train, val, test"
-        )
+        data.notes.append(f"{doubles:,} pictures are listed for several splits: kept in the first of them")
     return {home: splits for home, splits in lists.items() if splits}
 
 
