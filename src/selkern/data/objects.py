@@ -27,6 +27,7 @@ _ROUND = 8  # px that it is a multiple of
 _SHARE = 0.1  # of the groups, to val and to test each
 _UNSAFE = re.compile(r'[\\/:*?"<>|\x00-\x1f\x7f]')  # in names of files, on any system
 _LONGEST = 120  # characters of a name
+_SHOWN = 5  # classes in a note
 _NEAR = 1.0  # px: a box that ends so near to the border touches it
 # Copies of one picture that Roboflow has augmented: name_jpg.rf.0123abcd.jpg
 _COPY = re.compile(r"\.rf\.[0-9A-Za-z]{8,}$")
@@ -135,7 +136,7 @@ def plan(data: Annotations, root: Path, wanted: Wanted, progress: Callable[[int]
         out.notes.append(f"--group fits no part of the names of {missed:,} pictures: each is a group of its own")
     known = {file: named or _plain(file, root) for file, named in groups.items()}
     splits = _splits(data, known, wanted, out)
-    folders, names = _Names(out.notes), _Names()
+    folders, names = _Names(), _Names()
     counts: Counter[str] = Counter()
     for picture in data.pictures:
         progress(1)
@@ -151,7 +152,10 @@ def plan(data: Annotations, root: Path, wanted: Wanted, progress: Callable[[int]
             name = names.of(str(file), _name(file, root))
             group = printable(known[file])
             out.scenes.append(Scene(file=file, split=splits[file], group=group, name=name, objects=tuple(kept)))
-    out.notes += [f"{count:,} {what}" for what, count in counts.items() if count]
+    out.notes += [f"{what}: {count:,}" for what, count in counts.items() if count]
+    if changed := folders.changed:
+        more = f" and {len(changed) - _SHOWN:,} more" if len(changed) > _SHOWN else ""
+        out.notes.append(f"names of classes changed to names of folders: {', '.join(changed[:_SHOWN])}{more}")
     if not out.scenes:
         raise _nothing(root, out)
     if wanted.crop == "window":
@@ -237,13 +241,16 @@ def _measured(picture: Picture, wanted: Wanted, out: Plan, counts: Counter[str])
             what = f"its annotation is of a picture of another size than its {here[0]} x {here[1]} px: {told}"
             raise DataError(what, show(picture.file))
         turn = turn_of(picture.file, show(picture.file))
-        swapped = "pictures have width and height the wrong way round in the annotation"
-        counts["pictures are stored turned, their boxes too: turned upright" if turn is not None else swapped] += 1
+        turned = "pictures stored turned, with boxes as stored; both are turned upright"
+        swapped = "pictures whose annotation has width and height the wrong way round"
+        counts[swapped if turn is None else turned] += 1
     kept = []
     for box in picture.boxes:
         corners = box.corners
         if picture.shares:
-            corners = (corners[0] * here[0], corners[1] * here[1], corners[2] * here[0], corners[3] * here[1])
+            # The files have six decimals: rounded, so that the px are those that were drawn.
+            x0, y0, x1, y1 = (round(share * side, 2) for share, side in zip(corners, here * 2, strict=True))
+            corners = x0, y0, x1, y1
         corners = _turned(corners, here, turn)
         inside = _clipped(corners, here)
         reason = _fault(box, corners, inside, here, wanted)
@@ -251,7 +258,7 @@ def _measured(picture: Picture, wanted: Wanted, out: Plan, counts: Counter[str])
             out.left_out.append(LeftOut(box.where, reason))
             continue
         reach = max(abs(a - b) for a, b in zip(corners, inside, strict=True))
-        counts["boxes reach past the picture's border and are clipped there"] += reach > _NEAR
+        counts["boxes that reach past the picture's border, clipped there"] += reach > _NEAR
         kept.append((box, inside))
     return kept
 
@@ -300,7 +307,7 @@ def _thinned(
         if wanted.most is not None and len(indices) > wanted.most:
             name = f"{picture.file.relative_to(root).as_posix()} {label}"
             rng = np.random.default_rng([wanted.seed, zlib.crc32(name.encode(errors="surrogateescape"))])
-            counts[f"boxes beyond {wanted.most:,} of a class in a picture are left out (--most)"] += (
+            counts[f"boxes left out, beyond {wanted.most:,} of a class in a picture (--most)"] += (
                 len(indices) - wanted.most
             )
             indices = sorted(rng.choice(indices, wanted.most, replace=False).tolist())
@@ -310,21 +317,26 @@ def _thinned(
 def _by_label(boxes: Sequence[tuple[Box, Corners]]) -> dict[str, list[int]]:
     found: dict[str, list[int]] = defaultdict(list)
     for at, (box, _) in enumerate(boxes):
-        found[box.label].append(at)
+        found[_same(box.label)].append(at)
     return found
 
 
+def _same(label: str) -> str:
+    """A class name in the one form of Unicode: the same text is the same class."""
+    return unicodedata.normalize("NFC", label)
+
+
 def _object(box: Box, corners: Corners, folders: _Names) -> Object:
-    return Object(label=folders.of(box.label, box.label), corners=corners, number=box.number)
+    return Object(label=folders.of(_same(box.label), box.label), corners=corners, number=box.number)
 
 
 class _Names:
     """Names of files and folders for names of the user's: safe on every system, and a new one for each."""
 
-    def __init__(self, notes: list[str] | None = None) -> None:
+    def __init__(self) -> None:
         self._known: dict[str, str] = {}
         self._taken: set[str] = set()
-        self._notes = notes
+        self.changed: list[str] = []
 
     def of(self, key: str, name: str) -> str:
         """The name for a key, made from a name."""
@@ -337,8 +349,8 @@ class _Names:
             unique, number = f"{safe}-{number}", number + 1
         self._taken.add(unique.casefold())
         self._known[key] = unique
-        if self._notes is not None and unique != name:
-            self._notes.append(f"class {printable(name)[:_LONGEST]!r} becomes the folder {unique}")
+        if unique != _same(name):
+            self.changed.append(f"{printable(name)[:_LONGEST]!r} to {unique}")
         return unique
 
 
@@ -356,8 +368,9 @@ def _window(out: Plan, given: int | None) -> int:
         at = min(int(np.searchsorted(np.cumsum(weights[order]), _HELD - 1e-9)), len(order) - 1)
         given = min(max(_ROUND, math.ceil(float(lengths[order][at]) / _ROUND) * _ROUND), 4096)
         out.notes.append(f"--size {given}: the window holds {_HELD:.0%} of the boxes of the average class")
-    for label, found in sides.items():
-        if larger := sum(side > given for side in found):
-            what = f"{larger:,} of {len(found):,} {label}"
-            out.notes.append(f"{what} do not fit into the window, which shows their middle")
+    larger = {label: sum(side > given for side in found) for label, found in sides.items()}
+    if total := sum(larger.values()):
+        worst = [label for label, count in Counter(larger).most_common(_SHOWN) if count]
+        which = ", ".join(f"{larger[label]:,} of {len(sides[label]):,} {label}" for label in worst)
+        out.notes.append(f"{total:,} boxes do not fit into the window, which shows their middle: {which}")
     return given
