@@ -12,9 +12,9 @@ from pathlib import Path, PurePosixPath
 from selkern.data.decode import show
 from selkern.data.listing import find_images
 from selkern.data.split import SPLITS, LeftOut
+from selkern.data.split_names import assign_splits, split_word
 from selkern.errors import DataError
 
-_SPLIT = re.compile(r"(?:images?|instances)?(?:(train|training)|(val|valid|validation|dev)|(test|testing))(?:images?)?")
 PICTURES = frozenset({"jpegimages", "images", "img", "imgs"})  # folders that hold photos
 # Pictures of the same names as the photos, with a class for each pixel.
 _MASKS = re.compile(r"segmentation(class|object)(raw|aug)?|(seg)?masks?|labels_?masks?", re.IGNORECASE)
@@ -142,8 +142,8 @@ class PictureIndex:
 
 def split_named(name: str) -> str:
     """train, val or test, where a folder's or file's name says it (Train, val2017, test_images); else "" ."""
-    match = _SPLIT.fullmatch(re.sub(r"[\W\d_]+", "", name.lower()))
-    return next(split for split, said in zip(SPLITS, match.groups(), strict=True) if said) if match else ""
+    word = split_word(name)
+    return assign_splits([word])[word] if word else ""
 
 
 def files_below(root: Path, *suffixes: str) -> Iterator[Path]:

@@ -98,7 +98,7 @@ def _add(path: Path, told: dict[str, Any], index: PictureIndex, data: Annotation
         else:
             data.leave(show(path), "an annotation without image_id")
     # instances_train2017 -> train; Roboflow names all files alike and has a folder for each split.
-    named = split_named(path.stem.removesuffix(".coco"))
+    named = split_named(path.stem.removeprefix("instances_"))
     for image in told["images"]:
         if not isinstance(image, _Image) or not isinstance(image.name, str):
             data.leave(show(path), "an image without file_name")
