@@ -11,7 +11,7 @@ from PIL import Image
 
 from selkern.data.cut import assemble
 from selkern.data.decode import Header, decode, read_header, show
-from selkern.data.layout import find_parts
+from selkern.data.layout import find_parts, one_class
 from selkern.data.listing import Search
 from selkern.data.split import Listing, Options, Source
 from selkern.errors import DataError
@@ -57,6 +57,8 @@ def open_folder(root: Path, options: Options) -> Source:
         splits += [part.split] * len(images)
     if not files:
         raise DataError("no images found", show(root), "; ".join(search.notes()) or "put images into the class folders")
+    if options.classes is None and len(set(names)) < 2:
+        raise DataError(f"only class {names[0]!r} has images", show(root), one_class(root, search))
     listing = Listing(
         wheres=[show(file) for file in files],
         names=names,
@@ -64,6 +66,7 @@ def open_folder(root: Path, options: Options) -> Source:
         classes=tuple(sorted({part.name for part in parts})),
         root=show(root),
         notes=(*notes, *search.notes()),
+        left_out=tuple(search.dead_links()),
     )
     return file_source(show(root), "folder", listing, options, files)
 

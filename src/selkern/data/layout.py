@@ -8,12 +8,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from selkern.data.decode import show
+from selkern.data.labels import same_text
 from selkern.data.listing import Search, some
-from selkern.data.split_names import VAGUE, assign_splits, split_word
+from selkern.data.split_names import VAGUE, assign_splits, split_words
 from selkern.errors import DataError, printable
 
 ARCHIVES = (".zip", ".tar", ".tgz", ".gz", ".bz2", ".xz", ".zst", ".rar", ".7z")
 _TABLES = (".csv", ".tsv", ".parquet")
+_BOXES = {"labels": "yolo", "annotations": "voc"}  # folder beside those of images -> the form of its boxes
 _DEEPEST = 4  # folders that hold one folder each, as archives are packed
 _MOST_SPLITS = 12  # folders of class folders; more of them that hold the same names are classes
 
@@ -56,87 +58,127 @@ def find_parts(root: Path, search: Search, known: Collection[str] = ()) -> tuple
     if not folders:
         raise _no_folders(here, search)
     parts = list(
-        _of_splits(here, folders, search, notes)
+        _of_splits(here, folders, search, known, notes)
         or _of_splits_in_classes(folders, search, notes)
         or _of_classes(here, folders, search, notes)
     )
     return parts, notes
 
 
-def _has_splits(folder: Path, search: Search) -> bool:
+def _has_splits(folder: str | Path, search: Search) -> bool:
     """Whether some folders in it are splits: called so, with folders in them, or several of them called so."""
-    called = [inner for inner in search.folders(folder) if split_word(inner.name)]
-    meant = set(assign_splits([split_word(inner.name) for inner in called]).values())
+    inside = search.folders(folder)
+    words = split_words([entry.name for entry in inside])
     # A class that happens to be called "train" holds images.
-    return len(meant) > 1 or any(search.folders(inner.path) for inner in called)
+    return len(set(assign_splits(words.values()).values())) > 1 or any(
+        words[entry.name] and search.folders(entry.path) for entry in inside
+    )
 
 
 def _inner(here: Path, search: Search, known: Collection[str]) -> Folder | None:
     """The one folder in which the data lie; None where they lie here."""
     folders = search.folders(here)
     if len(folders) == 1:
-        (only,) = folders
-        alone = only.name not in known and search.folders(only.path) and not search.loose(here)
-        return only if alone else None
-    deeper = [folder for folder in folders if _has_splits(Path(folder.path), search)]
+        return folders[0] if _is_wrapped(here, folders, search, known) else None
+    deeper = [folder for folder in folders if _has_splits(folder.path, search) and search.has_images(folder.path)]
     if len(deeper) != 1:
         return None
     (inner,) = deeper
-    others = [folder.name for folder in folders if folder is not inner and search.has_images(folder.path)]
+    others = [folder for folder in folders if folder is not inner and search.has_images(folder.path)]
     if others:
-        name, beside = printable(inner.name), some(f"{printable(other)}/" for other in others)
-        fix = f"give {show(inner.path)}, or move {name}/ away if the other folders are classes"
-        raise DataError(f"{name}/ holds splits, and {beside} beside it images", show(here), fix)
+        fix = f"give {show(inner.path)}, or move {_name(inner)} away if the other folders are classes"
+        raise DataError(
+            f"{_name(inner)} holds splits, and {some(map(_name, others))} beside it images", show(here), fix
+        )
     return inner
 
 
-def _of_splits(here: Path, folders: Sequence[Folder], search: Search, notes: list[str]) -> list[Part]:
+def _is_wrapped(folder: str | Path, inside: Sequence[Folder], search: Search, known: Collection[str]) -> bool:
+    """Whether a folder holds nothing but one folder of folders, which is no class that is known."""
+    return (
+        len(inside) == 1
+        and inside[0].name not in known
+        and bool(search.folders(inside[0].path))
+        and not search.loose(folder)
+    )
+
+
+def _of_splits(
+    here: Path, folders: Sequence[Folder], search: Search, known: Collection[str], notes: list[str]
+) -> list[Part]:
     """The class folders of split folders; empty where there are none of these."""
     if not _has_splits(here, search):
         return []
     search.files(here)  # for its account of links
     layout, others = _assign(here, folders, notes)
-    classes = {split: search.folders(folder.path) for split, folder in layout.items()}
+    classes = _unwrap(layout, search, known, notes)
     if not any(classes.values()):
         raise _no_classes(here, list(layout.values()), search)
     names = {entry.name for inside in classes.values() for entry in inside}
-    _refuse_boxes(here, layout, names, search)
+    _refuse_boxes(here, layout, names)
     _note_others(here, layout, others, names, search, notes)
     parts = []
     for split, folder in layout.items():
-        inside, where = classes[split], printable(folder.name)
-        loose = len(search.loose(folder.path))
+        inside = classes[split]
         if not inside and split == "train":
-            raise DataError(
-                "no class folders in it", show(folder.path), "make one folder per class and put the images in"
-            )
+            fix = "make one folder per class and put the images in"
+            raise DataError("no class folders in it", show(folder.path), fix)
+        learned = {_plain(entry) for entry in classes.get("train", ())}
+        if learned and len(inside) == 1 and _plain(inside[0]) not in learned and not search.folders(inside[0].path):
+            folder, inside = inside[0], []  # such as test/images
+        loose = len(search.loose(folder.path))
         if not inside:
-            files = f"{_images(loose)} without class folders, so without labels" if loose else "no images"
-            hint = f"; selkern predict RUN {show(folder.path)} names their classes" if loose else ""
-            notes.append(f"{where}/ is not used as {split} split: it holds {files}{hint}")
+            notes.append(_unlabelled(split, folder, loose))
         elif loose:
-            notes.append(f"left out: {_images(loose)} beside the class folders in {where}/")
+            notes.append(f"left out: {_images(loose)} beside the class folders in {_name(folder)}")
         parts += [Part(split, class_name(entry), entry.path) for entry in inside]
     return parts
 
 
+def _unwrap(
+    layout: dict[str, Folder], search: Search, known: Collection[str], notes: list[str]
+) -> dict[str, list[Folder]]:
+    """{split: its class folders}, which may lie in a folder of their own: train/train/cat."""
+    classes = {split: search.folders(folder.path) for split, folder in layout.items()}
+    known = {*known, *(entry.name for inside in classes.values() if len(inside) > 1 for entry in inside)}
+    for split, folder in layout.items():
+        outer = folder.path
+        for _ in range(_DEEPEST):
+            if not _is_wrapped(outer, classes[split], search, known):
+                break
+            outer = classes[split][0].path
+            classes[split] = search.folders(outer)
+        if outer != folder.path:
+            notes.append(f"the {split} split is taken from {show(Path(outer).relative_to(Path(folder.path).parent))}/")
+    return classes
+
+
+def _unlabelled(split: str, folder: Folder, images: int) -> str:
+    """A note on a split without class folders."""
+    if not images:
+        return f"{_name(folder)} is not used as {split} split: it holds no images"
+    return (
+        f"{_name(folder)} is not used as {split} split: {_images(images)} without class folders have no labels; "
+        f"`selkern predict RUN {show(folder.path)}` names their classes"
+    )
+
+
 def _assign(here: Path, folders: Sequence[Folder], notes: list[str]) -> tuple[dict[str, Folder], list[Folder]]:
     """{split: its folder}, and the folders that are none."""
-    words = {folder.name: split_word(folder.name) for folder in folders}
+    words = split_words([folder.name for folder in folders])
     meant = assign_splits(words.values())
     layout: dict[str, Folder] = {}
     for folder in sorted(folders, key=lambda folder: words[folder.name] in VAGUE):  # the clear words first
         word = words[folder.name]
-        split, name = meant.get(word, ""), printable(folder.name)
+        split = meant.get(word, "")
         if not word or (word in VAGUE and split in layout):
             continue
         if split in layout:
-            raise DataError(
-                f"two {split} folders: {printable(layout[split].name)}/ and {name}/", show(here), "keep one"
-            )
+            what = f"two {split} folders: {_name(layout[split])} and {_name(folder)}"
+            raise DataError(what, show(here), "keep one of them")
         layout[split] = folder
         if word in VAGUE:
-            notes.append(f"{name}/ is taken for the {split} split")
+            notes.append(f"{_name(folder)} is taken for the {split} split")
     return layout, [folder for folder in folders if folder not in layout.values()]
 
 
@@ -148,18 +190,15 @@ def _note_others(
     apart = [folder for folder in holding if not names & {inner.name for inner in search.folders(folder.path)}]
     if len(layout) == 1 and len(apart) > 1:
         (split,) = layout.values()
-        what = (
-            f"{printable(split.name)}/ could be a split, or a class as {some(f'{printable(f.name)}/' for f in apart)}"
-        )
-        raise DataError(what, show(here), "rename it, or move the folders that are no splits away")
+        what = f"{_name(split)} could be a split, or a class like {some(map(_name, apart))}"
+        raise DataError(what, show(here), "rename it if it is a class, else move the other folders away")
     for folder in others:
-        name = printable(folder.name)
         if folder not in holding:
-            notes.append(f"ignored: {name}/ (not a split)")
+            notes.append(f"ignored: {_name(folder)} (not a split)")
         elif folder in apart:
-            notes.append(f"ignored: {name}/, which holds images (not a split)")
+            notes.append(f"ignored: {_name(folder)}, which holds images (not a split)")
         else:
-            notes.append(f"ignored: {name}/, which holds class folders (to use it as a split, call it val or test)")
+            notes.append(f"ignored: {_name(folder)}, which holds class folders (to use it, call it val or test)")
 
 
 def _of_splits_in_classes(folders: Sequence[Folder], search: Search, notes: list[str]) -> list[Part]:
@@ -169,13 +208,13 @@ def _of_splits_in_classes(folders: Sequence[Folder], search: Search, notes: list
     parts = []
     for folder in folders:
         inside = search.folders(folder.path)
-        words = [split_word(inner.name) for inner in inside]
-        meant = assign_splits(words)
-        if not all(words) or len(words) < 2 or len(set(meant.values())) < len(words):
+        words = split_words([inner.name for inner in inside])
+        meant = assign_splits(words.values())
+        if len(inside) < 2 or not all(words.values()) or len(set(meant.values())) < len(inside):
             return []
         if any(search.folders(inner.path) for inner in inside) or search.loose(folder.path):
             return []
-        parts += [Part(meant[word], class_name(folder), inner.path) for word, inner in zip(words, inside, strict=True)]
+        parts += [Part(meant[words[inner.name]], class_name(folder), inner.path) for inner in inside]
     notes.append(f"the splits are taken from the folders in the class folders (such as {_short(parts[0])}/)")
     return parts
 
@@ -184,16 +223,15 @@ def _of_classes(here: Path, folders: Sequence[Folder], search: Search, notes: li
     """One folder for each class."""
     inside = _same_inside(folders, search)
     if inside and len(folders) <= _MOST_SPLITS:
-        what = f"{some(f'{printable(f.name)}/' for f in folders)} hold folders of the same names ({some(inside)})"
-        fix = "give one of them; or call them train, val and test if they are splits; or list the images in a CSV"
+        what = f"{some(map(_name, folders))} hold folders of the same names ({some(inside)}): splits or classes?"
+        fix = (
+            "if splits, call them train, val and test; if versions, give one of them; if classes, move their images up"
+        )
         raise DataError(what, show(here), fix)
     if inside:
         notes.append(f"every class folder holds the same folders ({some(inside)})")
-    notes += [
-        f"{printable(folder.name)}/ is taken for a class, as it holds images and no class folders"
-        for folder in folders
-        if split_word(folder.name)
-    ]
+    words = split_words([folder.name for folder in folders])
+    notes += [f"{_name(folder)} is taken for a class: it holds no folders" for folder in folders if words[folder.name]]
     loose = len(search.loose(here))
     if loose:
         notes.append(f"left out: {_images(loose)} beside the class folders")
@@ -211,24 +249,29 @@ def _same_inside(folders: Sequence[Folder], search: Search) -> list[str]:
     return first
 
 
-def _refuse_boxes(here: Path, layout: dict[str, Folder], names: set[str], search: Search) -> None:
-    """Raise a DataError for pictures with boxes, which lie in split folders too."""
-    if {name.lower() for name in names} in ({"images", "labels"}, {"images", "annotations"}, {"images"}):
+def _refuse_boxes(here: Path, layout: dict[str, Folder], names: set[str]) -> None:
+    """Raise a DataError for pictures with boxes or masks, which lie in split folders too."""
+    lower = {name.lower() for name in names}
+    if "images" in lower and len(lower) > 1 and lower <= {"images", "masks", *_BOXES}:
         folder = next(iter(layout.values()))
-        deeper = any(search.folders(inner.path) for inner in search.folders(folder.path))
-        what = (
-            f"{printable(folder.name)}/ holds {some(f'{printable(name)}/' for name in sorted(names))}, no class folders"
-        )
-        fix = "move the class folders up" if deeper else "one folder per class is needed; boxes must be cut out first"
-        raise DataError(what, show(here), fix)
+        what = f"{_name(folder)} holds {some(f'{printable(name)}/' for name in sorted(names))}, which are no classes"
+        raise DataError(what, show(here), _cut(lower) or "make one folder per class and put the images in")
+
+
+def one_class(root: Path, search: Search) -> str:
+    """What to do about data whose images are all in one class folder."""
+    folders = search.folders(root)
+    tables = [*_tables(root, search), *(table for folder in folders for table in _tables(folder.path, search))]
+    return _give(tables) or _cut({folder.name.lower() for folder in folders}) or "give images of at least 2 classes"
 
 
 def _no_classes(here: Path, folders: Sequence[Folder], search: Search) -> DataError:
     """Split folders with images and no classes: pictures with boxes, or with a table of labels."""
-    names = " and ".join(f"{printable(folder.name)}/" for folder in folders)
-    tables = [*_tables(here, search), *(table for folder in folders for table in _tables(Path(folder.path), search))]
-    fix = "make one folder per class in each, and put the images in"
-    return DataError(f"no class folders in {names}", show(here), _give(tables) or fix)
+    names = " and ".join(map(_name, folders))
+    tables = [*_tables(here, search), *(table for folder in folders for table in _tables(folder.path, search))]
+    beside = {folder.name.lower() for place in (here, here.absolute().parent) for folder in search.folders(place)}
+    fix = _give(tables) or _cut(beside) or "make one folder per class in each, and put the images in"
+    return DataError(f"no class folders in {names}", show(here), fix)
 
 
 def _no_folders(here: Path, search: Search) -> DataError:
@@ -238,17 +281,12 @@ def _no_folders(here: Path, search: Search) -> DataError:
     if archives and not loose:
         return DataError(f"no images in it, but archives: {some(archives)}", show(here), "unpack them")
     what = f"no class folders in it, but {_images(loose)}" if loose else "no class folders in it"
-    above = f", or give {show(here.absolute().parent)} if it is one of the class folders" if loose else ""
+    above = f", or give {show(here.absolute().parent)} if this is one of the class folders" if loose else ""
     fix = _give(_tables(here, search)) or f"make one folder per class and put the images in{above}"
     return DataError(what, show(here), fix)
 
 
-def one_class(root: Path, search: Search) -> str:
-    """What to do about a single class folder: a table beside it may hold the labels; "" where there is none."""
-    return _give(_tables(root, search))
-
-
-def _tables(folder: Path, search: Search) -> list[str]:
+def _tables(folder: str | Path, search: Search) -> list[str]:
     return [show(entry.path) for entry in search.files(folder) if entry.name.lower().endswith(_TABLES)]
 
 
@@ -256,8 +294,22 @@ def _give(tables: Sequence[str]) -> str:
     return f"if a table holds the labels, give it: {some(tables)}" if tables else ""
 
 
+def _cut(names: Collection[str]) -> str:
+    """What to do about pictures with boxes, going by the names of folders; empty where none of them holds boxes."""
+    form = next((form for name, form in _BOXES.items() if name in names), "")
+    return f"if these are pictures with boxes, cut the objects out: selkern data import {form}" if form else ""
+
+
 def _images(count: int) -> str:
     return f"{count:,} image{'s' if count > 1 else ''}"
+
+
+def _name(folder: Folder) -> str:
+    return f"{printable(folder.name)}/"
+
+
+def _plain(folder: Folder) -> str:
+    return same_text(folder.name).casefold().strip()
 
 
 def _short(part: Part) -> str:

@@ -11,6 +11,7 @@ from pathlib import Path
 from PIL import Image
 
 from selkern.data.decode import FORMATS, IMAGE_SUFFIXES, read_header, show
+from selkern.data.split import LeftOut
 from selkern.errors import DataError, printable
 
 _DEEPEST, _OFTENEST = 100, 100  # folders below each other, and ways that lead into one folder
@@ -86,10 +87,14 @@ class Search:
         counts = sorted(self._left_out.items(), key=lambda item: (-item[1], item[0]))
         plain = [f"{count:,} {suffix or 'without a suffix'}" for suffix, count in counts if not _hint(suffix)]
         if plain:
-            yield f"left out, being no images: {some(plain)}"
+            yield f"left out: {some(plain)} (no images of a kind that is read)"
         for suffix, count in counts:
             if hint := _hint(suffix):
                 yield f"left out: {count:,} {suffix} ({hint})"
+
+    def dead_links(self) -> list[LeftOut]:
+        """Links that lead nowhere."""
+        return [LeftOut(show(link), "the link leads nowhere") for link in self._dead]
 
     def _walk(self, folder: str, above: tuple[tuple[int, int], ...], ways: Counter[tuple[int, int]]) -> Iterator[str]:
         """Image files below a folder; `above` are the folders it lies in, `ways` how often each was entered."""

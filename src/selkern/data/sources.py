@@ -6,7 +6,8 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from selkern.data.decode import show
+from selkern.data.decode import IMAGE_SUFFIXES, show
+from selkern.data.layout import ARCHIVES
 from selkern.data.listing import is_file, is_folder
 from selkern.data.parquet_files import find_parquet
 from selkern.data.split import OnBad, Options, Source, Split
@@ -76,5 +77,10 @@ def open_source(
         from selkern.data.listed import open_csv
 
         return open_csv(path, options)
+    if is_file(path) and path.name.lower().endswith(ARCHIVES):
+        raise DataError("an archive, whose images cannot be read in place", show(data), "unpack it and give the folder")
+    if is_file(path) and path.suffix.lower() in IMAGE_SUFFIXES:
+        fix = "give a folder of class folders; `selkern predict RUN IMAGE` names the class of an image"
+        raise DataError("a single image", show(data), fix)
     what = "unknown kind of data" if os.path.lexists(path) else "no such data"
     raise DataError(what, show(data), _ACCEPTED)

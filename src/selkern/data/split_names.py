@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 
 # The first of these that no clearer word is used for.
 _MEANT = {
@@ -29,6 +29,24 @@ def split_word(text: str) -> str:
     """The word for a split in "Training", "train_images", "testset" or "val2017"; empty for another text."""
     found = _NAME.fullmatch(re.sub(r"[\W\d_]+", "", text.lower()))
     return found[1] if found else ""
+
+
+def split_words(names: Sequence[str]) -> dict[str, str]:
+    """{name: its word for a split, or empty} of folders that lie side by side.
+
+    What several of them share besides does not count: birds_train and birds_test are splits.
+    """
+    words = {name: split_word(name) for name in names}
+    alike: dict[tuple[str, ...], dict[str, str]] = {}  # the rest of a name -> {name: word}
+    for name in names:
+        pieces = re.findall("[^\\W\\d_]+", re.sub("(?<=[a-z])(?=[A-Z])", " ", name))
+        hits = [piece for piece in pieces if split_word(piece)]
+        if len(hits) == 1:
+            rest = tuple(piece.lower() for piece in pieces if piece not in hits)
+            alike.setdefault(rest, {})[name] = split_word(hits[0])
+    for group in alike.values():
+        words |= group if len(set(group.values())) > 1 else {}
+    return words
 
 
 def assign_splits(words: Collection[str]) -> dict[str, str]:
