@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,12 +11,15 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from selkern.data.advice import one_class
 from selkern.data.cut import assemble
 from selkern.data.decode import Header, decode, read_header, show
-from selkern.data.layout import find_parts, one_class
+from selkern.data.layout import find_parts
 from selkern.data.listing import Search
 from selkern.data.split import Listing, Options, Source
 from selkern.errors import DataError
+
+_MASK = re.compile(r"(.+)[ _.-](?:mask|masks|seg|segmentation|gt)(?:[ _.-]?\d+)?", flags=re.IGNORECASE)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -65,10 +70,23 @@ def open_folder(root: Path, options: Options) -> Source:
         splits=splits,
         classes=tuple(sorted({part.name for part in parts})),
         root=show(root),
-        notes=(*notes, *search.notes()),
+        notes=(*notes, *search.notes(), *_masks(files)),
         left_out=tuple(search.dead_links()),
     )
     return file_source(show(root), "folder", listing, options, files)
+
+
+def _masks(files: Sequence[str]) -> list[str]:
+    """A note where images have a mask beside them, which would be learned from as an image of the class."""
+    pictures = {Path(file).with_suffix("").as_posix() for file in files}
+    masks = [
+        file
+        for file in files
+        if (hit := _MASK.fullmatch(Path(file).stem)) and f"{Path(file).parent.as_posix()}/{hit[1]}" in pictures
+    ]
+    if not masks:
+        return []
+    return [f"{len(masks):,} images are named as masks of others (such as {show(masks[0])}): if so, move them away"]
 
 
 def file_source(name: str, kind: str, listing: Listing, options: Options, files: list[str]) -> Source:

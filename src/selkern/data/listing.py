@@ -123,6 +123,9 @@ class Search:
             return False
         if name in _COMPANIONS:
             return False
+        if name == "runs" and is_file(f"{entry.path}/latest.txt"):  # our own: training in the folder of the images
+            self._ignored[entry.path] = entry.name
+            return False
         if entry.is_symlink() and not _leads_somewhere(entry.path):
             self._dead[entry.path] = None
             return False

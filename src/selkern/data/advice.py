@@ -1,0 +1,95 @@
+"""Folders that are no data set as they are: what they may be, and what to do."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections import Counter
+from collections.abc import Collection, Sequence
+from pathlib import Path
+
+from selkern.data.decode import show
+from selkern.data.listing import Search, some
+from selkern.errors import DataError, printable
+
+ARCHIVES = (".zip", ".tar", ".tgz", ".gz", ".bz2", ".xz", ".zst", ".rar", ".7z")
+_TABLES = (".csv", ".tsv", ".parquet")
+_BOXES = {"labels": "yolo", "annotations": "voc"}  # folder beside those of images -> the form of its boxes
+_OFTEN = 5  # images whose names begin alike, from which on this may be their class
+
+Folder = os.DirEntry[str]
+
+
+def refuse_boxes(here: Path, layout: dict[str, Folder], names: set[str]) -> None:
+    """Raise a DataError for pictures with boxes or masks, which lie in split folders too."""
+    lower = {name.lower() for name in names}
+    if "images" in lower and len(lower) > 1 and lower <= {"images", "masks", *_BOXES}:
+        folder = next(iter(layout.values()))
+        inside = some(f"{printable(name)}/" for name in sorted(names))
+        what = f"{folder_name(folder)} holds {inside}, which are no classes"
+        raise DataError(what, show(here), _cut(lower) or "make one folder per class and put the images in")
+
+
+def one_class(root: Path, search: Search) -> str:
+    """What to do about data whose images are all in one class folder."""
+    folders = search.folders(root)
+    tables = [*_tables(root, search), *(table for folder in folders for table in _tables(folder.path, search))]
+    return _give(tables) or _cut({folder.name.lower() for folder in folders}) or "give images of at least 2 classes"
+
+
+def no_classes(here: Path, folders: Sequence[Folder], search: Search) -> DataError:
+    """Split folders with images and no classes: pictures with boxes, or with a table of labels."""
+    tables = [*_tables(here, search), *(table for folder in folders for table in _tables(folder.path, search))]
+    beside = {folder.name.lower() for place in (here, here.absolute().parent) for folder in search.folders(place)}
+    by_names = next(filter(None, (_by_names(search.loose(folder.path)) for folder in folders)), "")
+    fix = _give(tables) or _cut(beside) or by_names or "make one folder per class in each, and put the images in"
+    return DataError(f"no class folders in {' and '.join(map(folder_name, folders))}", show(here), fix)
+
+
+def no_folders(here: Path, search: Search) -> DataError:
+    """Why a folder without folders is no data set."""
+    archives = [printable(entry.name) for entry in search.files(here) if entry.name.lower().endswith(ARCHIVES)]
+    loose = len(search.loose(here))
+    if archives and not loose:
+        return DataError(f"no images in it, but archives: {some(archives)}", show(here), "unpack them")
+    what = f"no class folders in it, but {count_images(loose)}" if loose else "no class folders in it"
+    above = f", or give {show(here.absolute().parent)} if this is one of the class folders" if loose else ""
+    fix = (
+        _give(_tables(here, search))
+        or _by_names(search.loose(here))
+        or f"make one folder per class and put the images in{above}"
+    )
+    return DataError(what, show(here), fix)
+
+
+def _tables(folder: str | Path, search: Search) -> list[str]:
+    return [show(entry.path) for entry in search.files(folder) if entry.name.lower().endswith(_TABLES)]
+
+
+def _give(tables: Sequence[str]) -> str:
+    return f"if a table holds the labels, give it: {some(tables)}" if tables else ""
+
+
+def _cut(names: Collection[str]) -> str:
+    """What to do about pictures with boxes, going by the names of folders; empty where none of them holds boxes."""
+    form = next((form for name, form in _BOXES.items() if name in names), "")
+    return f"if these are pictures with boxes, cut the objects out: selkern data import {form}" if form else ""
+
+
+def _by_names(files: Sequence[str]) -> str:
+    """What to do about images whose names begin with their class (cat.12.jpg); empty where they do not."""
+    starts = Counter(re.split(r"[^a-z]", Path(file).name.lower())[0] for file in files)
+    common = [start for start, count in starts.most_common() if start and count >= _OFTEN]
+    if len(common) < 2 or len(common) * _OFTEN > sum(starts.values()) or "" in starts:
+        return ""
+    return f"make a folder for each class ({some(common)}, by the files' names) and put its images in"
+
+
+def count_images(count: int) -> str:
+    """3 -> "3 images"."""
+    return f"{count:,} image{'s' if count > 1 else ''}"
+
+
+def folder_name(folder: Folder) -> str:
+    """A folder for messages."""
+    return f"{printable(folder.name)}/"
