@@ -14,7 +14,6 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from selkern.data.decode import decode
-from selkern.data.listing import find_images
 from selkern.errors import DataError
 
 # A picture without any symmetry, smooth enough for JPEG.
@@ -159,15 +158,3 @@ def test_broken_exif_does_not_matter(exif: bytes) -> None:
     plain = encode(Image.fromarray(PICTURE), "JPEG")
     broken = encode(Image.fromarray(PICTURE), "JPEG", exif=exif)
     assert np.array_equal(pixels(broken), pixels(plain))
-
-
-def test_find_images_is_sorted_and_skips_dots_and_loops(tmp_path: Path) -> None:
-    for name in ("b/2.png", "b/10.JPG", "a.webp", ".hidden.png", ".git/x.png", "b/notes.txt", "c/d/e.tiff"):
-        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / name).write_bytes(b"")
-    (tmp_path / "c" / "up").symlink_to(tmp_path)
-    (tmp_path / "folder.png").mkdir()
-    (tmp_path / "dangling.png").symlink_to(tmp_path / "nothing")
-    (tmp_path / "linked").symlink_to(tmp_path / "b")
-    found = [file.relative_to(tmp_path).as_posix() for file in find_images(tmp_path)]
-    assert found == ["a.webp", "b/10.JPG", "b/2.png", "c/d/e.tiff", "linked/10.JPG", "linked/2.png"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -13,8 +14,8 @@ from selkern.data.sources import Source, open_source
 from selkern.data.split_names import assign_splits, split_word, split_words
 from selkern.errors import DataError
 
-Spec = dict[str, int | bytes]
-A_B = {"a": 8, "b": 8}
+Spec = Mapping[str, int | bytes]
+A_B: Spec = {"a": 8, "b": 8}
 
 
 def png(value: int) -> bytes:
