@@ -68,7 +68,7 @@ def _walk(folder: Path, depth: int) -> Iterator[Path]:
     except OSError:
         return
     folders = sorted(e.path for e in some if e.is_dir(follow_symlinks=False))
-    yield from (Path(entry.path) for entry in some if entry.is_file())
+    yield from (Path(entry.path) for entry in some if is_file(entry))
     if depth:
         for path in folders[:_FOLDERS]:
             yield from _walk(Path(path), depth - 1)
