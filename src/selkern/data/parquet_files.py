@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from selkern.data.decode import IMAGE_SUFFIXES, show
-from selkern.data.listing import Search
+from selkern.data.listing import Search, is_file
 from selkern.data.parquet_columns import may_hold_images
 from selkern.data.split import SPLITS
 from selkern.data.split_names import assign_splits, split_word, vague_notes
