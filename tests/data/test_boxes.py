@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 from PIL import Image
@@ -61,10 +62,24 @@ def test_the_centre_crop_cuts_boxes_off(pictures: Path) -> None:
     found = read(pictures, text)
     assert found.indices.tolist() == [1, 2]
     assert found.sizes == pytest.approx([10, (5 * 5) ** 0.5])
-    assert any(note.startswith("1 boxes lie outside of what the network is shown") for note in found.notes)
-    assert any(note.startswith("2 boxes reach out of what the network is shown") for note in found.notes)
+    assert any(note.startswith("1 objects lie outside of what the network is shown") for note in found.notes)
+    assert any(note.startswith("2 objects reach out of what the network is shown") for note in found.notes)
     assert any("a size to 2 of the 4 images of the test split" in note for note in found.notes)
-    assert read(pictures, "path,size\ndog/d.png,200\n").sizes.tolist() == [10], "nothing is larger than all"
+    huge = read(pictures, "path,size\ndog/d.png,200\n")
+    assert huge.sizes.tolist() == [10], "nothing is larger than all"
+    assert any(note.startswith("1 objects reach out") for note in huge.notes)
+
+
+@pytest.mark.parametrize(("resize", "size"), [("crop", 6), ("squash", 6 / 3**0.5), ("pad", 2)])
+def test_every_way_to_resize_has_its_sizes(resize: Any, size: float, pictures: Path) -> None:
+    """c.png is 60 x 20 px: boxes of 10 px a side in its middle, and half above it and three quarters off the crop."""
+    preprocess = Preprocess(size=12, resize=resize)
+    assert read(pictures, "path,size\ndog/c.png,10\n", preprocess).sizes == pytest.approx([size])
+    middle = read(pictures, "path,x0,y0,x1,y1\ndog/c.png,25,5,35,15\n", preprocess)
+    assert middle.sizes == pytest.approx([size])
+    edge = read(pictures, "path,x0,y0,x1,y1\ndog/c.png,12.5,-5,22.5,5\n", preprocess)
+    share = (0.25 if resize == "crop" else 1) * 0.5
+    assert edge.sizes == pytest.approx([size * share**0.5])
 
 
 def test_boxes_are_of_the_upright_image(pictures: Path) -> None:
@@ -92,7 +107,7 @@ def test_groups(pictures: Path) -> None:
     assert not any("no column group" in note for note in found.notes)
     alone = read(pictures, "path,size\ncat/a.png,6\n")
     assert alone.groups is None
-    assert any("no column group: images are taken as independent" in note for note in alone.notes)
+    assert any("no column group: images count as independent" in note for note in alone.notes)
 
 
 def test_paths_written_on_windows(pictures: Path) -> None:

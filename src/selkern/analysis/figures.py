@@ -54,7 +54,7 @@ def dose_response(study: ScaleStudy) -> Figure:
         means = [mean_estimate(study.preference[bins == b, number]) for b in kept]
         axes.fill_between(middles, [m.low for m in means], [m.high for m in means], color=SHADES[0], alpha=0.7, lw=0)
         axes.plot(middles, [m.value for m in means], color=ACCENT, marker="o", ms=3)
-        note = f"pooled rho {unit.rho.value:+.2f}" if unit.rho else ""
+        note = f"pooled {unit.rho.value:+.2f}" if unit.rho else ""
         axes.set_title(f"{unit.unit.label}   {note}")
 
     return _per_unit(study.units, draw, study.size_name, study.axis_name)

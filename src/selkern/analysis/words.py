@@ -13,7 +13,7 @@ from selkern.analysis.scale import ScaleStudy, UnitScale
 from selkern.analysis.selection import Selected
 from selkern.analysis.studies import Studies
 
-_MIXED, _NEARLY = 0.1, 0.75  # of the variance of the sizes' ranks, explained by the class
+_MIXED, _NEARLY = 0.1, 0.7  # of the variance of the sizes' ranks, explained by the class
 _WEAK = 0.2  # rank correlations within it are no pattern
 
 

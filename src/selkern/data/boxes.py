@@ -160,10 +160,10 @@ def _shown(box: Box, header: Header, preprocess: Preprocess) -> tuple[float, flo
     if not box.scaled:
         return box.size, 1.0
     width, height = header.width, header.height
-    all_seen = _area(_seen((0, 0, width, height), header, preprocess))
     if box.corners is None:  # its place is not known: taken as seen whole, but no larger than all that is seen
-        whole = _area(preprocess.to_input((0, 0, width, height), width, height))
-        return math.sqrt(min(box.size**2 * whole / (width * height), all_seen)), 1.0
+        all_seen = _area(_seen((0, 0, width, height), header, preprocess))
+        square = box.size**2 * _area(preprocess.to_input((0, 0, width, height), width, height)) / (width * height)
+        return math.sqrt(min(square, all_seen)), min(all_seen / square, 1.0)
     seen = _area(_seen(box.corners, header, preprocess))
     return math.sqrt(seen), seen / _area(preprocess.to_input(box.corners, width, height))
 
@@ -202,13 +202,13 @@ def _notes(
         own = " of its own class" if any(box.label for box, _ in chosen.values()) else ""
         yield f"{several:,} images have several boxes: of each the largest{own} counts"
     if unseen:
-        yield f"{unseen:,} boxes lie outside of what the network is shown of their images, and do not count"
+        yield f"{unseen:,} objects lie outside of what the network is shown of their images, and do not count"
     if cut:
-        yield f"{cut:,} boxes reach out of what the network is shown of their images: the part inside counts"
+        yield f"{cut:,} objects reach out of what the network is shown of their images: the part inside counts"
     if not any(box.group for box, _ in chosen.values()):
         yield (
-            f"{table} has no column group: images are taken as independent of each other. Where several were cut "
-            "from one picture, name the picture in that column, and the intervals will be right"
+            f"{table} has no column group: images count as independent of each other; where several were cut from "
+            "one picture, name the picture in that column"
         )
 
 
