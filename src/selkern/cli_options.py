@@ -26,6 +26,8 @@ class ResumeOptions:
 
     resume: str
     """The run's folder or name, or latest."""
+    data: str | None = None
+    """Where the run's data lie now, if they were moved; other data are refused."""
     device: str = "auto"
     """auto, cpu or cuda."""
     workers: int | None = None
@@ -49,9 +51,9 @@ class EvaluateOptions:
     run: Run
     """A run's folder or name, latest, a weights file, weights in the box (sknet_mini.digits), or hf-hub:user/name."""
     data: str | None = None
-    """Other data than the run's own: digits, a folder, .csv or .parquet."""
-    split: str = "test"
-    """train, val or test."""
+    """Other data than the run's own, or where those lie now: digits, a folder, .csv or .parquet."""
+    split: str = "auto"
+    """train, val, test or all; auto is test, or all where other data than the run's have no splits of their own."""
     device: str = "auto"
     """auto, cpu or cuda."""
     on_bad_image: Literal["error", "skip"] = "error"
@@ -69,11 +71,11 @@ class AnalyzeOptions:
     """A run's folder or name, latest, a weights file, weights in the box (sknet_mini.digits), hf-hub:user/name; or a
     network as its code makes it: timm:NAME, FILE.py:NAME, package.module:NAME (which are imported and run)."""
     data: str | None = None
-    """Other data than the run's own: digits, a folder, .csv or .parquet."""
-    split: str = "test"
-    """train, val or test."""
+    """Other data than the run's own, or where those lie now: digits, a folder, .csv or .parquet."""
+    split: str = "auto"
+    """train, val, test or all; auto is test, or all where other data than the run's have no splits of their own."""
     output: Path | None = None
-    """Folder for report.html, plots/ and tables; by default the run's own."""
+    """Folder for report.html, plots/ and tables; by default the run's own, and for other data or splits one in it."""
     images: int = 1000
     """Images of the enlargement, the classes and the causal check; 0 for all."""
     field_images: int = 200

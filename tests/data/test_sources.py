@@ -197,9 +197,10 @@ def test_a_saved_split_that_no_longer_fits(tmp_path: Path) -> None:
     data = fill(tmp_path / "data", {"a": 30, "b": 30})
     saved = save(open_source(str(data)), tmp_path / "split.csv")
     (data / "a" / "007.png").rename(data / "b" / "a007.png")
-    text = message(data=str(data), split_csv=saved)
-    assert "is gone" in text
-    assert "a/007.png" in text
+    before = open_source(str(data), split_csv=saved)
+    assert sum(map(len, (before.train, before.val, before.test))) == 59
+    assert any("1 images of the saved split are gone and are left out: a/007.png" in note for note in before.notes)
+    assert any("newer than the saved split and are left out: b/a007.png" in note for note in before.notes)
     assert "cannot read" in message(data=str(data), split_csv=tmp_path / "no.csv")
     saved.write_text("path,label,split\na/1.png,a,train\nnonsense\n")
     assert "line 3" in message(data=str(data), split_csv=saved)
@@ -237,9 +238,41 @@ def test_csv_without_splits_is_cut_and_restored(tmp_path: Path) -> None:
     assert members(new.val) == members(old.val)
     assert members(new.test) == members(old.test)
     wrong = "\n".join(["path,label", *rows]).replace("img/004.png,a", "img/004.png,b")
-    text = message(data=table(tmp_path, wrong), split_csv=saved)
+    text = message(data=table(tmp_path, wrong), split_csv=saved, keep_gone=True)
     assert "img/004.png" in text
     assert "'a'" in text
+    corrected = open_source(table(tmp_path, wrong), split_csv=saved)
+    assert any("1 labels are not those of the saved split but the data's: img/004.png" in n for n in corrected.notes)
+    parts = [part for part in corrected.parts if str(tmp_path / "img/004.png") in members(part)]
+    assert [part.labels[sorted(members(part)).index(str(tmp_path / "img/004.png"))] for part in parts] == [1]
+
+
+@pytest.mark.parametrize("layout", ["", "train/"])
+def test_an_image_that_is_gone_keeps_its_place_where_order_matters(tmp_path: Path, layout: str) -> None:
+    data = fill(tmp_path / "data", {f"{layout}a": 30, f"{layout}b": 30})
+    old = open_source(str(data))
+    saved = save(old, tmp_path / "split.csv")
+    lost = [Path(old.train.where(3)), Path(old.val.where(0))]
+    for path in lost:
+        path.unlink()
+    (data / layout / "a" / "000new.png").write_bytes(image_bytes(1))
+    new = open_source(str(data), split_csv=saved, keep_gone=True)
+    for before, after in zip(old.parts, new.parts, strict=True):
+        assert [before.where(i) for i in range(len(before))] == [after.where(i) for i in range(len(after))]
+        assert before.labels.tolist() == after.labels.tolist()
+    with pytest.raises(DataError, match="no such image file"):
+        new.train.read(3)
+    left = open_source(str(data), split_csv=saved)
+    assert [len(before) - len(after) for before, after in zip(old.parts, left.parts, strict=True)] == [1, 1, 0][
+        : len(old.parts)
+    ]
+
+
+def test_data_that_are_not_to_be_cut_are_one_split(tmp_path: Path) -> None:
+    source = open_source(str(fill(tmp_path, {"a": 2, "b": 1})), cut=False)
+    assert (len(source.train), len(source.test), source.test.name, source.val is source.test) == (0, 3, "all", True)
+    assert len(list(source.split_rows())) == 3
+    assert not source.notes
 
 
 @pytest.mark.parametrize(

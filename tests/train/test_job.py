@@ -17,7 +17,8 @@ from selkern.data.sources import Source
 from selkern.errors import CheckpointError, DataError, ResourceError, UsageError
 from selkern.models.weights import read_card, save_weights
 from selkern.train.analyze import analyze
-from selkern.train.loaded import load, open_data, pick_split
+from selkern.train.choose import choose
+from selkern.train.loaded import load
 from selkern.train.predict import list_images, predict
 from selkern.train.run_folder import RunFolder
 
@@ -101,7 +102,7 @@ def test_digit_scenes_are_studied_by_their_true_size(tmp_path: Path, monkeypatch
     def opened(*_args: object, **_named: object) -> Source:
         return Source(name="digits", kind="digits", classes=classes, train=parts[0], val=parts[1], test=parts[2])
 
-    for module in ("job", "loaded"):
+    for module in ("job", "run_data"):
         monkeypatch.setattr(f"selkern.train.{module}.open_source", opened)
     run = train(make_options("digits", tmp_path, model="sk_tiny", epochs=1, batch_size=20, report=True))
     studies = json.loads((run.path / "studies.json").read_text())
@@ -148,16 +149,16 @@ def test_weights_away_from_their_run_need_data(run: RunFolder, data: Path, tmp_p
     loaded = load(str(lonely))
     assert loaded.run is None
     with pytest.raises(UsageError, match="--data"):
-        open_data(loaded, None)
-    assert open_data(loaded, str(data)).classes == ("$dog$", "<b>cat&")
+        choose(loaded)
+    assert choose(loaded, str(data)).source.classes == ("$dog$", "<b>cat&")
     with pytest.raises(UsageError, match="tset"):
-        pick_split(open_data(loaded, str(data)), "tset")
+        choose(loaded, str(data), "tset")
 
 
 def test_other_data_with_an_unknown_class_is_refused(run: RunFolder, tmp_path: Path) -> None:
     other = make_folder(tmp_path / "other", images=3, classes=("$dog$", "eel"))
     with pytest.raises(DataError, match="unknown label 'eel'"):
-        open_data(load(str(run.path)), str(other))
+        choose(load(str(run.path)), str(other))
 
 
 def test_weights_without_preprocessing_are_refused(run: RunFolder, tmp_path: Path) -> None:
@@ -178,7 +179,7 @@ def test_a_run_without_weights_is_told(run: RunFolder, tmp_path: Path) -> None:
 
 def test_predictions_are_those_of_the_evaluation(run: RunFolder) -> None:
     loaded = load(str(run.path))
-    source = open_data(loaded, None)
+    source = choose(loaded).source
     paths = [Path(source.train.where(i)) for i in range(len(source.train))]
     answers = list(predict(loaded, paths, top_k=1, batch_size=5))
     images = [torch.from_numpy(loaded.preprocess(source.train.read(i))) for i in range(len(source.train))]

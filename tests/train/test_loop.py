@@ -22,7 +22,8 @@ from selkern.errors import DataError, NumericsError, UsageError
 from selkern.models.registry import create_model
 from selkern.models.weights import read_card
 from selkern.train import job
-from selkern.train.loaded import load, open_data
+from selkern.train.choose import choose
+from selkern.train.loaded import load
 from selkern.train.loop import Training
 from selkern.train.recipe import Recipe
 from selkern.train.run_folder import COLUMNS, RunFolder
@@ -66,7 +67,7 @@ def test_best_is_the_first_epoch_of_the_highest_top1(learned: RunFolder) -> None
 @pytest.mark.parametrize("which", ["last", "best"])
 def test_the_kept_weights_measure_what_their_card_says(which: str, learned: RunFolder) -> None:
     loaded = load(str(getattr(learned, which)))
-    source = open_data(load(str(learned.path)), None)
+    source = choose(load(str(learned.path))).source
     result = evaluate(loaded.model, source.val, source.classes, loaded.preprocess)
     assert loaded.card.metrics == pytest.approx(
         {"val_top1": result.top1, "val_top5": result.top5, "val_loss": result.loss}, rel=1e-6
@@ -274,9 +275,9 @@ def test_the_split_of_the_run_outlives_new_files(tmp_path: Path, monkeypatch: py
     """A file that came later is in no split; with a cut by seed it would move others."""
     data = make_folder(tmp_path / "data")
     run = train(make_options(data, tmp_path, model="sk_tiny", epochs=2, batch_size=14))
-    before = open_data(load(str(run.path)), None)
+    before = choose(load(str(run.path))).source
     draw(data / "cat" / "0000.png", 0, 99)
-    after = open_data(load(str(run.path)), None)
+    after = choose(load(str(run.path))).source
     for name in ("train", "val", "test"):
         one, two = getattr(before, name), getattr(after, name)
         assert [one.where(i) for i in range(len(one))] == [two.where(i) for i in range(len(two))]

@@ -39,6 +39,7 @@ def train(argv: list[str]) -> int:
             RunFolder.find(options.resume),
             options.device,
             options.workers,
+            data=options.data,
             epochs=options.epochs,
             extend=options.extend,
         )
@@ -90,24 +91,27 @@ def evaluate(argv: list[str]) -> int:
 
     options = parse(EvaluateOptions, argv, "evaluate")
     from selkern.analysis import evaluation
-    from selkern.train.loaded import load, open_data, pick_split
+    from selkern.train.choose import choose
+    from selkern.train.loaded import load
 
     tune()
     loaded = load(options.run, options.device)
-    source = open_data(loaded, options.data, on_bad=options.on_bad_image, table=options.table)
-    split = pick_split(source, options.split)
+    chosen = choose(loaded, options.data, options.split, on_bad=options.on_bad_image, table=options.table)
+    source, split = chosen.source, chosen.split
+    for line in chosen.lines:
+        print(line, file=sys.stderr, flush=True)
     result = evaluation.evaluate(loaded.model, split, source.classes, loaded.preprocess, on_bad=options.on_bad_image)
     result.require_numbers(split)
     for line in result.skipped:
         print(f"warning: skipped: {line}", file=sys.stderr)
     if options.json:
-        print(json.dumps({"model": loaded.card.model, "split": options.split, **result.to_dict()}))
+        print(json.dumps({"model": loaded.card.model, **chosen.to_dict(), **result.to_dict()}))
         return 0
     low, high = result.top1_interval
     counts = f"{len(result):,} images"
     if result.skipped:
         counts = f"{len(result):,} of {len(split):,} images, {len(result.skipped):,} could not be read"
-    print(f"{loaded.card.model} on {source.name}, {options.split} split, {counts}")
+    print(f"{loaded.card.model} on {source.name}, {split.name} split, {counts}")
     print(f"top1 {result.top1:.2%} (95 % interval {low:.2%} to {high:.2%})  top5 {result.top5:.2%}  ", end="")
     print(f"loss {result.loss:.4f} nats")
     width = max(len(name) for name in result.classes)
@@ -155,7 +159,7 @@ def analyze(argv: list[str]) -> int:
         Plan(images=options.images, field_images=options.field_images, looks=options.looks, zooms=options.zooms),
         options.boxes,
         options.table,
-        lambda name: print(f"studying: {name}", file=sys.stderr, flush=True),
+        lambda line: print(line, file=sys.stderr, flush=True),
     )
     said = of_studies(analysis.studies, analysis.evaluation)
     top1 = analysis.evaluation.top1

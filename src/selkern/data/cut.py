@@ -1,22 +1,19 @@
-"""Which image belongs to which split: as the source says, by seed, or as an earlier run saved it."""
+"""Which image belongs to which split: as the source says, or by seed."""
 
 from __future__ import annotations
 
-import csv
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from selkern.data.labels import doubtful, same_text, unify
+from selkern.data.labels import doubtful, unify
 from selkern.data.order import CUT, sample_rng
-from selkern.data.split import SPLITS, Listing, Options, Source, Split, relative
+from selkern.data.saved import NOTHING, Parts, labels_of, restore
+from selkern.data.split import SPLITS, WHOLE, Listing, Options, Source, Split
 from selkern.errors import DataError
-
-Names = NDArray[np.str_]  # (n,) train, val or test; "" for an image that is left out
 
 
 def assemble(
@@ -25,6 +22,7 @@ def assemble(
     listing: Listing,
     options: Options,
     make: Callable[[str, NDArray[np.int64], NDArray[np.int64]], Split],
+    files: list[str] | None = None,
 ) -> Source:
     """A listing -> the source.
 
@@ -34,27 +32,31 @@ def assemble(
         listing: all its images.
         options: seed, fraction, class list and saved split.
         make: (split name, (n,) entries of the listing, (n,) labels) -> the split.
+        files: of each entry, where ``make`` takes them from this list; those of a saved split that are not in the
+            listing are added to it.
     """
     if not listing.wheres:
         raise DataError("no images found", name, "give a folder, CSV or Parquet file with labelled images")
     if options.classes is None:  # a checkpoint's are as they are
         listing = _sane(listing, kind)
     classes = options.classes or listing.classes or tuple(sorted(set(listing.names)))
-    labels = _labels(listing, classes)
     if len(set(listing.names)) < 2 and options.classes is None:
         only = f"only class {listing.names[0]!r} has images"
         raise DataError(only, name, "give images of at least 2 classes")
-    names, notes = _membership(name, listing, labels, options)
-    splits: dict[str, Split] = {}
-    for part in SPLITS:
-        entries = np.flatnonzero(names == part)
-        splits[part] = make(part, entries, labels[entries])
-    if options.classes is None:
+    if options.split_csv is not None:
+        parts, notes = restore(listing, classes, options, files)
+    else:
+        parts, notes = _parts(name, listing, labels_of(listing.names, listing.wheres, classes), options)
+    splits = {part: make(part, *parts.get(part, NOTHING)) for part in SPLITS}
+    if options.classes is None and options.cut:
         notes += _check_train(name, classes, splits["train"].labels)
-    test = splits["test"] if len(splits["test"]) else splits["val"]
-    val = splits["val"] if len(splits["val"]) else test
-    if test is splits["val"]:
-        notes += ("no test split: the test figures are those of val",)
+    if WHOLE in parts:
+        test = val = make(WHOLE, *parts[WHOLE])
+    else:
+        test = splits["test"] if "test" in parts else splits["val"]
+        val = splits["val"] if len(splits["val"]) else test
+        if test is splits["val"] and len(val):
+            notes += ("no test split: the test figures are those of val",)
     return Source(
         name=name,
         kind=kind,
@@ -75,19 +77,6 @@ def _sane(listing: Listing, kind: str) -> Listing:
     return replace(listing, names=names, classes=classes or None, notes=listing.notes + notes)
 
 
-def _labels(listing: Listing, classes: tuple[str, ...]) -> NDArray[np.int64]:
-    ids = {same_text(name): index for index, name in enumerate(classes)}
-    ids |= {name: index for index, name in enumerate(classes)}
-    ids |= {name: ids[same_text(name)] for name in set(listing.names) - ids.keys() if same_text(name) in ids}
-    try:
-        return np.array([ids[name] for name in listing.names], dtype=np.int64)
-    except KeyError:
-        where, label = next((w, n) for w, n in zip(listing.wheres, listing.names, strict=True) if n not in ids)
-        known = ", ".join(classes[:5]) + (", ..." if len(classes) > 5 else "")
-        fix = f"the model knows {len(classes)} classes ({known}): correct the label or leave the image out"
-        raise DataError(f"unknown label {label!r}", where, fix) from None
-
-
 def _check_train(name: str, classes: tuple[str, ...], labels: NDArray[np.int64]) -> tuple[str, ...]:
     counts = np.bincount(labels, minlength=len(classes))
     if not counts.any():
@@ -95,31 +84,26 @@ def _check_train(name: str, classes: tuple[str, ...], labels: NDArray[np.int64])
     return tuple(f"class {classes[i]!r} has no training image" for i in np.flatnonzero(counts == 0)[:5])
 
 
-def _membership(
-    name: str, listing: Listing, labels: NDArray[np.int64], options: Options
-) -> tuple[Names, tuple[str, ...]]:
+def _parts(name: str, listing: Listing, labels: NDArray[np.int64], options: Options) -> tuple[Parts, tuple[str, ...]]:
+    """Each part's entries and labels, as the source says or by a cut."""
     names = np.array(listing.splits, dtype="<U5")
     declared = set(listing.splits)
+    notes: list[str] = []
     if declared == {""}:
-        names[:] = "train"
-        missing: tuple[str, ...] = ("val", "test")
-    elif "train" in declared and "val" not in declared:
-        missing = ("val",)
-    else:
-        return names, ()
-    if options.split_csv is not None:
-        return _restore(names, missing, listing, options.split_csv)
-    pool = np.flatnonzero(names == "train")
-    notes = []
-    for part, chosen in zip(missing, _stratified(labels[pool], len(missing), options), strict=True):
-        if not chosen.size:
-            fix = f"give a {part} split, or more images of each class"
-            what = f"too few images to cut off a {part} split ({len(set(labels))} classes, {len(labels)} images)"
-            raise DataError(what, name, fix)
-        names[pool[chosen]] = part
-        share = f"{100 * options.val_fraction:.4g} % of train ({chosen.size} images)"
-        notes.append(f"no {part} split: {share} cut off by seed {options.seed}")
-    return names, tuple(notes)
+        names[:] = "train" if options.cut else WHOLE
+    if options.cut and (declared == {""} or ("train" in declared and "val" not in declared)):
+        missing = ("val", "test") if declared == {""} else ("val",)
+        pool = np.flatnonzero(names == "train")
+        for part, chosen in zip(missing, _stratified(labels[pool], len(missing), options), strict=True):
+            if not chosen.size:
+                fix = f"give a {part} split, or more images of each class"
+                what = f"too few images to cut off a {part} split ({len(set(labels))} classes, {len(labels)} images)"
+                raise DataError(what, name, fix)
+            names[pool[chosen]] = part
+            share = f"{100 * options.val_fraction:.4g} % of train ({chosen.size} images)"
+            notes.append(f"no {part} split: {share} cut off by seed {options.seed}")
+    entries = {part: np.flatnonzero(names == part) for part in sorted(set(names.tolist()))}
+    return {part: (at, labels[at]) for part, at in entries.items()}, tuple(notes)
 
 
 def _stratified(labels: NDArray[np.int64], parts: int, options: Options) -> list[NDArray[np.int64]]:
@@ -138,43 +122,3 @@ def _stratified(labels: NDArray[np.int64], parts: int, options: Options) -> list
                 chosen[part].append(members[:count])
                 members = members[count:]
     return [np.concatenate(part) if part else np.empty(0, dtype=np.int64) for part in chosen]
-
-
-def _restore(names: Names, missing: tuple[str, ...], listing: Listing, path: Path) -> tuple[Names, tuple[str, ...]]:
-    """The membership that an earlier run saved; images that it did not know are left out."""
-    saved = _read_split(path)
-    new = 0
-    for index in np.flatnonzero(names == "train").tolist():
-        key = relative(listing.wheres[index], listing.root)
-        label, names[index] = saved.pop(key, ("", ""))
-        if not names[index]:
-            new += 1
-        elif same_text(label) != same_text(listing.names[index]):
-            fix = f"undo the change, or start a new run without {path.name}"
-            what = f"the label was {label!r} in the earlier run and is {listing.names[index]!r} now"
-            raise DataError(what, listing.wheres[index], fix)
-    gone = next((key for key, (_, part) in saved.items() if part in ("train", *missing)), None)
-    if gone is not None:
-        fix = "restore the image, or start a new run with a new split"
-        raise DataError(f"an image of the saved split {path} is gone", gone, fix)
-    notes = [f"split restored from {path}"]
-    if new:
-        notes.append(f"{new} images are newer than the saved split and are left out")
-    return names, tuple(notes)
-
-
-def _read_split(path: Path) -> dict[str, tuple[str, str]]:
-    """split.csv -> {where: (class name, split name)}; a header line is welcome."""
-    fix = "give the split.csv of an earlier run"
-    try:
-        with path.open(newline="", encoding="utf-8") as file:
-            rows = list(csv.reader(file))
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise DataError(f"cannot read the saved split ({error})", str(path), fix) from error
-    saved: dict[str, tuple[str, str]] = {}
-    for line, row in enumerate(rows, start=1):
-        if len(row) == 3 and row[2] in SPLITS:
-            saved[row[0]] = (row[1], row[2])
-        elif line > 1 and row:
-            raise DataError(f"line {line} is not: where, class, split", str(path), fix)
-    return saved

@@ -14,6 +14,7 @@ from PIL import Image
 from selkern.data.advice import one_class
 from selkern.data.cut import assemble
 from selkern.data.decode import Header, decode, read_header, show
+from selkern.data.identity import of_file
 from selkern.data.layout import find_parts
 from selkern.data.listing import Search
 from selkern.data.split import Listing, Options, Source
@@ -40,6 +41,10 @@ class FileSplit:
     def header(self, index: int) -> Header:
         """Of the file."""
         return read_header(Path(self.files[index]), self.where(index))
+
+    def fingerprint(self, index: int) -> str:
+        """Of the file's bytes."""
+        return of_file(self.files[index])
 
     def where(self, index: int) -> str:
         """The file's path."""
@@ -95,4 +100,4 @@ def file_source(name: str, kind: str, listing: Listing, options: Options, files:
     def make(split: str, entries: NDArray[np.int64], labels: NDArray[np.int64]) -> FileSplit:
         return FileSplit(name=split, labels=labels, files=tuple(files[entry] for entry in entries))
 
-    return assemble(name, kind, listing, options, make)
+    return assemble(name, kind, listing, options, make, files)

@@ -14,6 +14,7 @@ from PIL import Image
 from selkern.data.bad_rows import BadRows
 from selkern.data.cut import assemble
 from selkern.data.decode import Header, decode, read_header, show
+from selkern.data.identity import of_bytes
 from selkern.data.parquet_columns import Columns, broken, find_columns, read_column
 from selkern.data.parquet_files import by_split
 from selkern.data.split import Listing, Options, Source
@@ -102,6 +103,10 @@ class ParquetSplit:
     def header(self, index: int) -> Header:
         """Of the image of one row."""
         return read_header(self._bytes(index), self.where(index))
+
+    def fingerprint(self, index: int) -> str:
+        """Of the row's bytes."""
+        return of_bytes(self._encoded[int(self._rows[index])])
 
     def where(self, index: int) -> str:
         """``file.parquet row 12``."""

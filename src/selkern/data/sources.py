@@ -28,6 +28,8 @@ def open_source(
     split_csv: Path | None = None,
     on_bad: OnBad = "error",
     table: TableOptions | None = None,
+    keep_gone: bool = False,
+    cut: bool = True,
 ) -> Source:
     """Open images with labels. Reads names and labels, no pixels, and writes nothing.
 
@@ -37,7 +39,11 @@ def open_source(
         seed: cuts off the splits the source lacks; draws the training scenes of "digits".
         val_fraction: share of the training images that a missing val (and test) split takes.
         classes: the class list of a checkpoint: its ids are kept, a label outside it is a DataError.
-        split_csv: the saved split of an earlier run, restored where a cut is needed.
+        split_csv: the saved split of an earlier run, which then says what is in each part, and in which order. Images
+            that it does not know are left out, with a note.
+        keep_gone: images of the saved split that are gone keep their place, as ones that cannot be read; else they are
+            left out, with a note.
+        cut: whether a missing val or test split is cut off; where not, a source without splits is one split, "all".
         on_bad: "error" raises a DataError for the first row or file that cannot be an image of a split and says how
             many there are; "skip" leaves them out (`Source.left_out`), with a note. Image files that are missing stay
             listed with "skip": reading them fails.
@@ -50,6 +56,8 @@ def open_source(
         split_csv=None if split_csv is None else Path(split_csv),
         on_bad=on_bad,
         table=table or TableOptions(),
+        keep_gone=keep_gone,
+        cut=cut,
     )
     if data == "digits" or data.startswith("digits:"):
         from selkern.data.scenes import open_digits

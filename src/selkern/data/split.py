@@ -18,6 +18,7 @@ from selkern.errors import UsageError
 
 SPLITS = ("train", "val", "test")
 OnBad = Literal["error", "skip"]
+WHOLE = "all"  # the one split of a source that has none and is not to be cut
 
 
 class Split(Protocol):
@@ -76,12 +77,16 @@ class Source:
     left_out: tuple[LeftOut, ...] = ()
     """What of the user's data is in no split."""
 
+    @property
+    def parts(self) -> tuple[Split, ...]:
+        """Its splits, each once."""
+        return tuple({id(split): split for split in (self.train, self.val, self.test)}.values())
+
     def split_rows(self) -> Iterator[tuple[str, str, str]]:
         """(where, class name, split name) of every image, to be saved as split.csv; nothing for digits."""
         if self.kind == "digits":
             return
-        parts = (self.train, self.val) if self.test is self.val else (self.train, self.val, self.test)
-        for part in parts:
+        for part in self.parts:
             for index, label in enumerate(part.labels):
                 yield relative(part.where(index), self.root), self.classes[label], part.name
 
@@ -97,11 +102,15 @@ class Options:
     classes: tuple[str, ...] | None = None
     """The class list of a checkpoint; None takes the source's own."""
     split_csv: Path | None = None
-    """The saved split of an earlier run, restored where a cut is needed."""
+    """The saved split of an earlier run, which then says what is in each part, and in which order."""
     on_bad: OnBad = "error"
     """Rows and files that cannot be images of a split: a DataError, or leave them out."""
     table: TableOptions = field(default_factory=TableOptions)
     """How to read a table."""
+    keep_gone: bool = False
+    """Images of the saved split that are gone keep their place, as ones that cannot be read; else they are left out."""
+    cut: bool = True
+    """Whether a missing val or test split is cut off; where not, a source without splits is one split, "all"."""
 
     def __post_init__(self) -> None:
         if not 0 < self.val_fraction < 0.5:

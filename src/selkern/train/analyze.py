@@ -24,8 +24,9 @@ from selkern.data.table_options import TableOptions
 from selkern.errors import ResourceError, UsageError
 from selkern.files import write_atomic, write_csv
 from selkern.models.cost import count
-from selkern.train.loaded import Loaded, open_data, pick_split
-from selkern.train.run_folder import command, versions
+from selkern.train.choose import Chosen, choose
+from selkern.train.loaded import Loaded
+from selkern.train.run_folder import command, new_folder, versions
 
 
 @dataclass(frozen=True)
@@ -41,7 +42,7 @@ class Analysis:
 def analyze(
     loaded: Loaded,
     data: str | None = None,
-    split_name: str = "test",
+    split_name: str = "auto",
     output: Path | None = None,
     on_bad: OnBad = "error",
     plan: Plan | None = None,
@@ -53,36 +54,34 @@ def analyze(
 
     Args:
         data: None takes what the weights' run was trained on.
-        output: folder to write into; None takes the run's own.
+        split_name: as `choose` takes it.
+        output: folder to write into; None takes the run's own, and one within it for other images than its test
+            images, whose report is not to take the place of the run's.
         on_bad: "skip" leaves out images that cannot be read; the report tells how many.
         plan: how much is studied.
         boxes: a table of the objects' sizes, see `data.boxes.objects_of`.
         table: how to read data that are a table, see `open_source`.
-        say: told what begins.
+        say: told what begins, and what is to be said of the images.
 
     Ctrl+C during the studies ends them; the report has those that are done.
 
     Raises:
         UsageError: the weights lie in no run and no output is given.
     """
-    folder = output or (loaded.run.path if loaded.run else None)
-    if folder is None:
+    if output is None and loaded.run is None:
         raise UsageError("nowhere to write the report", "--output", "give a folder")
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ResourceError(
-            f"cannot make the folder ({error.strerror})", str(folder), "give another --output"
-        ) from error
-    source = open_data(loaded, data, on_bad=on_bad, table=table)
-    split = pick_split(source, split_name)
+    chosen = choose(loaded, data, split_name, on_bad=on_bad, table=table)
+    source, split = chosen.source, chosen.split
+    for line in chosen.lines:
+        say(line)
+    folder = _folder(loaded, chosen, output)
     started = time.monotonic()
     evaluation = evaluate(loaded.model, split, source.classes, loaded.preprocess, on_bad=on_bad)
     evaluation.require_numbers(split)
     truths = [split.truth(index) for index in range(len(split))] if isinstance(split, SceneSplit) else []
     truth, remarks = _truth(split, truths, boxes, loaded.preprocess, evaluation)
     runner = Run(loaded.model, split, loaded.preprocess, source.classes, evaluation.indices, truth=truth, plan=plan)
-    studies = runner.all(say, lambda found: write_tables(found, folder))
+    studies = runner.all(lambda name: say(f"studying: {name}"), lambda found: write_tables(found, folder))
     sizes = np.array([truths[i].scale for i in evaluation.indices]) if truths else None
     notes = [f"{truth.scale:.1f}x" for truth in truths] or None
     right, wrong = (
@@ -102,10 +101,27 @@ def analyze(
         right=right,
         wrong=wrong,
         provenance=_provenance(loaded, time.monotonic() - started),
-        notes=(*source.notes, *_skipped(evaluation), *remarks, *studies.notes),
+        notes=(*chosen.lines, *_skipped(evaluation), *remarks, *studies.notes),
     )
     write_predictions(evaluation, split, folder / f"predictions_{split.name}.csv")
     return Analysis(evaluation, studies, write_report(report, folder), (*remarks, *studies.notes))
+
+
+def _folder(loaded: Loaded, chosen: Chosen, output: Path | None) -> Path:
+    """The folder for a report, made: as asked for, the run's own, or a new one within it."""
+    run = None if loaded.run is None else loaded.run.path
+    if output is None and run is not None and chosen.is_test_of_run:
+        output = run
+    try:
+        if output is not None:
+            output.mkdir(parents=True, exist_ok=True)
+            return output
+        assert run is not None  # seen before
+        return new_folder(run / "reports", f"{Path(chosen.source.name).stem or 'data'}-{chosen.split.name}")
+    except OSError as error:
+        raise ResourceError(
+            f"cannot make the folder ({error.strerror})", str(output or run), "give another --output"
+        ) from error
 
 
 def _truth(

@@ -21,10 +21,12 @@ from selkern.models.backbone import Backbone
 from selkern.models.registry import create_model
 from selkern.train.analyze import analyze
 from selkern.train.distributed import Ranks, join
+from selkern.train.inputs import write_inputs
 from selkern.train.loaded import find_weights, load
 from selkern.train.loop import Training
 from selkern.train.options import TrainOptions, read_options
 from selkern.train.progress import Progress
+from selkern.train.run_data import RunData
 from selkern.train.run_folder import RunFolder
 
 
@@ -53,6 +55,8 @@ def train(options: TrainOptions) -> RunFolder | None:
         progress = Progress(run.log if ranks.main else None)
         training = Training(options, source, model, run, ranks, progress)
         if ranks.main:
+            first = None if options.weights is None else find_weights(options.weights)
+            write_inputs(run.path, options.data, source, first, model.variant.norms)
             run.start(options, source)
             draw_first_batch(training)
         _announce(training, progress)
@@ -65,36 +69,36 @@ def resume(
     device: str = "auto",
     workers: int | None = None,
     *,
+    data: str | None = None,
     epochs: int | None = None,
     extend: Literal["keep", "rescale"] | None = None,
 ) -> RunFolder | None:
     """Continue a run in its own folder, from its newest sound state; only device, workers and epochs may differ.
 
+    Images that are gone are as ones that cannot be read, and keep their place, so that the order of all others holds.
+
     Args:
+        data: where the run's data lie now; None looks where they were, and beside the run.
         epochs: another number than the run was started with.
         extend: what then becomes of the learning rate, see `Recipe.extended`.
 
     Raises:
         CheckpointError: no sound state, or a run that is finished.
         UsageError: as `Recipe.extended` says.
+        DataError: the run's data are not found, or those given are others.
     """
     options = read_options(run.path)
     if epochs is not None and epochs != options.training.epochs:
         options = replace(options, training=options.training.extended(epochs, extend))
     with join(device) as ranks:
-        split_csv = run.split_csv if run.split_csv.is_file() else None
-        source = open_source(
-            options.data,
-            seed=options.seed,
-            val_fraction=options.val_fraction,
-            split_csv=split_csv,
-            on_bad=options.on_bad_image,
-            table=options.table,
-        )
+        known = RunData(run)
+        place = ranks.from_main(known.place(data) if ranks.main else "")
+        source = known.open_at(place, classes=known.classes, keep_gone=True)
         progress = Progress(run.log if ranks.main else None)
         now = options if workers is None else replace(options, workers=workers)
-        training = Training(now, source, _new_model(now, source), run, ranks, progress)
-        if ranks.from_main(run.has_state):
+        begun = ranks.from_main(run.has_state)
+        training = Training(now, source, _model_of(known, source, begun=begun), run, ranks, progress)
+        if begun:
             training.restore()
         else:  # killed before the first one was saved, a run starts from its beginning
             training.rewind()
@@ -103,6 +107,9 @@ def resume(
         if not training.finished:
             if ranks.main:
                 write_atomic(run.path / "config.yaml", options.to_yaml())
+                known.keep(place, source, training.stepper.model.variant.norms)
+            for note in source.notes:
+                progress.say(f"note: {note}")
             progress.say(f"resuming {run.path} at epoch {training.epoch + 1}, step {training.step + 1}")
             training.fit()
         elif not options.report or run.report.is_file():
@@ -127,6 +134,18 @@ def _new_model(options: TrainOptions, source: Source) -> Backbone:
     torch.manual_seed(options.seed)
     weights = None if options.weights is None else find_weights(options.weights)
     model = create_model(options.model, num_classes=len(source.classes), weights=weights)
+    return set_memory(model, options.training.memory)
+
+
+def _model_of(known: RunData, source: Source, *, begun: bool) -> Backbone:
+    """A run's model: its tensors come from the state where it has begun, so that the first weights may be gone."""
+    options, inputs = known.options, known.inputs
+    if inputs is None or not inputs.weights:
+        return _new_model(options, source)
+    if not begun:
+        return _new_model(replace(options, weights=inputs.weights), source)
+    torch.manual_seed(options.seed)
+    model = create_model(options.model, num_classes=len(source.classes), **inputs.norms)
     return set_memory(model, options.training.memory)
 
 

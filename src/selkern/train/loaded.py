@@ -1,4 +1,4 @@
-"""Trained weights ready to be used, by run or by file, and the data to look at them with."""
+"""Trained weights ready to be used, by run or by file."""
 
 from __future__ import annotations
 
@@ -11,15 +11,12 @@ from torch import nn
 from selkern.data.decode import show
 from selkern.data.listing import is_file
 from selkern.data.preprocess import Preprocess
-from selkern.data.sources import Source, Split, open_source
-from selkern.data.split import OnBad
-from selkern.data.table_options import TableOptions
+from selkern.data.sources import Source
 from selkern.errors import CheckpointError, UsageError
 from selkern.models import hub
 from selkern.models.registry import create_model
 from selkern.models.weights import Card, find_boxed, read_card
 from selkern.train.distributed import pick_device
-from selkern.train.options import read_options
 from selkern.train.run_folder import RunFolder
 
 TORCH = (".pth", ".pt", ".bin", ".caffemodel")
@@ -100,45 +97,8 @@ def _require_preprocess(card: Card, path: Path) -> None:
         raise CheckpointError(f"tells no way to prepare images ({what})", str(path), "use weights of a run") from error
 
 
-def open_data(
-    loaded: Loaded, data: str | None, *, on_bad: OnBad = "error", table: TableOptions | None = None
-) -> Source:
-    """The data to look at weights with: what they were trained on, split as it was, unless other data is given.
-
-    Args:
-        on_bad, table: as for `open_source`, of other data; those of the run are opened as it opened them.
-
-    Raises:
-        UsageError: no data given, and the weights are not of a run.
-        DataError: as `open_source` says; a label that is not among the weights' classes is one.
-    """
-    if loaded.source is not None:
-        return loaded.source
-    options = read_options(loaded.run.path) if loaded.run else None
-    if options is not None and data in (None, options.data):
-        split_csv = loaded.run.split_csv if loaded.run and loaded.run.split_csv.is_file() else None
-        return open_source(
-            options.data,
-            seed=options.seed,
-            val_fraction=options.val_fraction,
-            classes=loaded.card.classes,
-            split_csv=split_csv,
-            on_bad=options.on_bad_image,
-            table=options.table,
-        )
-    return open_source(require_named(data), classes=loaded.card.classes, on_bad=on_bad, table=table)
-
-
 def require_named(data: str | None) -> str:
     """The name of the data. Raises UsageError where none is given."""
     if data is None:
         raise UsageError("no data to evaluate on", "--data", "give a folder, .csv, .parquet, or digits")
     return data
-
-
-def pick_split(source: Source, name: str) -> Split:
-    """A split by name. Raises UsageError for another name."""
-    if name not in ("train", "val", "test"):
-        raise UsageError(f"unknown split {name!r}", "--split", "give train, val or test")
-    split: Split = getattr(source, name)
-    return split

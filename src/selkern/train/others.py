@@ -58,7 +58,7 @@ def load_other(
         UsageError: no data, no such network, or it does not give one number per class for such images.
         DataError: as `open_source` says.
     """
-    source = open_source(require_named(data), on_bad=on_bad, table=table)
+    source = open_source(require_named(data), cut=False, on_bad=on_bad, table=table)
     classes = source.classes
     is_timm = word.startswith("timm:")
     if is_timm and "num_classes" not in arguments:

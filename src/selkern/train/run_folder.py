@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import itertools
 import json
 import platform
 import shlex
@@ -63,15 +64,8 @@ class RunFolder:
         name = options.name or f"{options.model}-{Path(options.data).stem or 'data'}"
         base = Path(options.output) / "train"
         try:
-            base.mkdir(parents=True, exist_ok=True)
-            for number in range(1, 100_000):
-                path = base / (name if number == 1 else f"{name}-{number}")
-                try:
-                    path.mkdir()
-                except FileExistsError:
-                    continue
-                (path / "weights").mkdir()
-                break
+            path = new_folder(base, name)
+            (path / "weights").mkdir()
         except OSError as error:
             raise ResourceError(
                 f"cannot make a run folder ({error.strerror})", str(base), "give another --output"
@@ -110,7 +104,10 @@ class RunFolder:
         return any(self.state.glob("step-*"))
 
     def start(self, options: TrainOptions, source: Source) -> None:
-        """Write what is known before the first step: command, options, machine, classes, split."""
+        """Write what is known before the first step: command, options, machine, classes, split.
+
+        The caller has written inputs.json by then: a run that has a config.yaml can be resumed.
+        """
         write_atomic(self.path / "command.txt", command() + "\n")
         write_atomic(self.path / "env.json", json.dumps(versions(), indent=1))
         write_atomic(self.path / "classes.json", json.dumps(source.classes, ensure_ascii=False))
@@ -160,6 +157,19 @@ class RunFolder:
     def write_metrics(self, rows: Sequence[dict[str, float]]) -> None:
         """Replace the rows: the table is small, and a kill leaves the old one or the new one."""
         write_csv(self.metrics, COLUMNS, [[row[column] for column in COLUMNS] for row in rows])
+
+
+def new_folder(base: Path, name: str) -> Path:
+    """Make `base/name`, or `name-2` and so on where that exists. Raises OSError where it cannot be made."""
+    base.mkdir(parents=True, exist_ok=True)
+    for number in itertools.count(1):
+        path = base / (name if number == 1 else f"{name}-{number}")
+        try:
+            path.mkdir()
+        except FileExistsError:
+            continue
+        return path
+    raise AssertionError("there is always a next number")
 
 
 def make_card(options: TrainOptions, classes: tuple[str, ...], row: dict[str, float], norms: Mapping[str, Any]) -> Card:

@@ -1,0 +1,87 @@
+"""Whether two images are the same file: fingerprints of the bytes that they are stored in."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import os
+import time
+from pathlib import Path
+from typing import IO, Protocol, runtime_checkable
+
+import numpy as np
+
+from selkern.data.split import Source, Split, relative
+
+MOST = 50_000  # images of a source that are fingerprinted, an even sample of more
+SECONDS = 10.0  # that it may take: a far disk gives fewer of them
+_PIECE = 1 << 17  # bytes read at the start, the middle and the end of a larger file
+
+
+@runtime_checkable
+class Stored(Protocol):
+    """A split whose images lie in bytes, which those that are drawn do not."""
+
+    def fingerprint(self, index: int) -> str:
+        """Of the bytes of one image; empty where they cannot be read."""
+
+
+def of_file(path: str | Path) -> str:
+    """The fingerprint of a file; empty where it cannot be read."""
+    try:
+        if not Path(path).is_file():
+            return ""
+        with Path(path).open("rb") as file:
+            return _digest(file)
+    except (OSError, ValueError):
+        return ""
+
+
+def of_bytes(data: bytes | None) -> str:
+    """The fingerprint of a file that holds these bytes; empty for none."""
+    return _digest(io.BytesIO(data)) if data else ""
+
+
+def _digest(file: IO[bytes]) -> str:
+    """Size and hash; of files that are larger than three pieces, the pieces are hashed."""
+    size = file.seek(0, os.SEEK_END)
+    digest = hashlib.blake2b(digest_size=8)
+    starts = (0,) if size <= 3 * _PIECE else (0, (size - _PIECE) // 2, size - _PIECE)
+    for start in starts:
+        file.seek(start)
+        digest.update(file.read(size if len(starts) == 1 else _PIECE))
+    return f"{size:x}-{digest.hexdigest()}"
+
+
+def fingerprints(source: Source, *, most: int = MOST, seconds: float = SECONDS) -> dict[str, str]:
+    """{image, named as in split.csv: its fingerprint} of all images, or of an even sample; nothing for drawn ones.
+
+    Args:
+        most: how many images at most.
+        seconds: how long at most. What is read first is an even sample in itself, so that an early end leaves one.
+    """
+    places = [(split, index) for split in source.parts if isinstance(split, Stored) for index in range(len(split))]
+    kept = np.unique(np.linspace(0, max(0, len(places) - 1), min(most, len(places))).astype(int))
+    until = time.monotonic() + seconds
+    prints: dict[str, str] = {}
+    for at in kept[_spread(len(kept))].tolist():
+        split, index = places[at]
+        if prints and time.monotonic() > until:
+            break
+        if text := fingerprint(split, index):
+            prints[relative(split.where(index), source.root)] = text
+    return prints
+
+
+def fingerprint(split: Split, index: int) -> str:
+    """Of one image of a split; empty for one that is drawn or cannot be read."""
+    return split.fingerprint(index) if isinstance(split, Stored) else ""
+
+
+def _spread(n: int) -> list[int]:
+    """0 to n - 1 in an order whose every beginning is spread evenly: bits in reverse."""
+    bits = max(1, (n - 1).bit_length())
+    order = np.zeros(1, dtype=np.int64)
+    for _ in range(bits):
+        order = np.concatenate([2 * order, 2 * order + 1])
+    return [int(at) for at in order[order < n]]

@@ -1,0 +1,233 @@
+"""The data of a run, wherever they lie now, and split as the run had them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from selkern.data.identity import fingerprint, fingerprints
+from selkern.data.joined import whole
+from selkern.data.listing import is_file, is_folder
+from selkern.data.saved import digest, read_split
+from selkern.data.sources import Source, open_source
+from selkern.data.split import relative
+from selkern.data.table_options import TableOptions
+from selkern.errors import DataError, SelkernError
+from selkern.train.inputs import Inputs, read_inputs, resolved, save_inputs, write_inputs
+from selkern.train.options import TrainOptions, read_options
+from selkern.train.run_folder import RunFolder
+
+_COMPARED = 1000  # images whose bytes are compared to know a moved or copied data set again
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """How far some data are those of a run."""
+
+    images: int
+    """There are in the data."""
+    known: int
+    """The run had."""
+    shared: int
+    """Have a name that is in the run's split.csv."""
+    compared: int
+    """Of those, whose bytes could be compared."""
+    same: int
+    """Of those, the same."""
+
+    @property
+    def names(self) -> bool:
+        """Whether the names are those of the run's images, but for less than half on either side."""
+        return 2 * self.shared >= max(self.images, self.known)
+
+    @property
+    def holds(self) -> bool:
+        """Whether the images are, as far as can be known."""
+        return self.names and 2 * self.same >= self.compared
+
+
+class RunData:
+    """What is known of the data of a run.
+
+    Args:
+        run: its folder.
+
+    Attributes:
+        options: the run's.
+        inputs: what it remembers; None for a run of an earlier version.
+        part_of: {image, by its name: train, val or test}; empty for data that are drawn, or where split.csv is gone.
+
+    Raises:
+        CheckpointError: the folder's files are not as they were written.
+        DataError: split.csv cannot be read, or was changed since.
+    """
+
+    def __init__(self, run: RunFolder) -> None:
+        self.run = run
+        self.options: TrainOptions = read_options(run.path)
+        self.inputs: Inputs | None = read_inputs(run.path)
+        self.rows = read_split(run.split_csv) if run.split_csv.is_file() else []
+        self.part_of = {name: part for name, _, part in self.rows}
+        self._prints: Mapping[str, str] | None = None if self.inputs is None else self.inputs.fingerprints
+
+        if self.rows and self.inputs is not None and self.inputs.split != digest(self.rows):
+            what = "the run's split was changed since the run wrote it"
+            raise DataError(what, str(run.split_csv), "restore it from a copy")
+
+    @property
+    def drawn(self) -> bool:
+        """Whether the data lie in no file."""
+        return not resolved(self.options.data)
+
+    def prints(self, apart: str = "") -> Mapping[str, str]:
+        """{image, by its name: its fingerprint}; where the run kept none, those of its data as they are now, if found.
+
+        Args:
+            apart: a place that is not to be taken for that of the run's data.
+        """
+        if self._prints is None:
+            self._prints = {}
+            places = [place for place in self._places() if not same_place(place, apart)]
+            if self.rows and places:
+                with suppress(SelkernError):
+                    self._prints = fingerprints(self.open_at(places[0]))
+        return self._prints
+
+    def find(self) -> str:
+        """Where the data are: where they were, beside the run if both were moved, or as they were given.
+
+        Raises:
+            DataError: nowhere.
+        """
+        if self.drawn:
+            return self.options.data
+        places = list(self._places())
+        for place in places:
+            if (len(places) == 1 and self.inputs is None) or (self.inputs and same_place(place, self.inputs.data)):
+                return place
+            with suppress(DataError):
+                if self.agreement(self._listed(place), place).holds:
+                    return place
+        lost = self.inputs.data if self.inputs else self.options.data
+        raise DataError("the run's data are not there any more", lost, "give --data and where they are now")
+
+    def is_own(self, data: str, classes: Sequence[str] | None, table: TableOptions | None = None) -> tuple[bool, str]:
+        """(whether data are the run's, at the same place or another; what is to be said of that).
+
+        Raises:
+            DataError: as `open_source` says.
+        """
+        if self.drawn or not resolved(data):
+            return data == self.options.data, ""
+        if self.inputs is not None and same_place(data, self.inputs.data):
+            return True, ""
+        found = self.agreement(self._listed(data, classes, table), data)
+        n, of = f"{found.shared:,}", f"{found.images:,} images"
+        if found.holds and not found.compared and not any(same_place(data, place) for place in self._places()):
+            return True, f"{n} of {of} have the names of the run's, whose bytes are not known: taken for the same"
+        if found.names and not found.holds:
+            line = f"{n} of {of} have the names of the run's, but other bytes: taken for other images. If they are the "
+            return False, line + "run's, resized or stored anew, most of them were trained on"
+        return found.holds, ""
+
+    def _places(self) -> Iterator[str]:
+        """Existing paths that may be the data's, each once, likeliest first, as given where that is the same."""
+        given, inputs, here = self.options.data, self.inputs, self.run.path.resolve()
+        if self.drawn:
+            return
+        if inputs is not None:
+            first = given if same_place(given, inputs.data) else inputs.data
+            places = [first, str(here / inputs.beside), given]
+        else:  # of an earlier version: from where the run was started, or from here
+            output = Path(self.options.output)
+            up = len(Path("/" / output).parts)  # folders from that place to the run, less one
+            plain = not output.is_absolute() and ".." not in output.parts and up < len(here.parents)
+            places = [str(here.parents[up] / given) if plain else given, given]
+            places = [given if same_place(places[0], given) else places[0], given]
+        seen: set[str] = set()
+        for place in places:
+            if resolved(place) not in seen and (is_file(resolved(place)) or is_folder(resolved(place))):
+                seen.add(resolved(place))
+                yield place
+
+    def _listed(self, data: str, classes: Sequence[str] | None = None, table: TableOptions | None = None) -> Source:
+        """All images of some data, whatever their splits."""
+        table = table or self.options.table
+        return open_source(data, classes=classes, cut=False, on_bad="skip", table=table)
+
+    def agreement(self, source: Source, place: str) -> Agreement:
+        """How far the images of a source, which lies at a place, are the run's: by their names and by their bytes."""
+        split = whole(source)
+        number_of = {relative(split.where(index), source.root): index for index in range(len(split))}
+        shared = [name for name in number_of if name in self.part_of]
+        prints = self.prints(place) if shared else {}
+        known = [name for name in shared if name in prints]
+        some = np.unique(np.linspace(0, len(known) - 1, min(_COMPARED, len(known))).astype(int)).tolist()
+        same = sum(fingerprint(split, number_of[known[at]]) == prints[known[at]] for at in some)
+        return Agreement(len(split), len(self.rows), len(shared), len(some), same)
+
+    @property
+    def classes(self) -> tuple[str, ...] | None:
+        """The class list that the run was started with; None where its classes.json cannot be read."""
+        try:
+            names = json.loads((self.run.path / "classes.json").read_text(encoding="utf-8"))
+        except (OSError, ValueError, RecursionError):
+            return None
+        return tuple(names) if isinstance(names, list) and all(isinstance(name, str) for name in names) else None
+
+    def place(self, data: str | None) -> str:
+        """Where to go on with the run: at `data`, or where its own are found.
+
+        Raises:
+            DataError: nothing there, or other data than the run's.
+        """
+        if data is None:
+            return self.find()
+        own, line = self.is_own(data, self.classes)
+        if not own:
+            what = line.partition(": ")[0] if line else "not the images that the run was started on"
+            raise DataError(what, data, "give the run's data, or start a new run with --weights")
+        return data
+
+    def keep(self, place: str, source: Source, norms: Mapping[str, Any]) -> None:
+        """Remember where the data lie now, and what they are where the run did not remember that yet."""
+        if self.inputs is None:
+            write_inputs(self.run.path, place, source, None, norms)
+        elif not self.drawn and not same_place(place, self.inputs.data):
+            save_inputs(self.run.path, self.inputs.moved(self.run.path, place))
+
+    def open_at(self, data: str, *, classes: Sequence[str] | None = None, keep_gone: bool = False) -> Source:
+        """The data at a place, split as the run had them.
+
+        Raises:
+            DataError: as `open_source` says; or split.csv is gone or was changed, and the split cannot be made again.
+        """
+        saved = bool(self.rows)
+        source = open_source(
+            data,
+            seed=self.options.seed,
+            val_fraction=self.options.val_fraction,
+            classes=classes,
+            split_csv=self.run.split_csv if saved else None,
+            keep_gone=keep_gone,
+            on_bad="skip" if saved else self.options.on_bad_image,  # of a saved split, what is gone is no error
+            table=self.options.table,
+        )
+        if not saved and self.inputs is not None and self.inputs.split not in ("", digest(source.split_rows())):
+            what = "the run's split is gone, and the data give another one now"
+            raise DataError(what, str(self.run.split_csv), "restore it from a copy")
+        return source
+
+
+def same_place(one: str, other: str) -> bool:
+    """Whether two paths lead to the same file or folder."""
+    try:
+        return resolved(one) == resolved(other) or Path(resolved(one)).samefile(resolved(other))
+    except (OSError, ValueError):
+        return False
