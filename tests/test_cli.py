@@ -111,7 +111,7 @@ def test_unknown_model(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture
 
 
 def test_unknown_split_device_and_count(run: RunFolder, data: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    refused(call(capsys, "evaluate", run.path, "--split", "tset"), 2, "'tset'", "--split", "train, val or test")
+    refused(call(capsys, "evaluate", run.path, "--split", "tset"), 2, "'tset'", "--split", "train, val, test or all")
     refused(call(capsys, "analyze", run.path, "--split", "tset", "--output", run.path), 2, "'tset'", "--split")
     refused(call(capsys, "evaluate", run.path, "--device", "tpu"), 2, "'tpu'", "--device")
     refused(call(capsys, "predict", run.path, data, "--top-k", "0"), 2, "--top-k", "at least 1")

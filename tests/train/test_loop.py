@@ -236,8 +236,8 @@ def test_an_unreadable_training_image_is_named(workers: int, tmp_path: Path) -> 
 
 def test_a_finished_run_holds_its_files(learned: RunFolder, data: Path) -> None:
     names = {str(path.relative_to(learned.path)) for path in learned.path.rglob("*") if path.is_file()}
-    expected = {"config.yaml", "command.txt", "env.json", "classes.json", "split.csv", "log.txt", "metrics.csv"}
-    assert {name for name in names if "/" not in name} == expected
+    expected = {"config.yaml", "command.txt", "env.json", "classes.json", "split.csv", "inputs.json", "log.txt"}
+    assert {name for name in names if "/" not in name} == {*expected, "metrics.csv"}
     assert {name for name in names if name.startswith("weights/")} == {
         "weights/best.safetensors",
         "weights/last.safetensors",

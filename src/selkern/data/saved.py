@@ -115,7 +115,7 @@ def restore(
     told: Parts = {}
     for part, at in arrays.items():
         told[part] = at, labels_of([names[entry] for entry in at], [wheres[entry] for entry in at], classes)
-    return told, (f"split restored from {options.split_csv}", *notes)
+    return told, tuple(notes)
 
 
 def _find(name: str, entry: int | None, listing: Listing, files: list[str] | None) -> tuple[int | None, bool]:

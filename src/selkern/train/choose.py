@@ -76,6 +76,7 @@ def choose(
             data, own = known.find(), True
         elif known is not None:
             own, line = known.is_own(require_named(data), loaded.card.classes, table)
+            line = line or ("the data are the run's: split as they were" if own and not known.drawn else "")
             lines += [f"note: {line}"] if line else []
         data = require_named(data)
         if known is not None and own and (part != WHOLE or known.drawn):
