@@ -37,9 +37,9 @@ def of_file(path: str | Path) -> str:
         return ""
 
 
-def of_bytes(data: bytes | None) -> str:
-    """The fingerprint of a file that holds these bytes; empty for none."""
-    return _digest(io.BytesIO(data)) if data else ""
+def of_bytes(data: bytes) -> str:
+    """The fingerprint of a file that holds these bytes."""
+    return _digest(io.BytesIO(data))
 
 
 def _digest(file: IO[bytes]) -> str:

@@ -106,7 +106,10 @@ class ParquetSplit:
 
     def fingerprint(self, index: int) -> str:
         """Of the row's bytes."""
-        return of_bytes(self._encoded[int(self._rows[index])])
+        try:
+            return of_bytes(self._bytes(index))
+        except DataError:
+            return ""
 
     def where(self, index: int) -> str:
         """``file.parquet row 12``."""
