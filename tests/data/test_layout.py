@@ -248,6 +248,7 @@ def test_many_classes_with_the_same_folders_are_classes(tmp_path: Path) -> None:
             "data import yolo",
         ),
         ({"JPEGImages": 9, "Annotations/1.xml": b""}, "only class 'JPEGImages'", "data import voc"),
+        ({"images": 9, "annotations/all.json": b"{}"}, "only class 'images'", "data import coco"),
     ],
 )
 def test_what_it_is_and_what_to_do(tmp_path: Path, spec: Spec, what: str, fix: str) -> None:
@@ -277,6 +278,13 @@ def test_images_beside_class_folders_are_counted(tmp_path: Path) -> None:
     }
     notes = open_source(lay(tmp_path / "flat", A_B, {".": 2})).notes
     assert "left out: 2 images beside the class folders" in notes
+
+
+def test_splits_beside_the_folder_that_is_given_are_named(tmp_path: Path) -> None:
+    lay(tmp_path, under("train"), under("val"), under("test"))
+    (note,) = (note for note in open_source(str(tmp_path / "train")).notes if note.startswith("not used"))
+    assert note == f"not used: test/, val/ beside train/ (give {tmp_path} to use it)"
+    assert not [note for note in open_source(str(tmp_path / "test")).notes if note.startswith("not used")]
 
 
 def test_masks_beside_their_images_are_named(tmp_path: Path) -> None:

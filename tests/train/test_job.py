@@ -214,3 +214,17 @@ def test_images_are_listed_in_their_order(data: Path, tmp_path: Path) -> None:
         list_images([str(tmp_path)])
     with pytest.raises(DataError, match="no such file"):
         list_images([str(tmp_path / "x.png")])
+
+
+def test_what_a_folder_holds_besides_images_is_said(data: Path, tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").write_text("hello")
+    with pytest.raises(DataError, match=r"no images in this folder .* 1 \.txt"):
+        list_images([str(tmp_path)])
+    (tmp_path / "picture").write_bytes((data / "$dog$" / "000.png").read_bytes())
+    (tmp_path / "gone.png").symlink_to(tmp_path / "nowhere")
+    said: list[str] = []
+    assert list_images([str(tmp_path)], said.append) == [tmp_path / "picture"]
+    assert [line.partition(" (")[0] for line in said] == [
+        f"{tmp_path}: left out: a link that leads nowhere",
+        f"{tmp_path}: left out: 1 .txt",
+    ]

@@ -187,7 +187,7 @@ def predict(argv: list[str]) -> int:
     from selkern.train.loaded import load
 
     tune()
-    images = predicting.list_images(options.paths)
+    images = predicting.list_images(options.paths, lambda line: print(f"note: {line}", file=sys.stderr))
     unreadable = 0
     for answer in predicting.predict(load(options.run, options.device), images, top_k=options.top_k):
         unreadable += bool(answer.error)

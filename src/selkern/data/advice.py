@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 from collections import Counter
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from selkern.data.decode import show
@@ -14,35 +15,37 @@ from selkern.errors import DataError, printable
 
 ARCHIVES = (".zip", ".tar", ".tgz", ".gz", ".bz2", ".xz", ".zst", ".rar", ".7z")
 _TABLES = (".csv", ".tsv", ".parquet")
-_BOXES = {"labels": "yolo", "annotations": "voc"}  # folder beside those of images -> the form of its boxes
+_BOXES = ("labels", "annotations")  # folders beside those of images that hold boxes
 _OFTEN = 5  # images whose names begin alike, from which on this may be their class
 
 Folder = os.DirEntry[str]
 
 
-def refuse_boxes(here: Path, layout: dict[str, Folder], names: set[str]) -> None:
+def refuse_boxes(here: Path, layout: dict[str, Folder], names: set[str], search: Search) -> None:
     """Raise a DataError for pictures with boxes or masks, which lie in split folders too."""
     lower = {name.lower() for name in names}
     if "images" in lower and len(lower) > 1 and lower <= {"images", "masks", *_BOXES}:
         folder = next(iter(layout.values()))
         inside = some(f"{printable(name)}/" for name in sorted(names))
         what = f"{folder_name(folder)} holds {inside}, which are no classes"
-        raise DataError(what, show(here), _cut(lower) or "make one folder per class and put the images in")
+        fix = _cut(here, folder.path, search) or "make one folder per class and put the images in"
+        raise DataError(what, show(here), fix)
 
 
 def one_class(root: Path, search: Search) -> str:
     """What to do about data whose images are all in one class folder."""
     folders = search.folders(root)
     tables = [*_tables(root, search), *(table for folder in folders for table in _tables(folder.path, search))]
-    return _give(tables) or _cut({folder.name.lower() for folder in folders}) or "give images of at least 2 classes"
+    return _give(tables) or _cut(root, root, search) or "give images of at least 2 classes"
 
 
 def no_classes(here: Path, folders: Sequence[Folder], search: Search) -> DataError:
     """Split folders with images and no classes: pictures with boxes, or with a table of labels."""
     tables = [*_tables(here, search), *(table for folder in folders for table in _tables(folder.path, search))]
-    beside = {folder.name.lower() for place in (here, here.absolute().parent) for folder in search.folders(place)}
+    above = here.absolute().parent
+    cut = _cut(here, here, search) or (_cut(above, above, search) if here.name.lower() == "images" else "")
     by_names = next(filter(None, (_by_names(search.loose(folder.path)) for folder in folders)), "")
-    fix = _give(tables) or _cut(beside) or by_names or "make one folder per class in each, and put the images in"
+    fix = _give(tables) or cut or by_names or "make one folder per class in each, and put the images in"
     return DataError(f"no class folders in {' and '.join(map(folder_name, folders))}", show(here), fix)
 
 
@@ -70,10 +73,20 @@ def _give(tables: Sequence[str]) -> str:
     return f"if a table holds the labels, give it: {some(tables)}" if tables else ""
 
 
-def _cut(names: Collection[str]) -> str:
-    """What to do about pictures with boxes, going by the names of folders; empty where none of them holds boxes."""
-    form = next((form for name, form in _BOXES.items() if name in names), "")
-    return f"if these are pictures with boxes, cut the objects out: selkern data import {form}" if form else ""
+def _cut(root: Path, folder: str | Path, search: Search) -> str:
+    """What to do about pictures with boxes; empty where nothing in the folder is called so.
+
+    Args:
+        root: of all the pictures.
+        folder: in it or the same, with a folder of boxes.
+    """
+    for inner in search.folders(folder):
+        if inner.name.lower() in _BOXES:
+            coco = any(file.name.lower().endswith(".json") for file in search.files(inner.path))
+            form = "yolo" if inner.name.lower() == "labels" else "coco" if coco else "voc"
+            command = f"`selkern data import {form} {shlex.quote(show(root))} --to crops`"
+            return f"if these are pictures with boxes, cut the objects out: {command}"
+    return ""
 
 
 def _by_names(files: Sequence[str]) -> str:

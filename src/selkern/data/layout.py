@@ -11,7 +11,7 @@ from selkern.data.advice import Folder, count_images, folder_name, no_classes, n
 from selkern.data.decode import show
 from selkern.data.labels import same_text
 from selkern.data.listing import Search, some
-from selkern.data.split_names import VAGUE, assign_splits, split_words
+from selkern.data.split_names import VAGUE, assign_splits, split_word, split_words
 from selkern.errors import DataError, printable
 
 _DEEPEST = 4  # folders that hold one folder each, as archives are packed
@@ -60,7 +60,23 @@ def find_parts(root: Path, search: Search, known: Collection[str] = ()) -> tuple
         or _of_splits_in_classes(folders, search, notes)
         or _of_classes(here, folders, search, notes, doubt=True)
     )
+    if not any(part.split for part in parts):
+        notes += _beside(root, search)
     return parts, notes
+
+
+def _beside(root: Path, search: Search) -> list[str]:
+    """A note where only the training part of the data was given."""
+    if not split_word(root.name).startswith("train"):
+        return []
+    try:
+        others = search.folders(root.absolute().parent)
+    except DataError:
+        return []
+    words = split_words([folder.name for folder in others])
+    meant = assign_splits(words.values())
+    named = some(folder_name(folder) for folder in others if meant.get(words[folder.name]) in ("val", "test"))
+    return [f"not used: {named} beside {show(root.name)}/ (give {show(root.parent)} to use it)"] if named else []
 
 
 def _are_known(folder: Path, search: Search, known: Collection[str]) -> bool:
@@ -119,7 +135,7 @@ def _of_splits(
     if not any(classes.values()):
         raise no_classes(here, list(layout.values()), search)
     names = {entry.name for inside in classes.values() for entry in inside}
-    refuse_boxes(here, layout, names)
+    refuse_boxes(here, layout, names, search)
     _note_others(here, layout, others, names, search, notes)
     parts = []
     learned = {_plain(entry) for entry in classes.get("train", ())}

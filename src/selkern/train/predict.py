@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,7 +11,7 @@ import torch
 
 from selkern.analysis.evaluation import to_input
 from selkern.data.decode import decode, show
-from selkern.data.listing import find_images, is_file, is_folder
+from selkern.data.listing import Search, is_file, is_folder
 from selkern.errors import DataError, UsageError
 from selkern.train.loaded import Loaded
 
@@ -26,8 +26,12 @@ class Prediction:
     error: str = ""
 
 
-def list_images(paths: Sequence[str]) -> list[Path]:
+def list_images(paths: Sequence[str], note: Callable[[str], object] = lambda _: None) -> list[Path]:
     """The image files that some files and folders name, in their order.
+
+    Args:
+        paths: files and folders.
+        note: called with a line on what is left out of a folder.
 
     Raises:
         UsageError: no path at all.
@@ -38,10 +42,15 @@ def list_images(paths: Sequence[str]) -> list[Path]:
     found: list[Path] = []
     for given in map(Path, paths):
         if is_folder(given):
-            inside = find_images(given)
+            search = Search()
+            inside = search.images(given)
+            notes = list(search.notes())
             if not inside:
-                raise DataError("no images in this folder", show(given), "give a folder that holds images")
-            found += inside
+                fix = "; ".join(notes) or "give a folder that holds images"
+                raise DataError("no images in this folder", show(given), fix)
+            for line in notes:
+                note(f"{show(given)}: {line}")
+            found += map(Path, inside)
         elif is_file(given):
             found.append(given)
         else:
