@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import io
 import os
+import re
 import stat
-import struct
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,30 +17,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
-import numpy as np
 from PIL import Image, UnidentifiedImageError
 
+from selkern.data.formats import FORMATS, is_heif
+from selkern.data.levels import Levels, Span
+from selkern.data.pixels import Unread, deep_of, span, to_rgb
+from selkern.data.tags import SIDEWAYS, tags_fit, tiff_kind, turn_of
 from selkern.errors import DataError, printable
 
-FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF")
-IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif"})
 # Pillow's own default, repeated because any library in the process can switch Pillow's off.
 MAX_PIXELS = 89_478_485
 MAX_BYTES = 1 << 29  # of a file: some decoders read all of it before they look at its size in pixels
-# Bytes of a value by its type in a TIFF directory; types that are not here have no values that Pillow reads.
-_VALUE = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4, 16: 8, 17: 8, 18: 8}
-
-_ORIENTATION = 0x0112  # the EXIF tag; its values 2 to 8 mean:
-_UPRIGHT = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
-}
-_SIDEWAYS = frozenset(turn for value, turn in _UPRIGHT.items() if value >= 5)  # width and height change places
+# How Pillow's decoders begin where a file is sound and they lack what it needs.
+_OF_A_KIND = re.compile("(?i)unsupported|unknown|not supported|cannot handle|.*not (yet )?(supported|implemented)")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,32 +44,70 @@ class Header:
     """Pillow's name of the format, such as JPEG."""
     mode: str
     """Pillow's name of the pixels' kind, such as RGB or I;16."""
+    deep: str = ""
+    """The kind of pixels of more than 8 bits, in words: 16-bit, 32-bit float; "" for others."""
+    pages: bool = False
+    """Whether more pages or frames follow, which are not read."""
 
 
-def decode(data: bytes | Path, where: str = "") -> Image.Image:
+@dataclass(frozen=True, kw_only=True)
+class Reading:
+    """How an image is decoded."""
+
+    levels: Levels = "full"
+    """How deep pixels become 8 bits."""
+    least: int = 0
+    """The shorter side that suffices, px: a larger JPEG may come smaller, but not below it. 0 takes all pixels."""
+
+
+WHOLE = Reading()
+
+
+def decode(data: bytes | Path, where: str = "", reading: Reading = WHOLE) -> Image.Image:
     """Decode one image to upright 8-bit RGB.
 
-    The first frame of an animation; EXIF orientation applied; transparency over white; 16-bit grey scaled.
+    The first page or frame; EXIF orientation applied; transparency over white; colour profiles left alone.
 
     Args:
         data: the encoded bytes, or the file that holds them.
         where: the name for messages; the path when empty.
+        reading: what becomes of deep pixels, and how many pixels are needed.
 
     Raises:
         DataError: the image cannot be read, is too large, or is not in ``FORMATS``.
     """
-    with _opened(data, where) as image:
-        image.load()
-        return _upright(image)
+    with _opened(data, where) as file:
+        image = _open_image(file, where)
+        if reading.least and image.format in ("JPEG", "MPO"):
+            image.draft(image.mode, (reading.least, reading.least))
+        rgb, turn = to_rgb(image, lambda: _open_image(file, where), reading.levels), turn_of(image)
+        return rgb if turn is None else rgb.transpose(turn)
 
 
 def read_header(data: bytes | Path, where: str = "") -> Header:
     """Size and kind of one image, without its pixels. Arguments and errors are those of ``decode``."""
-    with _opened(data, where) as image:
+    with _opened(data, where) as file:
+        image = _open_image(file, where)
         width, height = image.size
-        if _turn(image) in _SIDEWAYS:
+        # Pillow turns TIFF itself, and gives the size of the upright image.
+        if image.format != "TIFF" and turn_of(image) in SIDEWAYS:
             width, height = height, width
-        return Header(width=width, height=height, format=image.format or "", mode=image.mode)
+        deep = deep_of(image)
+        return Header(
+            width=width,
+            height=height,
+            format=image.format or "",
+            mode=image.mode,
+            deep=deep.words if deep else "",
+            # The further pictures of an MPO are a camera's previews and depth maps.
+            pages=image.format != "MPO" and bool(getattr(image, "is_animated", False)),
+        )
+
+
+def read_span(data: bytes | Path, where: str = "") -> Span | None:
+    """Smallest and largest value of a deep image, or those that it declares; None where it has 8 bits."""
+    with _opened(data, where) as file:
+        return span(_open_image(file, where), lambda: _open_image(file, where))
 
 
 def turn_of(data: bytes | Path, where: str = "") -> Image.Transpose | None:
@@ -90,8 +117,8 @@ def turn_of(data: bytes | Path, where: str = "") -> Image.Transpose | None:
 
 
 @contextmanager
-def _opened(data: bytes | Path, where: str) -> Iterator[Image.Image]:
-    """An image whose size is allowed; whatever is raised while it is used becomes a ``DataError``."""
+def _opened(data: bytes | Path, where: str) -> Iterator[IO[bytes]]:
+    """A file that may be opened as an image; whatever is raised while it is used becomes a ``DataError``."""
     where = where or (show(data) if isinstance(data, Path) else "image")
     if isinstance(data, bytes) and not data:
         raise DataError("the image is empty (0 bytes)", where, "remove it or restore it from its original")
@@ -101,15 +128,36 @@ def _opened(data: bytes | Path, where: str) -> Iterator[Image.Image]:
             warnings.simplefilter("ignore")
             with io.BytesIO(data) if isinstance(data, bytes) else _open(data, where) as file:
                 _check_file(file, where)
-                with Image.open(file, formats=FORMATS) as image:
-                    _check_size(image.size, where)
-                    yield image
+                yield file
     except (DataError, MemoryError):
         raise
     except Image.DecompressionBombError:
         raise _too_large(where, "") from None
+    except Unread as error:
+        raise DataError(f"{error} cannot be read as it is", where, error.fix) from error
     except Exception as error:  # broken bytes make decoders raise anything
         raise _unreadable(data, where, error) from error
+
+
+def _open_image(file: IO[bytes], where: str) -> Image.Image:
+    """The image in a file, its pixels not yet decoded; DataError where it has too many."""
+    if is_heif(file):
+        image = _open_heif(file, where)
+    else:
+        file.seek(0)
+        image = Image.open(file, formats=FORMATS)
+    if image.size[0] * image.size[1] > MAX_PIXELS:
+        raise _too_large(where, f": {image.size[0]} x {image.size[1]} px")
+    return image
+
+
+def _open_heif(file: IO[bytes], where: str) -> Image.Image:
+    try:
+        from pillow_heif.as_plugin import HeifImageFile
+    except ImportError as error:
+        raise DataError("HEIC needs pillow-heif", where, "pip install 'selkern[heif]'") from error
+    image: Image.Image = HeifImageFile(file)
+    return image
 
 
 def show(path: str | Path) -> str:
@@ -130,75 +178,9 @@ def _check_file(file: IO[bytes], where: str) -> None:
     if size > MAX_BYTES:
         raise DataError(f"image file too large: {size:,} bytes", where, f"give one of at most {MAX_BYTES:,}")
     file.seek(0)
-    if not _tags_fit(file, size):
+    if not tags_fit(file, size):
         raise DataError("the image is broken (its tags hold more than the file)", where, "remove it or restore it")
     file.seek(0)
-
-
-def _tags_fit(file: IO[bytes], size: int) -> bool:
-    """Whether the first directory of a TIFF file, or of EXIF data, claims no more than `size` bytes could hold.
-
-    A Pillow that does not look at this itself reads every value, and a thousand may lie in the same place. Anything
-    else than TIFF fits.
-    """
-    head = file.read(16)
-    order = {b"II*\0": "<", b"MM\0*": ">", b"II+\0": "<", b"MM\0+": ">"}.get(head[:4])
-    if order is None or len(head) < 16:
-        return True
-    big = b"+" in head[:4]
-    (start,) = struct.unpack(order + ("Q" if big else "I"), head[8:16] if big else head[4:8])
-    if start > size:
-        return True
-    file.seek(start)
-    number, entry = struct.Struct(order + ("Q" if big else "H")), struct.Struct(order + ("HHQ8x" if big else "HHI4x"))
-    told = file.read(number.size)
-    if len(told) < number.size:
-        return True
-    table = file.read(min(number.unpack(told)[0], 1 << 16) * entry.size)
-    values = entry.iter_unpack(table[: len(table) - len(table) % entry.size])
-    # Twice, and a little: some programs count a tag too long, which does no harm.
-    return sum(_VALUE.get(kind, 0) * count for _, kind, count in values) <= 2 * size + (1 << 16)
-
-
-def _upright(image: Image.Image) -> Image.Image:
-    rgb, turn = _rgb(image), _turn(image)
-    return rgb if turn is None else rgb.transpose(turn)
-
-
-def _turn(image: Image.Image) -> Image.Transpose | None:
-    """What makes an image upright."""
-    try:
-        exif = _exif(image)
-        fits = _tags_fit(io.BytesIO(exif), len(exif))
-        return _UPRIGHT.get(image.getexif().get(_ORIENTATION, 1)) if fits else None
-    except Exception:  # noqa: BLE001  broken EXIF makes the parser raise anything; the pixels are sound
-        return None
-
-
-def _exif(image: Image.Image) -> bytes:
-    """The EXIF data beside an image, as `getexif` finds them; those of a TIFF file are the file's own tags."""
-    told = image.info.get("exif", b"")
-    if not told and "Raw profile type exif" in image.info:
-        told = bytes.fromhex("".join(image.info["Raw profile type exif"].split("\n")[3:]))
-    return bytes(told).removeprefix(b"Exif\0\0")
-
-
-def _rgb(image: Image.Image) -> Image.Image:
-    if image.mode.startswith("I;16"):
-        # Pillow's own conversion clips at 255 and would make a white image of it.
-        wide = np.asarray(image).astype(np.uint32)
-        image = Image.fromarray(((wide * 255 + 32767) // 65535).astype(np.uint8))
-    elif image.mode in ("I", "F"):
-        raise ValueError("32-bit pixels, whose white is unknown")
-    if image.has_transparency_data:
-        rgba = image.convert("RGBA")
-        image = Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba)
-    return image.convert("RGB")
-
-
-def _check_size(size: tuple[int, int], where: str) -> None:
-    if size[0] * size[1] > MAX_PIXELS:
-        raise _too_large(where, f": {size[0]} x {size[1]} px")
 
 
 def _too_large(where: str, detail: str) -> DataError:
@@ -214,6 +196,15 @@ def _unreadable(data: bytes | Path, where: str, error: Exception) -> DataError:
         if data.is_file() and not data.stat().st_size:
             return DataError("the image is empty (0 bytes)", where, "remove it or restore it from its original")
     if isinstance(error, UnidentifiedImageError):
-        return DataError("not an image, or of a format not read here", where, f"use {', '.join(FORMATS)}")
+        return DataError(_kind(data), where, f"use {', '.join(FORMATS)} or HEIF")
     reason = f"{error}"[:120] or type(error).__name__
+    if _OF_A_KIND.match(reason):
+        return DataError(f"an image of a kind not read here ({reason})", where, "save it as PNG")
     return DataError(f"the image is broken ({reason})", where, "remove it or restore it from its original")
+
+
+def _kind(data: bytes | Path) -> str:
+    """What is known of a file that no decoder takes."""
+    with io.BytesIO(data) if isinstance(data, bytes) else data.open("rb") as file:
+        kind = tiff_kind(file)
+    return f"a TIFF of a kind not read here ({kind})" if kind else "not an image, or of a format not read here"

@@ -1,0 +1,96 @@
+"""Levels: which values of deep pixels are shown as black and as white.
+
+Eight bits say it themselves, 0 and 255. Deep pixels (16-bit and 32-bit integers, floats) often use a part of their range:
+a 12-bit camera in a 16-bit file is black where 65,535 is white, and a float has no white at all.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Literal, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from selkern.errors import UsageError
+
+Span: TypeAlias = "tuple[float, float]"  # the values shown as black and as white
+# full: the range of the file's kind; percentile: each image by its own values.
+Levels: TypeAlias = "Literal['full', 'percentile'] | Span"
+
+_TAILS = (0.1, 99.9)  # % of an image's values below black and below white, for `percentile`
+_BLOCK = 1 << 22  # values worked on at once, so that float64 takes little memory
+_FLAG = "--white-level"
+_FIX = "give auto, full, percentile, the value that is white, or BLACK:WHITE"
+
+
+def parse_levels(text: str) -> Levels | Literal["auto"]:
+    """``auto | full | percentile | WHITE | BLACK:WHITE`` -> levels. Raises UsageError for anything else."""
+    if text in ("auto", "full", "percentile"):
+        return text  # type: ignore[return-value]  # one of the three
+    low, colon, high = text.partition(":")
+    try:
+        return check_levels((float(low), float(high)) if colon else (0.0, float(low)))
+    except ValueError as error:  # UsageError is one
+        raise UsageError(f"white level {text[:40]!r}", _FLAG, _FIX) from error
+
+
+def show_levels(levels: Levels) -> str:
+    """What ``parse_levels`` reads back to an equal value."""
+    if isinstance(levels, str):
+        return levels
+    low, high = (repr(int(value) if value == int(value) else value) for value in levels)
+    return high if low == "0" else f"{low}:{high}"
+
+
+def check_levels(levels: object) -> Levels:
+    """Levels as a card holds them. Raises UsageError for anything else."""
+    if levels in ("full", "percentile"):
+        return levels  # type: ignore[return-value]  # one of the two
+    if isinstance(levels, (tuple, list)) and len(levels) == 2:
+        low, high = (float(value) for value in levels)
+        if math.isfinite(high - low) and low < high:
+            return low, high
+    raise UsageError(f"levels {levels!r}"[:60], "Preprocess.levels", "give full, percentile, or black and white")
+
+
+def whole_bits(low: float, high: float) -> Span:
+    """A range in use, each end widened to a whole number of bits: 3200 -> 4095, 0.3 -> 0.5, -5 -> -8."""
+    black = 0.0 if low >= 0 else -(2.0 ** math.ceil(math.log2(-low)))
+    if high <= 0:
+        return black, 0.0 if black else 1.0
+    if high > 1:
+        return black, 2.0 ** math.ceil(math.log2(high + 1)) - 1
+    return black, 2.0 ** math.ceil(math.log2(high))
+
+
+def span_of(values: NDArray[np.generic]) -> Span:
+    """Smallest and largest value that is finite; zeros where none is."""
+    if values.dtype.kind == "f":
+        values = values[np.isfinite(values)]
+    return (float(values.min()), float(values.max())) if values.size else (0.0, 0.0)
+
+
+def to_bytes(values: NDArray[np.generic], levels: Literal["percentile"] | Span) -> NDArray[np.uint8]:
+    """Values of any shape -> 0 to 255 of that shape. What is no number becomes black."""
+    low, high = _own_span(values) if isinstance(levels, str) else levels
+    if values.dtype == np.uint16:
+        table = _scaled(np.arange(1 << 16), low, high)
+        return table[values]
+    flat, out = values.reshape(-1), np.empty(values.size, dtype=np.uint8)
+    for start in range(0, flat.size, _BLOCK):
+        out[start : start + _BLOCK] = _scaled(flat[start : start + _BLOCK], low, high)
+    return out.reshape(values.shape)
+
+
+def _scaled(values: NDArray[np.generic], low: float, high: float) -> NDArray[np.uint8]:
+    share = (np.nan_to_num(values.astype(np.float64), nan=low) - low) * (255 / (high - low))
+    return np.rint(share.clip(0, 255)).astype(np.uint8)
+
+
+def _own_span(values: NDArray[np.generic]) -> Span:
+    finite = values[np.isfinite(values)] if values.dtype.kind == "f" else values.reshape(-1)
+    if not finite.size:
+        return 0.0, 1.0
+    low, high = (float(value) for value in np.percentile(finite, _TAILS))
+    return (low, high) if high > low else (low, low + 1)
