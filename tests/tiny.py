@@ -21,6 +21,7 @@ from safetensors.torch import load_file
 from reliability.small import SMALL
 from selkern.data.augment import Augment
 from selkern.data.decode import Header
+from selkern.data.levels import Reading, Span
 from selkern.models import registry
 from selkern.train import job
 from selkern.train.loop import Training
@@ -31,11 +32,19 @@ from selkern.train.state import pointed_to
 
 
 class DecodedHeaders:
-    """What makes a split of a test whole: the header of an image, from its pixels."""
+    """What makes a split of a test whole: other ways to its images, from their pixels."""
 
     def read(self, index: int, epoch: int = 0) -> Image.Image:
         """The image."""
         raise NotImplementedError
+
+    def read_as(self, index: int, reading: Reading, epoch: int = 0) -> Image.Image:  # noqa: ARG002
+        """The image."""
+        return self.read(index, epoch)
+
+    def span(self, index: int) -> Span | None:  # noqa: ARG002
+        """None: of 8 bits."""
+        return None
 
     def header(self, index: int) -> Header:
         """Of the image."""

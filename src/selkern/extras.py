@@ -36,6 +36,7 @@ OPTIONAL = (
     OptionalPackage("protobuf", "google.protobuf", "convert"),
     OptionalPackage("huggingface_hub", "huggingface_hub", "hub"),
     OptionalPackage("timm", "timm", "timm"),
+    OptionalPackage("pillow-heif", "pillow_heif", "heif"),
     OptionalPackage("triton", "triton", "kernels"),
     OptionalPackage("ray", "ray", "ray"),
 )

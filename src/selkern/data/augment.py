@@ -14,7 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from selkern.data.preprocess import Box, Preprocess, Resize
+from selkern.data.levels import Reading
+from selkern.data.preprocess import Box, Preprocess, Resize, whole_size
 from selkern.errors import UsageError
 
 Pixels = NDArray[np.uint8]
@@ -67,10 +68,17 @@ class Augment:
             raise UsageError(f"{field} {getattr(self, field)}", "--" + field.replace("_", "-"), fix)
 
 
+def reading(spec: Augment, preprocess: Preprocess) -> Reading:
+    """How to decode an image for ``augment``: its smallest crop must not lack pixels."""
+    low, high = spec.crop_ratio
+    share = math.sqrt(spec.crop_scale[0] * min(low, 1 / high)) if spec.crop == "resized" else 1.0
+    return preprocess.reading(min(1.0, share))
+
+
 def augment(image: Image.Image, spec: Augment, preprocess: Preprocess, rng: np.random.Generator) -> Pixels:
     """One training image -> (3, S, S) uint8: crop, flip, colour, erase, drawn from ``rng`` in this order."""
     if spec.crop == "resized":
-        region = _random_region(image.width, image.height, spec, preprocess.resize, rng)
+        region = _random_region(*whole_size(image), spec, preprocess.resize, rng)
         pixels = np.asarray(preprocess.show(image, region)).transpose(2, 0, 1)
     else:
         pixels = preprocess(image)

@@ -18,7 +18,9 @@ from torch.utils.data import DataLoader, Dataset
 
 from selkern.data.findings import LONG, SMALL, DataCheck, Part, Place, Size, Sizes, Unreadable
 from selkern.data.labels import doubtful
+from selkern.data.levels import Levels, Reading
 from selkern.data.split import Source, Split
+from selkern.data.survey import settle_levels
 from selkern.errors import DataError, ResourceError
 
 _BATCH = 32  # images that a worker decodes before it answers
@@ -37,8 +39,8 @@ class _Look:
 class _Images(Dataset[_Look]):
     """The images of some splits, one after the other."""
 
-    def __init__(self, splits: Sequence[Split]) -> None:
-        self.splits = tuple(splits)
+    def __init__(self, splits: Sequence[Split], reading: Reading) -> None:
+        self.splits, self.reading = tuple(splits), reading
         self.ends = np.cumsum([len(split) for split in splits])
 
     def __len__(self) -> int:
@@ -47,7 +49,7 @@ class _Images(Dataset[_Look]):
     def __getitem__(self, position: int) -> _Look:
         split, index = self.find(position)
         try:
-            image = split.read(index)
+            image = split.read_as(index, self.reading)
             digest = hashlib.blake2b(f"{image.width} {image.height} ".encode(), digest_size=16)
             digest.update(image.tobytes())
         except DataError as error:
@@ -75,7 +77,8 @@ def check_data(source: Source, *, workers: int = 0, progress: Callable[[int], ob
         ResourceError: a worker was killed.
     """
     splits = list({id(split): split for split in (source.train, source.val, source.test) if len(split)}.values())
-    images = _Images(splits)
+    levels, notes = _levels(source)
+    images = _Images(splits, Reading(levels=levels))
     cut_off = tuple(name for name in ("val", "test") if any(_tells_cut(note, name) for note in source.notes))
     # What is cut off at random is one with what it is cut from: only splits of the source's own can leak.
     whole = "all" if "test" in cut_off else "train"
@@ -112,7 +115,7 @@ def check_data(source: Source, *, workers: int = 0, progress: Callable[[int], ob
         classes=source.classes,
         parts=parts,
         cut_off=cut_off,
-        notes=tuple(note for note in source.notes if note not in doubts),
+        notes=(*(note for note in source.notes if note not in doubts), *notes),
         left_out=source.left_out,
         doubtful=doubts,
         unreadable=tuple(sorted(unreadable, key=order)),
@@ -128,6 +131,14 @@ def _doubtful(source: Source, parts: Sequence[Part]) -> tuple[str, ...]:
     return doubtful({name: count for name, count in counts.items() if count}, folders=source.kind == "folder")
 
 
+def _levels(source: Source) -> tuple[Levels, tuple[str, ...]]:
+    """The levels that training would take, and remarks."""
+    try:
+        return settle_levels(source.train, "auto")
+    except DataError as error:  # training would end with it
+        return "percentile", (f"{error.what}: {error.fix}",)
+
+
 def _tells_cut(note: str, split: str) -> bool:
     """Whether a note of ``data.cut`` says that it cut this split off."""
     return note.startswith(f"no {split} split: ") and " cut off by seed " in note
@@ -137,7 +148,9 @@ def _looks(name: str, images: _Images, workers: int, progress: Callable[[int], o
     """A look at every image, in order."""
     for split in images.splits:
         try:
-            split.read(0)  # what the split keeps in memory is loaded here once, and shared by forked workers
+            split.read_as(
+                0, images.reading
+            )  # what the split keeps in memory is loaded here once, and shared by forked workers
         except DataError as error:
             if error.where != split.where(0):  # not this image is broken but the file that holds them all
                 raise

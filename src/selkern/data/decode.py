@@ -20,7 +20,7 @@ from typing import IO
 from PIL import Image, UnidentifiedImageError
 
 from selkern.data.formats import FORMATS, is_heif
-from selkern.data.levels import Levels, Span
+from selkern.data.levels import SHRUNK, WHOLE, Reading, Span
 from selkern.data.pixels import Unread, deep_of, span, to_rgb
 from selkern.data.tags import SIDEWAYS, tags_fit, tiff_kind, turn_of
 from selkern.errors import DataError, printable
@@ -50,19 +50,6 @@ class Header:
     """Whether more pages or frames follow, which are not read."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Reading:
-    """How an image is decoded."""
-
-    levels: Levels = "full"
-    """How deep pixels become 8 bits."""
-    least: int = 0
-    """The shorter side that suffices, px: a larger JPEG may come smaller, but not below it. 0 takes all pixels."""
-
-
-WHOLE = Reading()
-
-
 def decode(data: bytes | Path, where: str = "", reading: Reading = WHOLE) -> Image.Image:
     """Decode one image to upright 8-bit RGB.
 
@@ -78,10 +65,16 @@ def decode(data: bytes | Path, where: str = "", reading: Reading = WHOLE) -> Ima
     """
     with _opened(data, where) as file:
         image = _open_image(file, where)
+        width, height = image.size
         if reading.least and image.format in ("JPEG", "MPO"):
             image.draft(image.mode, (reading.least, reading.least))
+        shrunk = round(width / image.width)
         rgb, turn = to_rgb(image, lambda: _open_image(file, where), reading.levels), turn_of(image)
-        return rgb if turn is None else rgb.transpose(turn)
+        if turn is not None:
+            rgb = rgb.transpose(turn)
+        if shrunk > 1:
+            rgb.info[SHRUNK] = (height, width, shrunk) if turn in SIDEWAYS else (width, height, shrunk)
+        return rgb
 
 
 def read_header(data: bytes | Path, where: str = "") -> Header:
@@ -141,11 +134,10 @@ def _opened(data: bytes | Path, where: str) -> Iterator[IO[bytes]]:
 
 def _open_image(file: IO[bytes], where: str) -> Image.Image:
     """The image in a file, its pixels not yet decoded; DataError where it has too many."""
-    if is_heif(file):
-        image = _open_heif(file, where)
-    else:
-        file.seek(0)
-        image = Image.open(file, formats=FORMATS)
+    file.seek(0)
+    head = file.read(64)
+    file.seek(0)
+    image = _open_heif(file, where) if is_heif(head) else Image.open(file, formats=FORMATS)
     if image.size[0] * image.size[1] > MAX_PIXELS:
         raise _too_large(where, f": {image.size[0]} x {image.size[1]} px")
     return image
@@ -195,16 +187,19 @@ def _unreadable(data: bytes | Path, where: str, error: Exception) -> DataError:
             return DataError("the image file may not be read", where, "give yourself the right to read it")
         if data.is_file() and not data.stat().st_size:
             return DataError("the image is empty (0 bytes)", where, "remove it or restore it from its original")
+    tiff = _tiff_kind(data)
     if isinstance(error, UnidentifiedImageError):
-        return DataError(_kind(data), where, f"use {', '.join(FORMATS)} or HEIF")
+        what = f"a TIFF of a kind not read here ({tiff})" if tiff else "not an image, or of a format not read here"
+        return DataError(what, where, f"use {', '.join(FORMATS)} or HEIF")
     reason = f"{error}"[:120] or type(error).__name__
+    if tiff and reason.startswith("decoder error"):
+        what = f"the image is broken, or a TIFF of a kind not read here ({tiff})"
+        return DataError(what, where, "restore it from its original, or save it as PNG")
     if _OF_A_KIND.match(reason):
         return DataError(f"an image of a kind not read here ({reason})", where, "save it as PNG")
     return DataError(f"the image is broken ({reason})", where, "remove it or restore it from its original")
 
 
-def _kind(data: bytes | Path) -> str:
-    """What is known of a file that no decoder takes."""
+def _tiff_kind(data: bytes | Path) -> str:
     with io.BytesIO(data) if isinstance(data, bytes) else data.open("rb") as file:
-        kind = tiff_kind(file)
-    return f"a TIFF of a kind not read here ({kind})" if kind else "not an image, or of a format not read here"
+        return tiff_kind(file)

@@ -13,9 +13,10 @@ from PIL import Image
 
 from selkern.data.advice import one_class
 from selkern.data.cut import assemble
-from selkern.data.decode import Header, decode, read_header, show
+from selkern.data.decode import Header, decode, read_header, read_span, show
 from selkern.data.identity import of_file
 from selkern.data.layout import find_parts
+from selkern.data.levels import WHOLE, Reading, Span
 from selkern.data.listing import Search
 from selkern.data.split import Listing, Options, Source
 from selkern.errors import DataError
@@ -36,7 +37,15 @@ class FileSplit:
 
     def read(self, index: int, epoch: int = 0) -> Image.Image:  # noqa: ARG002  files do not change by epoch
         """The decoded file."""
-        return decode(Path(self.files[index]), self.where(index))
+        return self.read_as(index, WHOLE)
+
+    def read_as(self, index: int, reading: Reading, epoch: int = 0) -> Image.Image:  # noqa: ARG002  as above
+        """The file decoded in a given way."""
+        return decode(Path(self.files[index]), self.where(index), reading)
+
+    def span(self, index: int) -> Span | None:
+        """Of the file."""
+        return read_span(Path(self.files[index]), self.where(index))
 
     def header(self, index: int) -> Header:
         """Of the file."""

@@ -6,7 +6,7 @@ run programs or fetch other files (EPS, WMF) are left out.
 
 from __future__ import annotations
 
-from typing import IO
+from importlib.util import find_spec
 
 # Pillow's name of each format -> usual suffixes; HEIF is decoded by pillow-heif.
 SUFFIXES: dict[str, tuple[str, ...]] = {
@@ -22,7 +22,9 @@ SUFFIXES: dict[str, tuple[str, ...]] = {
     "PPM": (".ppm", ".pgm", ".pbm", ".pnm", ".pfm"),
     "HEIF": (".heic", ".heif", ".hif"),
 }
-IMAGE_SUFFIXES = frozenset(suffix for suffixes in SUFFIXES.values() for suffix in suffixes)
+# A file of such a suffix is looked into: many hold JPEG or PNG, and HEIF needs a package of its own.
+HEIF_SUFFIXES = frozenset(SUFFIXES["HEIF"])
+IMAGE_SUFFIXES = frozenset(suffix for suffixes in SUFFIXES.values() for suffix in suffixes) - HEIF_SUFFIXES
 # Pillow's JPEG opens MPO files itself.
 FORMATS = tuple(name for name in SUFFIXES if name not in ("MPO", "HEIF"))
 
@@ -31,13 +33,15 @@ _ANY_BRANDS = frozenset({b"mif1", b"msf1"})  # of the container: any codec may b
 _AVIF_BRANDS = frozenset({b"avif", b"avis"})
 
 
-def is_heif(file: IO[bytes]) -> bool:
-    """Whether a file is a HEIF picture that is no AVIF; read from its start."""
-    file.seek(0)
-    head = file.read(64)
-    file.seek(0)
+def is_heif(head: bytes) -> bool:
+    """Whether a file that begins with these 64 bytes is a HEIF picture, and no AVIF."""
     if head[4:8] != b"ftyp":
         return False
     length = min(int.from_bytes(head[:4], "big"), len(head))
     brands = {head[8:12], *(head[at : at + 4] for at in range(16, length, 4))}
     return bool(brands & (_HEIF_BRANDS | _ANY_BRANDS)) and not brands & _AVIF_BRANDS
+
+
+def has_heif() -> bool:
+    """Whether HEIF can be decoded here."""
+    return find_spec("pillow_heif") is not None

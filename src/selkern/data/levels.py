@@ -1,12 +1,13 @@
 """Levels: which values of deep pixels are shown as black and as white.
 
-Eight bits say it themselves, 0 and 255. Deep pixels (16-bit and 32-bit integers, floats) often use a part of their range:
+Eight bits say it themselves, 0 and 255. Deep pixels (16-bit and 32-bit integers, floats) often use a part of the range:
 a 12-bit camera in a 16-bit file is black where 65,535 is white, and a float has no white at all.
 """
 
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
 import numpy as np
@@ -22,6 +23,20 @@ _TAILS = (0.1, 99.9)  # % of an image's values below black and below white, for 
 _BLOCK = 1 << 22  # values worked on at once, so that float64 takes little memory
 _FLAG = "--white-level"
 _FIX = "give auto, full, percentile, the value that is white, or BLACK:WHITE"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reading:
+    """How an image is decoded."""
+
+    levels: Levels = "full"
+    """How deep pixels become 8 bits."""
+    least: int = 0
+    """The shorter side that suffices, px: a larger JPEG may come smaller, but not below it. 0 takes all pixels."""
+
+
+WHOLE = Reading()
+SHRUNK = "selkern_shrunk"  # in the info of an image decoded smaller: (whole width, whole height, divisor)
 
 
 def parse_levels(text: str) -> Levels | Literal["auto"]:

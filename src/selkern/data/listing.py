@@ -10,7 +10,8 @@ from pathlib import Path
 
 from PIL import Image
 
-from selkern.data.decode import FORMATS, IMAGE_SUFFIXES, read_header, show
+from selkern.data.decode import read_header, show
+from selkern.data.formats import FORMATS, HEIF_SUFFIXES, IMAGE_SUFFIXES, has_heif, is_heif
 from selkern.data.split import LeftOut
 from selkern.errors import DataError, printable
 
@@ -41,7 +42,6 @@ _SURE = frozenset({"JPEG", "PNG", "WEBP", "TIFF", "GIF"})  # their first bytes s
 _RAW = frozenset(
     {".arw", ".cr2", ".cr3", ".dng", ".erf", ".nef", ".nrw", ".orf", ".pef", ".raf", ".raw", ".rw2", ".srw", ".x3f"}
 )
-_HEIF = frozenset({".heic", ".heif", ".hif"})
 
 
 class Search:
@@ -200,16 +200,18 @@ def _hint(suffix: str) -> str:
     """What to do with images that are not read; empty for what is no image."""
     if suffix in _RAW:
         return "raw images of a camera: export them as JPEG or TIFF"
-    return "HEIC: pip install 'selkern[heif]' to read them" if suffix in _HEIF else ""
+    return "HEIC: pip install 'selkern[heif]' to read them" if suffix in HEIF_SUFFIXES else ""
 
 
 def _holds_image(file: str) -> bool:
     """Whether a file's content is an image of those formats that are read."""
     try:
         with Path(file).open("rb") as stream:
-            head = stream.read(16)
+            head = stream.read(64)
     except OSError:
         return False
+    if is_heif(head):
+        return has_heif()
     Image.init()
     kind = next((name for name in FORMATS if name in Image.OPEN and _accepts(name, head)), None)
     if kind is None or kind in _SURE:

@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch.utils.data import DataLoader, Dataset
 
-from selkern.data.augment import Augment, augment, mix
+from selkern.data.augment import Augment, augment, mix, reading
 from selkern.data.order import AUGMENT, MIX, Key, sample_rng
 from selkern.data.preprocess import Preprocess
 from selkern.data.split import Split
@@ -79,6 +79,7 @@ class Samples(Dataset["Sample | str"]):
             seed,
             zoom,
         )
+        self.reading = preprocess.reading() if augment is None else reading(augment, preprocess)
 
     def __len__(self) -> int:
         return len(self.split)
@@ -88,7 +89,8 @@ class Samples(Dataset["Sample | str"]):
         label = int(self.split.labels[index])
         try:
             if self.augment is None:
-                pixels = self.preprocess(self.split.read(index, epoch), self.zoom)
+                image = self.split.read_as(index, self.reading, epoch)
+                pixels = self.preprocess(image, self.zoom)
             else:
                 pixels = self._augmented(index, epoch, sample_rng(self.seed, epoch, index, AUGMENT))
         except DataError as error:
@@ -99,7 +101,7 @@ class Samples(Dataset["Sample | str"]):
 
     def _augmented(self, index: int, epoch: int, rng: np.random.Generator) -> NDArray[np.uint8]:
         assert self.augment is not None
-        return augment(self.split.read(index, epoch), self.augment, self.preprocess, rng)
+        return augment(self.split.read_as(index, self.reading, epoch), self.augment, self.preprocess, rng)
 
     def _mixed(self, pixels: NDArray[np.uint8], label: int, index: int, epoch: int) -> Sample:
         assert self.augment is not None

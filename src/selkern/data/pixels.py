@@ -1,6 +1,6 @@
 """An opened image -> 8-bit RGB, also where Pillow's own conversion would be wrong.
 
-Deep pixels are brought to 8 bits by levels (``data.levels``). Of 16-bit colours Pillow keeps the higher byte only; where
+Deep pixels are brought to 8 bits by levels (``data.levels``). Of 16-bit colours Pillow keeps the higher byte; where
 all 16 bits are needed, the file is decoded twice, the second time with the bytes' order swapped.
 """
 
@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageCms
+from PIL import Image
 from PIL.ImageFile import ImageFile, _Tile
 from PIL.TiffImagePlugin import TiffImageFile
 
@@ -62,9 +62,12 @@ def deep_of(image: Image.Image) -> Deep | None:
         return Deep(words="16-bit", white=_SIXTEEN, rawmode="planes")
     if rawmode.startswith(("RGB", "LA", "CMYK")) and rawmode[:-1].endswith(";16"):
         return Deep(words="16-bit", white=_SIXTEEN, rawmode=rawmode)
+    is_tiff = isinstance(image, TiffImageFile)
+    if is_tiff and image.mode == "L" and image.tag_v2.get(_FORMAT, (1,))[0] == 2:
+        return Deep(words="8-bit signed", white=_declared(image), unsigned=False)
     if not image.mode.startswith(("I", "F")):
         return None
-    if not isinstance(image, TiffImageFile):
+    if not is_tiff:
         return Deep(words="32-bit float", white=None) if image.mode == "F" else Deep(words="16-bit", white=_SIXTEEN)
     tags = image.tag_v2
     bits, form = int(tags.get(_BITS, (16,))[0]), int(tags.get(_FORMAT, (1,))[0])
@@ -87,8 +90,6 @@ def to_rgb(image: Image.Image, again: Again, levels: Levels) -> Image.Image:
         image.putpalette(palette, "RGB;L")
     if deep is not None and (levels != "full" or not deep.rawmode or "transparency" in image.info):
         return _from_deep(image, again, deep, levels)
-    if image.mode == "LAB":
-        return _from_lab(image)
     if image.has_transparency_data:
         rgba = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba)
@@ -135,6 +136,8 @@ def _values(image: Image.Image, again: Again, deep: Deep) -> tuple[NDArray[np.ge
         values = np.asarray(image)
         if deep.words == "32-bit":  # Pillow has no unsigned ones
             values = values.view(np.uint32)
+        elif deep.words == "8-bit signed":
+            values = values.view(np.int8)
         elif values.dtype.kind == "u":
             values = values.astype(np.uint16, copy=False)  # in this machine's order
     clear = image.info.get("transparency")
@@ -205,13 +208,6 @@ def _declared(image: TiffImageFile) -> Span | None:
     ends = [image.tag_v2.get(tag) for tag in (_SMALLEST, _LARGEST)]
     low, high = (float(end[0] if isinstance(end, tuple) else end) if end else None for end in ends)
     return (low, high) if low is not None and high is not None and low < high else None
-
-
-def _from_lab(image: Image.Image) -> Image.Image:
-    lab, srgb = ImageCms.createProfile("LAB"), ImageCms.createProfile("sRGB")
-    rgb = ImageCms.profileToProfile(image, lab, srgb, outputMode="RGB")
-    assert rgb is not None
-    return rgb
 
 
 def _over_white(pixels: NDArray[np.uint8], alpha: NDArray[np.uint8]) -> NDArray[np.uint8]:

@@ -14,6 +14,7 @@ Shapes: N batch, H and W both ``size`` in px.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Literal, get_args
@@ -21,6 +22,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 import numpy as np
 from numpy.typing import NDArray
 
+from selkern.data.levels import SHRUNK, Levels, Reading, check_levels
 from selkern.errors import UsageError
 
 if TYPE_CHECKING:
@@ -29,7 +31,10 @@ if TYPE_CHECKING:
 
 Resize = Literal["crop", "squash", "pad"]
 Box = tuple[float, float, float, float]
-_LATER = ("resize",)  # fields that versions before do not know: written where they are not the default
+_LATER = ("resize", "levels")  # fields that versions before do not know: written where they are not the default
+# px of a decoded image for each px that it is resized to: a JPEG decoded at a smaller scale, with no fewer than that,
+# comes within 3 grey levels of one decoded whole.
+_ENOUGH = 2
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,6 +51,8 @@ class Preprocess:
     """Standard deviation of each colour, in 0..1 units."""
     resize: Resize = "crop"
     """How an image that is no square becomes one, see above."""
+    levels: Levels = "full"
+    """How pixels of more than 8 bits become 8 (``data.levels``): full, percentile, or the values of black and white."""
 
     def __post_init__(self) -> None:
         if self.size < 1:
@@ -58,6 +65,7 @@ class Preprocess:
             raise UsageError(f"std {self.std}", "Preprocess.std", "give three numbers in (0, 1]")
         if self.resize not in get_args(Resize):
             raise UsageError(f"resize {self.resize!r}", "Preprocess.resize", "give crop, squash or pad")
+        check_levels(self.levels)
 
     def __call__(self, image: Image.Image, zoom: float = 1.0) -> NDArray[np.uint8]:
         """RGB image -> (3, size, size) uint8.
@@ -70,12 +78,17 @@ class Preprocess:
 
         if not zoom >= 1:
             raise UsageError(f"zoom {zoom}", "zoom", "give a number from 1")
-        cut = self.show(image, self.region(image.width, image.height))
+        cut = self.show(image, self.region(*whole_size(image)))
         if zoom > 1:
             edge = (self.size - self.size / zoom) / 2
             box = (edge, edge, self.size - edge, self.size - edge)
             cut = cut.resize((self.size, self.size), Resampling.BICUBIC, box=box)
         return np.ascontiguousarray(np.asarray(cut).transpose(2, 0, 1))
+
+    def reading(self, share: float = 1.0) -> Reading:
+        """How to decode an image of which at least ``share`` of each side will fill the input."""
+        target = max(self.size, round(self.size / self.crop))
+        return Reading(levels=self.levels, least=math.ceil(_ENOUGH * target / share))
 
     def region(self, width: int, height: int) -> Box:
         """The part of a (width, height) image that fills the input: (left, top, right, bottom), px of that image.
@@ -107,13 +120,16 @@ class Preprocess:
         return red, green, blue
 
     def show(self, image: Image.Image, region: Box) -> Image.Image:
-        """A region of an image, resized to the input; what lies beyond the image gets the mean colour."""
+        """A region of an image, px of the whole image, resized to the input; what lies beyond the image gets the mean colour."""
         from PIL import Image
 
-        (left, right), (x0, x1) = _visible(region[0], region[2], image.width, self.size)
-        (top, bottom), (y0, y1) = _visible(region[1], region[3], image.height, self.size)
+        width, height = whole_size(image)
+        (left, right), (x0, x1) = _visible(region[0], region[2], width, self.size)
+        (top, bottom), (y0, y1) = _visible(region[1], region[3], height, self.size)
+        by = image.info[SHRUNK][2] if SHRUNK in image.info else 1
         # Resize just the region: equal to resizing all, and no memory for a long, thin image.
-        part = image.resize((x1 - x0, y1 - y0), Image.Resampling.BICUBIC, box=(left, top, right, bottom))
+        box = (left / by, top / by, right / by, bottom / by)
+        part = image.resize((x1 - x0, y1 - y0), Image.Resampling.BICUBIC, box=box)
         if part.size == (self.size, self.size):
             return part
         canvas = Image.new("RGB", (self.size, self.size), self.mean_colour)
@@ -141,11 +157,19 @@ class Preprocess:
         """The inverse of ``to_dict``; an unknown or missing key is a UsageError."""
         try:
             mean, std = (tuple(float(value) for value in values[key]) for key in ("mean", "std"))
-            given = {"size": int(values["size"]), "crop": float(values["crop"])}
+            given: dict[str, Any] = {"size": int(values["size"]), "crop": float(values["crop"])}
+            if "levels" in values:  # JSON has no tuples
+                given["levels"] = check_levels(values["levels"])
             return cls(**{**values, **given, "mean": mean, "std": std})
         except (KeyError, TypeError) as error:
             fix = f"give size, crop, mean and std, and no more than {', '.join(_LATER)} beside them"
             raise UsageError(f"preprocessing that cannot be read ({error})", "Preprocess", fix) from error
+
+
+def whole_size(image: Image.Image) -> tuple[int, int]:
+    """Width and height of an image, px; of one that was decoded smaller, those of the whole image."""
+    width, height, _ = image.info.get(SHRUNK, (*image.size, 1))
+    return width, height
 
 
 def _visible(low: float, high: float, length: int, size: int) -> tuple[tuple[float, float], tuple[int, int]]:

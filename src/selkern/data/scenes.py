@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from selkern.data.decode import Header
+from selkern.data.levels import Reading, Span
 from selkern.data.order import CUT, SCENES, sample_rng
 from selkern.data.split import SPLITS, Options, Source
 from selkern.errors import DataError, UsageError
@@ -107,6 +108,14 @@ class SceneSplit:
         ink = self._images[truth.digit].resize((truth.size, truth.size), Image.Resampling.BICUBIC)
         canvas.paste(round(255 * truth.contrast), (truth.left, truth.top), ink)
         return canvas.convert("RGB")
+
+    def read_as(self, index: int, reading: Reading, epoch: int = 0) -> Image.Image:  # noqa: ARG002  drawn as it is
+        """The scene."""
+        return self.read(index, epoch)
+
+    def span(self, index: int) -> Span | None:  # noqa: ARG002  all scenes are alike
+        """None: scenes have 8 bits."""
+        return None
 
     def header(self, index: int) -> Header:  # noqa: ARG002  all scenes are alike
         """Of any scene."""

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import IO
 
 from PIL import Image
-from PIL.TiffImagePlugin import ImageFileDirectory_v2
+from PIL.TiffImagePlugin import COMPRESSION_INFO, ImageFileDirectory_v2
 
 # Bytes of a value by its type in a TIFF directory; types that are not here have no values that Pillow reads.
 _VALUE = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4, 16: 8, 17: 8, 18: 8}
@@ -26,7 +26,6 @@ SIDEWAYS = frozenset(turn for value, turn in _UPRIGHT.items() if value >= 5)  # 
 _COLOURS = {0: "white is 0", 1: "grey", 2: "RGB", 3: "palette", 4: "mask", 5: "CMYK", 6: "YCbCr", 8: "Lab", 9: "Lab"}
 _COLOURS |= {10: "Lab", 32803: "camera raw", 32844: "LogL", 32845: "LogLuv", 34892: "camera raw"}
 _SAMPLES = {1: "unsigned", 2: "signed", 3: "float", 5: "complex", 6: "complex"}
-
 
 
 def tags_fit(file: IO[bytes], size: int) -> bool:
@@ -78,7 +77,7 @@ def tiff_kind(file: IO[bytes]) -> str:
     if head[:4] not in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"):
         return ""
     try:
-        tags = ImageFileDirectory_v2(head)
+        tags = ImageFileDirectory_v2(head if b"+" in head[:4] else head[:8])
         file.seek(tags.next)
         tags.load(file)
         samples = int(tags.get(277, 1))
@@ -86,9 +85,10 @@ def tiff_kind(file: IO[bytes]) -> str:
         form = "/".join(_SAMPLES.get(int(value), "unknown") for value in dict.fromkeys(tags.get(339, (1,))))
         colours = _COLOURS.get(int(tags.get(262, 0)), "unknown colours")
         order = "big endian" if head[:1] == b"M" else "little endian"
+        packed = COMPRESSION_INFO.get(int(tags.get(259, 1)), "an unknown way")
     except Exception:  # noqa: BLE001  broken tags make the parser raise anything
         return ""
-    return f"{colours}, {samples} x {bits}-bit {form}, {order}"
+    return f"{colours}, {samples} x {bits}-bit {form}, {order}, {packed}"
 
 
 def _distinct(values: Sequence[int]) -> str:

@@ -12,8 +12,10 @@ import torch
 
 from selkern.analysis.figures import image_grid
 from selkern.analysis.style import to_png
+from selkern.data.levels import parse_levels, show_levels
 from selkern.data.order import TrainOrder
 from selkern.data.sources import Source, open_source
+from selkern.data.survey import settle_levels
 from selkern.errors import CheckpointError
 from selkern.files import write_atomic
 from selkern.layers.memory import set_memory
@@ -48,6 +50,7 @@ def train(options: TrainOptions) -> RunFolder | None:
             on_bad=options.on_bad_image,
             table=options.table,
         )
+        options, source = _settled(options, source)
         model = _new_model(options, source)
         # Built again in `Training`; here it refuses a batch size that cannot be before a folder is made.
         TrainOrder(len(source.train), options.training.batch_size, options.seed, ranks.rank, ranks.world)
@@ -147,6 +150,14 @@ def _model_of(known: RunData, source: Source, *, begun: bool) -> Backbone:
     torch.manual_seed(options.seed)
     model = create_model(options.model, num_classes=len(source.classes), **inputs.norms)
     return set_memory(model, options.training.memory)
+
+
+def _settled(options: TrainOptions, source: Source) -> tuple[TrainOptions, Source]:
+    """Options in which the levels of deep pixels are chosen, and the source with remarks on its images."""
+    levels, notes = settle_levels(source.train, parse_levels(options.training.white_level))
+    if levels != "full":
+        options = replace(options, training=replace(options.training, white_level=show_levels(levels)))
+    return options, replace(source, notes=(*source.notes, *notes))
 
 
 def _announce(training: Training, progress: Progress) -> None:

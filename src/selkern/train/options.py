@@ -24,7 +24,7 @@ _LONGEST_WORD = 4200  # characters; no path is longer, and YAML makes a number o
 _MOST_WORKERS = 1024  # processes: a slip of the keyboard is not to fill the machine
 _LARGEST_IMAGE = 8192  # px a side, 200 MB for each image of a batch
 # Of a recipe, unknown to versions before: left out at their defaults, since a study compares its runs' options.
-_LATER = ("resize",)
+_LATER = ("resize", "white_level")
 _NAME_BYTES = 200  # of a run's folder, to which a number may come
 
 

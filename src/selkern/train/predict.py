@@ -62,13 +62,14 @@ def list_images(paths: Sequence[str], note: Callable[[str], object] = lambda _: 
 def predict(loaded: Loaded, images: Sequence[Path], *, top_k: int = 5, batch_size: int = 64) -> Iterator[Prediction]:
     """One `Prediction` per image, in order; an unreadable image gives one that tells why."""
     device = next(loaded.model.parameters()).device
+    reading = loaded.preprocess.reading()
     for start in range(0, len(images), batch_size):
         paths = images[start : start + batch_size]
         pixels: dict[Path, np.ndarray] = {}
         errors: dict[Path, str] = {}
         for path in paths:
             try:
-                pixels[path] = loaded.preprocess(decode(path))
+                pixels[path] = loaded.preprocess(decode(path, reading=reading))
             except DataError as error:
                 errors[path] = str(error)
         if pixels:

@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
 from selkern.data.augment import Augment
+from selkern.data.levels import parse_levels
 from selkern.data.preprocess import Preprocess, Resize
 from selkern.errors import UsageError
 from selkern.layers.memory import Memory
@@ -44,6 +45,9 @@ class Recipe:
     kept; pad shows all of it, between areas of the mean colour."""
     eval_crop: float = 1.0
     """Share of each side of the resized image that evaluation's centre crop keeps (ImageNet: 0.875)."""
+    white_level: str = "auto"
+    """Of 16-bit, 32-bit and float pixels, what is white: a value (or BLACK:WHITE), full (65,535), percentile (each
+    image by its own values), or auto, which takes the range that the training images use, in whole bits."""
     mean: tuple[float, float, float] = (0.5, 0.5, 0.5)
     """Mean subtracted from each colour, of 1."""
     std: tuple[float, float, float] = (0.25, 0.25, 0.25)
@@ -78,6 +82,7 @@ class Recipe:
     """Random changes of training images."""
 
     def __post_init__(self) -> None:
+        parse_levels(self.white_level)
         checks: dict[str, tuple[bool, str]] = {
             "epochs": (self.epochs >= 1, "at least 1"),
             "schedule_epochs": (self.schedule_epochs >= 0, "at least 0"),
@@ -127,7 +132,15 @@ class Recipe:
     @property
     def preprocess(self) -> Preprocess:
         """How images become inputs, in training's validation and ever after."""
-        return Preprocess(size=self.image_size, crop=self.eval_crop, resize=self.resize, mean=self.mean, std=self.std)
+        levels = parse_levels(self.white_level)
+        return Preprocess(
+            size=self.image_size,
+            crop=self.eval_crop,
+            resize=self.resize,
+            mean=self.mean,
+            std=self.std,
+            levels="full" if levels == "auto" else levels,
+        )
 
     def prepared(self, preprocess: Preprocess) -> Recipe:
         """This recipe with images prepared in another way."""

@@ -9,6 +9,7 @@ import platform
 import shlex
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from selkern.data.sources import Source
 from selkern.errors import CheckpointError, ResourceError
 from selkern.files import append, write_atomic, write_csv
 from selkern.models.weights import Card, save_weights
-from selkern.train.options import TrainOptions
+from selkern.train.options import TrainOptions, read_options
 
 COLUMNS = (
     "epoch",
@@ -93,6 +94,9 @@ class RunFolder:
         """The newest run, where it was started with these very options and has not come to its end."""
         try:
             run = cls.find("latest", options.output)
+            chosen = read_options(run.path).training.white_level  # from the data, where it was left to them
+            if options.training.white_level == "auto":
+                options = replace(options, training=replace(options.training, white_level=chosen))
             same = (run.path / "config.yaml").read_text() == options.to_yaml()
         except (CheckpointError, OSError, ValueError):
             return None
