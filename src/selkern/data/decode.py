@@ -148,7 +148,7 @@ def _open_heif(file: IO[bytes], where: str) -> Image.Image:
         from pillow_heif.as_plugin import HeifImageFile
     except ImportError as error:
         raise DataError("HEIC needs pillow-heif", where, "pip install 'selkern[heif]'") from error
-    image: Image.Image = HeifImageFile(file)
+    image: Image.Image = HeifImageFile(file)  # type: ignore[no-untyped-call]
     return image
 
 

@@ -61,7 +61,7 @@ def show_levels(levels: Levels) -> str:
 def check_levels(levels: object) -> Levels:
     """Levels as a card holds them. Raises UsageError for anything else."""
     if levels in ("full", "percentile"):
-        return levels  # type: ignore[return-value]  # one of the two
+        return levels
     if isinstance(levels, (tuple, list)) and len(levels) == 2:
         low, high = (float(value) for value in levels)
         if math.isfinite(high - low) and low < high:

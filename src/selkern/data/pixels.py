@@ -62,15 +62,19 @@ def deep_of(image: Image.Image) -> Deep | None:
         return Deep(words="16-bit", white=_SIXTEEN, rawmode="planes")
     if rawmode.startswith(("RGB", "LA", "CMYK")) and rawmode[:-1].endswith(";16"):
         return Deep(words="16-bit", white=_SIXTEEN, rawmode=rawmode)
-    is_tiff = isinstance(image, TiffImageFile)
-    if is_tiff and image.mode == "L" and image.tag_v2.get(_FORMAT, (1,))[0] == 2:
-        return Deep(words="8-bit signed", white=_declared(image), unsigned=False)
-    if not image.mode.startswith(("I", "F")):
-        return None
-    if not is_tiff:
-        return Deep(words="32-bit float", white=None) if image.mode == "F" else Deep(words="16-bit", white=_SIXTEEN)
+    if isinstance(image, TiffImageFile):
+        return _deep_tiff(image)
+    if image.mode == "F":
+        return Deep(words="32-bit float", white=None)
+    return Deep(words="16-bit", white=_SIXTEEN) if image.mode.startswith("I") else None
+
+
+def _deep_tiff(image: TiffImageFile) -> Deep | None:
+    """The same of a TIFF whose pixels are grey."""
     tags = image.tag_v2
-    bits, form = int(tags.get(_BITS, (16,))[0]), int(tags.get(_FORMAT, (1,))[0])
+    bits, form = int(tags.get(_BITS, (1,))[0]), int(tags.get(_FORMAT, (1,))[0])
+    if not image.mode.startswith(("I", "F")) and (image.mode, form) != ("L", 2):
+        return None
     words = f"{bits}-bit" + {2: " signed", 3: " float"}.get(form, "")
     white = {12: _TWELVE, 16: _SIXTEEN}.get(bits) if form == 1 else _declared(image)
     return Deep(words=words, white=white, flipped=tags.get(_COLOUR) == 0, unsigned=form == 1)

@@ -32,9 +32,9 @@ if TYPE_CHECKING:
 Resize = Literal["crop", "squash", "pad"]
 Box = tuple[float, float, float, float]
 _LATER = ("resize", "levels")  # fields that versions before do not know: written where they are not the default
-# px of a decoded image for each px that it is resized to: a JPEG decoded at a smaller scale, with no fewer than that,
-# comes within 3 grey levels of one decoded whole.
-_ENOUGH = 2
+# A JPEG may be decoded at a smaller scale with so many px for each px that it is resized to, and no fewer than these on
+# its shorter side: photographs then come within 3 grey levels of those decoded whole (docs/log.md).
+_ENOUGH, _FEWEST = 4, 512
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,7 +88,7 @@ class Preprocess:
     def reading(self, share: float = 1.0) -> Reading:
         """How to decode an image of which at least ``share`` of each side will fill the input."""
         target = max(self.size, round(self.size / self.crop))
-        return Reading(levels=self.levels, least=math.ceil(_ENOUGH * target / share))
+        return Reading(levels=self.levels, least=max(_FEWEST, math.ceil(_ENOUGH * target / share)))
 
     def region(self, width: int, height: int) -> Box:
         """The part of a (width, height) image that fills the input: (left, top, right, bottom), px of that image.
@@ -120,7 +120,7 @@ class Preprocess:
         return red, green, blue
 
     def show(self, image: Image.Image, region: Box) -> Image.Image:
-        """A region of an image, px of the whole image, resized to the input; what lies beyond the image gets the mean colour."""
+        """A region of an image (px of the whole image), resized to the input; the mean colour where it lies beyond."""
         from PIL import Image
 
         width, height = whole_size(image)
