@@ -22,7 +22,7 @@ from PIL import Image, UnidentifiedImageError
 from selkern.data.formats import FORMATS, is_heif
 from selkern.data.levels import SHRUNK, WHOLE, Reading, Span
 from selkern.data.pixels import Unread, deep_of, span, to_rgb
-from selkern.data.tags import SIDEWAYS, tags_fit, tiff_kind, turn_of
+from selkern.data.tags import SIDEWAYS, exif_turn, tags_fit, tiff_kind
 from selkern.errors import DataError, printable
 
 # Pillow's own default, repeated because any library in the process can switch Pillow's off.
@@ -69,7 +69,7 @@ def decode(data: bytes | Path, where: str = "", reading: Reading = WHOLE) -> Ima
         if reading.least and image.format in ("JPEG", "MPO"):
             image.draft(image.mode, (reading.least, reading.least))
         shrunk = round(width / image.width)
-        rgb, turn = to_rgb(image, lambda: _open_image(file, where), reading.levels), turn_of(image)
+        rgb, turn = to_rgb(image, lambda: _open_image(file, where), reading.levels), exif_turn(image)
         if turn is not None:
             rgb = rgb.transpose(turn)
         if shrunk > 1:
@@ -83,7 +83,7 @@ def read_header(data: bytes | Path, where: str = "") -> Header:
         image = _open_image(file, where)
         width, height = image.size
         # Pillow turns TIFF itself, and gives the size of the upright image.
-        if image.format != "TIFF" and turn_of(image) in SIDEWAYS:
+        if image.format != "TIFF" and exif_turn(image) in SIDEWAYS:
             width, height = height, width
         deep = deep_of(image)
         return Header(
@@ -105,8 +105,8 @@ def read_span(data: bytes | Path, where: str = "") -> Span | None:
 
 def turn_of(data: bytes | Path, where: str = "") -> Image.Transpose | None:
     """What makes the stored pixels upright; None where they are. Arguments and errors are those of ``decode``."""
-    with _opened(data, where) as image:
-        return _turn(image)
+    with _opened(data, where) as file:
+        return exif_turn(_open_image(file, where))
 
 
 @contextmanager

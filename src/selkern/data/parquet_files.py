@@ -8,7 +8,8 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from selkern.data.decode import IMAGE_SUFFIXES, show
+from selkern.data.decode import show
+from selkern.data.formats import IMAGE_SUFFIXES
 from selkern.data.listing import Search, is_file
 from selkern.data.parquet_columns import may_hold_images
 from selkern.data.split import SPLITS

@@ -81,7 +81,7 @@ def _deep_tiff(image: TiffImageFile) -> Deep | None:
 
 
 def to_rgb(image: Image.Image, again: Again, levels: Levels) -> Image.Image:
-    """Decode an opened image to 8-bit RGB, as it is stored (``tags.turn_of``).
+    """Decode an opened image to 8-bit RGB, as it is stored (``tags.exif_turn``).
 
     Raises:
         Unread: its pixels cannot be shown truly.

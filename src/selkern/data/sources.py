@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from selkern.data.advice import ARCHIVES
-from selkern.data.decode import IMAGE_SUFFIXES, show
+from selkern.data.decode import show
+from selkern.data.formats import IMAGE_SUFFIXES
 from selkern.data.listing import is_file, is_folder
 from selkern.data.parquet_files import find_parquet
 from selkern.data.split import OnBad, Options, Source, Split

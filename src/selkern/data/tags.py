@@ -53,7 +53,7 @@ def tags_fit(file: IO[bytes], size: int) -> bool:
     return sum(_VALUE.get(kind, 0) * count for _, kind, count in values) <= 2 * size + (1 << 16)
 
 
-def turn_of(image: Image.Image) -> Image.Transpose | None:
+def exif_turn(image: Image.Image) -> Image.Transpose | None:
     """What makes an image upright."""
     try:
         exif = _exif(image)
