@@ -144,8 +144,8 @@ def test_a_class_called_train_is_a_class(tmp_path: Path) -> None:
 def test_folder_errors(tmp_path: Path) -> None:
     assert "no such data" in message(data=str(tmp_path / "gone"))
     assert "digits" in message(data="mnist")
-    (tmp_path / "a.txt").write_bytes(b"")
-    assert "unknown kind" in message(data=str(tmp_path / "a.txt"))
+    (tmp_path / "a.tmp").write_bytes(b"")
+    assert "unknown kind" in message(data=str(tmp_path / "a.tmp"))
     fill(tmp_path, {"flat": 3, "one/cat": 3, "none/cat": 0, "none/dog": 0})
     fill(tmp_path, {"two/train/a": 3, "two/train/b": 3, "two/val/a": 1, "two/valid/a": 1})
     fill(tmp_path, {"late/test/a": 3, "late/test/b": 3, "tiny/a": 1, "tiny/b": 1})

@@ -10,6 +10,7 @@ from pathlib import Path
 from selkern.data.bad_rows import NEARLY_ALL, BadRows
 from selkern.data.decode import show
 from selkern.data.files import file_source
+from selkern.data.listing import Search, is_file
 from selkern.data.lookup import Lookup, find_lookup
 from selkern.data.split import Listing, Options, Source
 from selkern.data.split_names import assign_splits, split_word, vague_notes
@@ -17,6 +18,7 @@ from selkern.data.table import LABEL_NAMES, PATH_NAMES, SPLIT_NAMES, Table, colu
 from selkern.data.table_options import TableOptions
 from selkern.errors import DataError, printable
 
+METADATA = ("metadata.csv", "metadata.jsonl")
 _FILE = re.compile(r"\.(jpe?g|png|webp|bmp|tiff?|gif)$", flags=re.IGNORECASE)
 
 
@@ -59,6 +61,27 @@ def open_csv(path: Path, options: Options) -> Source:
     return open_tables(path, [("", path)], options)
 
 
+def find_tables(root: Path, options: Options) -> list[tuple[str, Path]]:
+    """(split, table) of a folder whose images are listed in metadata.csv, as Hugging Face's ImageFolder has it.
+
+    One in the folder, or one in each split folder, with columns of files and of labels; none of a folder without.
+    """
+    if (own := _metadata(root, options)) is not None:
+        return [("", own)]
+    folders = {folder.path: split_word(folder.name) for folder in Search().folders(root)}
+    tables = {path: table for path, word in folders.items() if word and (table := _metadata(Path(path), options))}
+    meant = assign_splits({folders[path] for path in tables})
+    return [(meant[folders[path]], table) for path, table in tables.items()]
+
+
+def _metadata(folder: Path, options: Options) -> Path | None:
+    for name in METADATA:
+        if is_file(folder / name):
+            table = read_table(folder / name, options.table.separator, lambda columns: fit(columns, options.table))
+            return folder / name if fit(table.columns, options.table) else None
+    return None
+
+
 def open_tables(name: Path, tables: Sequence[tuple[str, Path]], options: Options) -> Source:
     """Images listed in one table, or in one for each split.
 
@@ -71,12 +94,13 @@ def open_tables(name: Path, tables: Sequence[tuple[str, Path]], options: Options
     root = show(name)
     for split, path in tables:
         table = read_table(path, options.table.separator, lambda columns: fit(columns, options.table))
-        columns = _columns(table, options.table)
+        columns = _columns(table, options)
         names = [cells[columns.path].strip() for _, cells in table.rows if len(cells) == len(table.columns)]
         lookup = find_lookup(path, names)
         root = show(lookup.folder) if len(tables) == 1 else root
         listed.notes.extend([*table.notes, *columns.notes, *filter(None, [lookup.note])])
-        _read(table, columns, lookup, split, listed)
+        by_folder = {} if split or columns.split is not None or options.split_csv else _split_folders(names)
+        _read(table, columns, lookup, by_folder or split, listed)
         _require_there(listed.bad, lookup, names)
     notes = (*listed.notes, *listed.bad.settle(options.on_bad), *_spaced(listed.spellings))
     entries = {file: entry for file, entry in listed.entries.items() if file not in listed.clashing}
@@ -102,7 +126,8 @@ def fit(columns: Sequence[str], asked: TableOptions) -> bool:
         return asked.path_column is None and asked.label_column is None
 
 
-def _columns(table: Table, asked: TableOptions) -> _Columns:
+def _columns(table: Table, options: Options) -> _Columns:
+    asked = options.table
     where = table.where(table.header_line)
     path, path_note = column_called(table.columns, asked.path_column, PATH_NAMES, "path", where)
     label, label_note = column_called(table.columns, asked.label_column, LABEL_NAMES, "label", where)
@@ -112,7 +137,8 @@ def _columns(table: Table, asked: TableOptions) -> _Columns:
     at = table.columns.index
     known = split is not None and any(len(cells) > at(split) and cells[at(split)].strip() for _, cells in table.rows)
     if split_note and asked.split_column is None:  # a column that is not called split may hold something else
-        known = all(len(cells) <= at(split) or split_word(cells[at(split)]) for _, cells in table.rows)
+        words = [split_word(cells[at(split)]) for _, cells in table.rows if len(cells) > at(split)]
+        known = options.split_csv is None and all(words)
     notes = (path_note, label_note, split_note if known else "")
     return _Columns(
         path=at(path),
@@ -136,13 +162,34 @@ def _no_columns(table: Table, lacking: list[str]) -> DataError:
     return DataError(what, where, fix)
 
 
-def _read(table: Table, columns: _Columns, lookup: Lookup, split: str, listed: _Listed) -> None:
-    """Take in the rows of a table."""
+def _split_folders(names: Sequence[str]) -> dict[str, str]:
+    """{first folder of the names: its split} where all names begin with such a folder, and with more than one."""
+    first = {_first(name) for name in names if name}
+    words = {folder: split_word(folder) for folder in first}
+    meant = assign_splits(set(words.values()))
+    if (
+        len(first) < 2
+        or not all(words.values())
+        or len(set(meant.values())) < len(first)
+        or "train" not in meant.values()
+    ):
+        return {}
+    return {folder: meant[word] for folder, word in words.items()}
+
+
+def _first(name: str) -> str:
+    return re.split(r"[/\\]", name.removeprefix("./"), maxsplit=1)[0]
+
+
+def _read(table: Table, columns: _Columns, lookup: Lookup, split: str | dict[str, str], listed: _Listed) -> None:
+    """Take in the rows of a table; `split` is that of all of them, or by the first folder of their paths."""
     bad = listed.bad
     bad.rows += len(table.rows)
     slashes = 0
     meant = _splits(table, columns.split)
     listed.notes.extend(vague_notes(meant))
+    if isinstance(split, dict):
+        listed.notes.append(f"splits are taken from the paths ({', '.join(f'{name}/' for name in sorted(split))})")
     for line, cells in table.rows:
         where = table.where(line)
         if len(cells) != len(table.columns):
@@ -150,7 +197,8 @@ def _read(table: Table, columns: _Columns, lookup: Lookup, split: str, listed: _
             bad.add(where, f"{what} (texts that hold the separator need quotes)")
             continue
         name, label = cells[columns.path].strip(), cells[columns.label].strip()
-        said = split if columns.split is None else meant.get(split_word(cells[columns.split]))
+        said = split if isinstance(split, str) else split.get(_first(name), "")
+        said = said if columns.split is None else meant.get(split_word(cells[columns.split]))
         if not name or not label:
             bad.add(where, f"the {'label' if name else 'path'} is empty")
             continue

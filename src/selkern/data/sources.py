@@ -6,12 +6,12 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from selkern.data.advice import ARCHIVES
 from selkern.data.decode import show
-from selkern.data.formats import IMAGE_SUFFIXES
+from selkern.data.kinds import not_data
 from selkern.data.listing import is_file, is_folder
 from selkern.data.parquet_files import find_parquet
 from selkern.data.split import OnBad, Options, Source, Split
+from selkern.data.table import TABLES
 from selkern.data.table_options import TableOptions
 from selkern.errors import DataError
 
@@ -76,20 +76,19 @@ def open_source(
 
             return open_parquet(path, parquets, options)
         from selkern.data.files import open_folder
+        from selkern.data.listed import find_tables, open_tables
 
+        if tables := find_tables(path, options):
+            return open_tables(path, tables, options)
         return open_folder(path, options)
     if is_file(path) and path.suffix.lower() == ".parquet":
         from selkern.data.parquet import open_parquet
 
         return open_parquet(path, [path], options)
-    if is_file(path) and path.suffix.lower() in (".csv", ".tsv"):
+    if is_file(path) and path.suffix.lower() in TABLES:
         from selkern.data.listed import open_csv
 
         return open_csv(path, options)
-    if is_file(path) and path.name.lower().endswith(ARCHIVES):
-        raise DataError("an archive, whose images cannot be read in place", show(data), "unpack it and give the folder")
-    if is_file(path) and path.suffix.lower() in IMAGE_SUFFIXES:
-        fix = "give a folder of class folders; `selkern predict RUN IMAGE` names the class of an image"
-        raise DataError("a single image", show(data), fix)
-    what = "unknown kind of data" if os.path.lexists(path) else "no such data"
-    raise DataError(what, show(data), _ACCEPTED)
+    if os.path.lexists(path):
+        raise not_data(path, _ACCEPTED)
+    raise DataError("no such data", show(data), _ACCEPTED)

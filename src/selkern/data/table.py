@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import itertools
+import json
 import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -24,6 +25,8 @@ LABEL_NAMES = (
     *("label", "labels", "class", "classname", "classlabel", "target", "targets", "category", "categoryname"),
 )
 SPLIT_NAMES = ("split", "splits", "subset", "partition", "set", "dataset")
+JSON_LINES = (".jsonl", ".ndjson")
+TABLES = (".csv", ".tsv", *JSON_LINES)
 _LONGEST = 1 << 20  # characters of a line of a table; the csv module itself allows 131,072 in a cell
 _MARKS = (
     (b"\xef\xbb\xbf", "utf-8-sig"),
@@ -65,13 +68,15 @@ def read_table(path: Path, sep: str | None, fits: Callable[[Sequence[str]], bool
     """Read a table.
 
     Args:
-        path: UTF-8, or UTF-16 with a byte order mark as Excel writes it.
+        path: UTF-8, or UTF-16 with a byte order mark as Excel writes it; a .jsonl holds a JSON object in each line.
         sep: what separates its columns; None tries the usual ones.
         fits: whether such columns hold what is looked for.
 
     Raises:
         DataError: no such file, no text, or a text that is no table.
     """
+    if path.suffix.lower() in JSON_LINES:
+        return _read_json(path)
     fix = "give a UTF-8 CSV whose first line names the columns, such as path,label"
     line = 0
     try:
@@ -92,6 +97,36 @@ def read_table(path: Path, sep: str | None, fits: Callable[[Sequence[str]], bool
         raise DataError(f"cannot read the table ({error})", show(path), fix) from error
     notes = (f"columns of {path.name} are separated by {_named(sep)}",) if sep != _usual(path) and not said else ()
     return Table(path=path, columns=tuple(columns), header_line=line, rows=kept, notes=notes)
+
+
+def _read_json(path: Path) -> Table:
+    """One JSON object in each line; its keys are the columns."""
+    fix = 'give one object in each line, such as {"file_name": "a.png", "label": "cat"}'
+    found: list[tuple[int, dict[str, object]]] = []
+    line = 0
+    try:
+        with path.open(encoding=_encoding(path)) as file:
+            for line, text in enumerate(_lines(file, path), start=1):
+                if text.strip():
+                    row = json.loads(text)
+                    if not isinstance(row, dict):
+                        raise ValueError("no object")
+                    found.append((line, row))
+    except UnicodeDecodeError as error:
+        raise _other_encoding(path, error) from error
+    except (OSError, ValueError, RecursionError) as error:
+        where = f"{show(path)} line {line}"
+        raise DataError(f"cannot read the table ({str(error)[:100]})", where, fix) from error
+    columns = tuple(dict.fromkeys(key for _, row in found for key in row))
+    rows = tuple((number, [_cell(row.get(column)) for column in columns]) for number, row in found)
+    return Table(path=path, columns=columns, header_line=1, rows=rows, notes=())
+
+
+def _cell(value: object) -> str:
+    """A value of JSON as a table has it."""
+    if value is None:
+        return ""
+    return value if isinstance(value, str) else json.dumps(value)
 
 
 def column_called(
