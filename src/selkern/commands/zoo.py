@@ -117,11 +117,7 @@ def convert(argv: list[str]) -> int:
     options = parse(ConvertOptions, argv, "convert")
     from selkern.models import convert as converting
 
-    classes = None
-    if options.classes is not None:
-        if not options.classes.is_file():
-            raise UsageError("no such file", str(options.classes), "give a text file with one class per line")
-        classes = tuple(line for line in options.classes.read_text(encoding="utf-8").splitlines() if line)
+    classes = None if options.classes is None else converting.read_classes(options.classes)
     card = converting.convert(options.source, options.target, options.model, classes=classes)
     print(f"{options.target}: {card.model}, {len(card.classes):,} classes")
     return 0

@@ -6,7 +6,7 @@ resizing and cropping: two pictures of one cell, one stored three times as large
 
 from __future__ import annotations
 
-import csv
+import itertools
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -15,14 +15,17 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from selkern.data.bad_rows import BadRows
 from selkern.data.decode import Header, show
 from selkern.data.preprocess import Box as Corners
 from selkern.data.preprocess import Preprocess
-from selkern.data.split import Split
+from selkern.data.split import OnBad, Split
+from selkern.data.table import read_table
 from selkern.errors import DataError
 
 _CORNERS = ("x0", "y0", "x1", "y1")
 _OTHERS = {"xmin": "x0", "ymin": "y0", "xmax": "x1", "ymax": "y1", "class": "label"}  # names that mean the same
+_LISTED = 10  # lines in a message
 _FIX = "give a UTF-8 CSV with the header path,size or path,x0,y0,x1,y1 (px of the image file), or path,size_input"
 
 
@@ -59,7 +62,12 @@ class Objects:
 
 
 def objects_of(
-    table: Path, split: Split, preprocess: Preprocess, classes: Sequence[str] = (), indices: Sequence[int] | None = None
+    table: Path,
+    split: Split,
+    preprocess: Preprocess,
+    classes: Sequence[str] = (),
+    indices: Sequence[int] | None = None,
+    on_bad: OnBad = "error",
 ) -> Objects:
     """The object in each image of a split that a table knows.
 
@@ -72,12 +80,14 @@ def objects_of(
         preprocess: how images become the network's input.
         classes: names of the split's classes.
         indices: the images that can be read, rising; None for all.
+        on_bad: "skip" leaves out rows that say no size, with a note.
 
     Raises:
         DataError: no such table, another header, a number that is none, or no image of the split in it.
     """
     boxes: dict[str, dict[Box, None]] = {}  # of each image those that differ
-    for box in _boxes(table):
+    rows, notes = _boxes(table, on_bad)
+    for box in rows:
         boxes.setdefault(box.image, {})[box] = None
     _check_units([box for some in boxes.values() for box in some], table)
     readable = range(len(split)) if indices is None else indices
@@ -103,41 +113,56 @@ def objects_of(
         indices=np.array(list(chosen), dtype=np.int64),
         sizes=np.array([size for _, size in chosen.values()]),
         groups=_groups(some_boxes),
-        notes=tuple(_notes(table.name, split, chosen, known, cut, unseen)),
+        notes=(*notes, *_notes(table.name, split, chosen, known, cut, unseen)),
     )
 
 
-def _boxes(table: Path) -> Iterator[Box]:
-    """Every row of a table."""
-    try:
-        with table.open(newline="", encoding="utf-8-sig") as file:
-            reader = csv.DictReader(file, strict=True)
-            names = [name.strip().lower() for name in reader.fieldnames or []]
-            reader.fieldnames = header = [_OTHERS.get(name, name) for name in names]
-            sized = {"size", "size_input"} & set(header) or set(_CORNERS) <= set(header)
-            if "path" not in header or not sized:
-                raise DataError("no columns of sizes in the header", f"{show(table)} line 1", _FIX)
-            for row in reader:
-                yield _box(row, table.parent, f"{show(table)} line {reader.line_num}")
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise DataError(f"cannot read the table ({error})", show(table), _FIX) from error
+def _boxes(table: Path, on_bad: OnBad) -> tuple[list[Box], tuple[str, ...]]:
+    """The rows of a table that can be used, and notes."""
+    content = read_table(table, None, lambda columns: _has_sizes(_header(columns)))
+    header = _header(content.columns)
+    if not _has_sizes(header):
+        raise DataError("no columns of sizes in the header", content.where(content.header_line), _FIX)
+    bad = BadRows()
+    bad.rows = len(content.rows)
+    boxes: list[Box] = []
+    for line, cells in content.rows:
+        try:
+            row = dict(itertools.zip_longest(header, map(str.strip, cells[: len(header)]), fillvalue=""))
+            boxes.append(_box(row, table.parent, content.where(line)))
+        except DataError as error:
+            bad.add(error.where, error.what)
+    lines = ", ".join(row.where.rpartition(" ")[2] for row in bad.left_out[:_LISTED])
+    more = f" and {len(bad.left_out) - _LISTED:,} more" if len(bad.left_out) > _LISTED else ""
+    notes = bad.settle(on_bad, f"correct lines {lines}{more}; or --on-bad-image skip leaves them out")
+    return boxes, (*content.notes, *notes)
 
 
-def _box(row: dict[str, str | None], folder: Path, where: str) -> Box:
+def _header(columns: Sequence[str]) -> list[str]:
+    names = [column.lower() for column in columns]
+    return [_OTHERS.get(name, name) for name in names]
+
+
+def _has_sizes(header: Sequence[str]) -> bool:
+    sized = {"size", "size_input"} & set(header) or set(_CORNERS) <= set(header)
+    return "path" in header and bool(sized)
+
+
+def _box(row: dict[str, str], folder: Path, where: str) -> Box:
     """A row: its corners where it has them, else its size."""
-    path = row["path"] or ""
+    path = row["path"]
     if "\\" in path and not (folder / path).exists():  # written on Windows
         path = path.replace("\\", "/")
     image = _resolved(folder / path)
-    label, group = ((row.get(name) or "").strip() for name in ("label", "group"))
+    label, group = (row.get(name, "") for name in ("label", "group"))
     try:
         if "size_input" not in row and set(_CORNERS) <= row.keys():
-            x0, y0, x1, y1 = (float(row[name] or "") for name in _CORNERS)
+            x0, y0, x1, y1 = (float(row[name]) for name in _CORNERS)
             size = math.sqrt(_area((x0, y0, x1, y1)))
             box = Box(image=image, corners=(x0, y0, x1, y1), label=label, group=group)
         else:
             name = "size_input" if "size_input" in row else "size"
-            size = float(row[name] or "")
+            size = float(row[name])
             box = Box(image=image, size=size, scaled=name == "size", label=label, group=group)
     except ValueError as error:
         raise DataError(f"not a number ({error})", where, _FIX) from error

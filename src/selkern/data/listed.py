@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,7 +12,7 @@ from selkern.data.bad_rows import NEARLY_ALL, BadRows
 from selkern.data.decode import show
 from selkern.data.files import file_source
 from selkern.data.listing import Search, is_file
-from selkern.data.lookup import Lookup, find_lookup
+from selkern.data.lookup import Lookup, Way, find_lookup
 from selkern.data.split import Listing, Options, Source
 from selkern.data.split_names import assign_splits, split_word, vague_notes
 from selkern.data.table import LABEL_NAMES, PATH_NAMES, SPLIT_NAMES, Table, column_called, read_table
@@ -102,7 +103,7 @@ def open_tables(name: Path, tables: Sequence[tuple[str, Path]], options: Options
         by_folder = {} if split or columns.split is not None or options.split_csv else _split_folders(names)
         _read(table, columns, lookup, by_folder or split, listed)
         _require_there(listed.bad, lookup, names)
-    notes = (*listed.notes, *listed.bad.settle(options.on_bad), *_spaced(listed.spellings))
+    notes = (*dict.fromkeys(listed.notes), *listed.bad.settle(options.on_bad), *_spaced(listed.spellings))
     entries = {file: entry for file, entry in listed.entries.items() if file not in listed.clashing}
     listing = Listing(
         wheres=[show(file) for file in entries],
@@ -185,7 +186,7 @@ def _read(table: Table, columns: _Columns, lookup: Lookup, split: str | dict[str
     """Take in the rows of a table; `split` is that of all of them, or by the first folder of their paths."""
     bad = listed.bad
     bad.rows += len(table.rows)
-    slashes = 0
+    ways: Counter[Way] = Counter()
     meant = _splits(table, columns.split)
     listed.notes.extend(vague_notes(meant))
     if isinstance(split, dict):
@@ -205,18 +206,20 @@ def _read(table: Table, columns: _Columns, lookup: Lookup, split: str | dict[str
         if said is None:
             bad.add(where, f"unknown split {cells[columns.split or 0].strip()!r}")
             continue
-        file, there = lookup(name)
+        file, way = lookup(name)
+        ways[way] += 1
         entry = _Entry(label=printable(label), split=said, where=where)
         if file in listed.entries:
             _again(file, name, entry, listed)
             continue
         listed.entries[file] = entry
         listed.spellings.setdefault(entry.label, set()).add(cells[columns.label])
-        if not there:
+        if not way:
             bad.add(where, lookup.missing(name), missing=True)
-        slashes += there and "\\" in name and "\\" not in file
-    if slashes:
-        listed.notes.append(f"\\ in {slashes:,} paths is read as /")
+    if ways["slash"]:
+        listed.notes.append(f"paths in which \\ is read as /: {ways['slash']:,}")
+    if ways["alike"]:
+        listed.notes.append(f"paths that differ from their files in case or in Unicode form: {ways['alike']:,}")
 
 
 def _splits(table: Table, column: int | None) -> dict[str, str]:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
+import unicodedata
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
 from selkern.data.decode import show
 from selkern.data.listing import Search, is_file
@@ -17,6 +20,7 @@ _PARENTS, _CHILDREN = 3, 50  # folders above the table's, and in it
 _SUFFIXES = ("", ".jpg", ".jpeg", ".png", ".JPG", ".tif", ".bmp", ".webp")  # some tables have names without
 _URL = re.compile(r"(https?|s3|gs|ftp)://", flags=re.IGNORECASE)
 _WINDOWS = re.compile(r"[A-Za-z]:[\\/]|\\\\")
+Way = Literal["", "exact", "slash", "alike"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,16 +34,32 @@ class Lookup:
     note: str = ""
     """For the user, where the folder is not the table's or a suffix is added."""
 
-    def __call__(self, name: str) -> tuple[str, bool]:
-        """The file that a name stands for, and whether it is there."""
+    names: dict[str, dict[str, list[str]]] = field(default_factory=dict, compare=False)
+    """{folder: {a file's name without case and in one Unicode form: its names}}, of folders that lacked a file."""
+
+    def __call__(self, name: str) -> tuple[str, Way]:
+        """The file that a name stands for, and how it leads there; "" where there is none."""
         file = str(self.folder / (_local(name) + self.suffix))
         if is_file(file):
-            return file, True
+            return file, "exact"
         if "\\" in name:  # a table from Windows
             other = str(self.folder / (_local(name).replace("\\", "/") + self.suffix))
             if is_file(other):
-                return other, True
-        return file, False
+                return other, "slash"
+        alike = self._alike(file)
+        return (alike, "alike") if alike else (file, "")
+
+    def _alike(self, file: str) -> str:
+        """The one file beside it that a file system of macOS or Windows would have taken; "" without one."""
+        folder, name = os.path.split(file)
+        if folder not in self.names:
+            self.names[folder] = {}
+            with contextlib.suppress(OSError, ValueError):
+                for there in Path(folder).iterdir():
+                    self.names[folder].setdefault(_form(there.name), []).append(there.name)
+        alike = self.names[folder].get(_form(name), [])
+        path = str(Path(folder) / alike[0]) if len(alike) == 1 else ""
+        return path if is_file(path) else ""
 
     def missing(self, name: str) -> str:
         """What to say of a name whose file is not there."""
@@ -76,7 +96,7 @@ def find_lookup(table: Path, names: Sequence[str]) -> Lookup:
     best: list[Lookup] = []
     most = 0
     for lookup in _others(table.parent, sample):
-        hits = sum(lookup(name)[1] for name in sample)
+        hits = sum(lookup(name)[1] != "" for name in sample)
         if hits > most:
             best, most = [], hits
         if hits and hits == most:
@@ -106,3 +126,7 @@ def _local(name: str) -> str:
     """A name as the file system has it."""
     name = name.removeprefix("file://")
     return str(Path(name).expanduser()) if name.startswith("~/") else name
+
+
+def _form(name: str) -> str:
+    return unicodedata.normalize("NFC", name).casefold()

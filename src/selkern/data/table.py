@@ -129,6 +129,16 @@ def _cell(value: object) -> str:
     return value if isinstance(value, str) else json.dumps(value)
 
 
+def read_text(path: Path) -> str:
+    """A small text, as people's programs encode it. Raises DataError."""
+    try:
+        return path.read_text(encoding=_encoding(path))
+    except UnicodeDecodeError as error:
+        raise _other_encoding(path, error) from error
+    except OSError as error:
+        raise DataError(f"cannot be read ({error.strerror})", show(path), "check the name and rights") from error
+
+
 def column_called(
     columns: Sequence[str], asked: str | None, names: Sequence[str], what: str, where: str
 ) -> tuple[str | None, str]:
@@ -172,7 +182,7 @@ def _encoding(path: Path) -> str:
         start = file.read(4)
     for mark, kind in _KINDS:
         if start.startswith(mark):
-            raise DataError(f"this is {kind}, not a table of text", show(path), "save it as CSV (UTF-8)")
+            raise DataError(f"this is {kind}, not a table of text", show(path), "save it as text, in UTF-8")
     if b"\0" in start and not start.startswith((b"\xff\xfe", b"\xfe\xff", b"\0\0\xfe\xff")):
         raise DataError("not UTF-8: UTF-16 without its mark, or no text", show(path), 'save it as "CSV UTF-8"')
     return next((encoding for mark, encoding in _MARKS if start.startswith(mark)), "utf-8")
@@ -181,7 +191,7 @@ def _encoding(path: Path) -> str:
 def _other_encoding(path: Path, error: UnicodeDecodeError) -> DataError:
     byte = error.object[error.start]
     if error.encoding.startswith("utf-16") or not byte:
-        return DataError(f"text that is broken ({error.reason})", show(path), "save it as CSV (UTF-8)")
+        return DataError(f"text that is broken ({error.reason})", show(path), "save it as text, in UTF-8")
     what = f"not UTF-8: it holds the byte 0x{byte:02x}, as Windows-1252 (Latin-1) text does"
     return DataError(what, show(path), 'save it as "CSV UTF-8", or run iconv -f WINDOWS-1252 -t UTF-8')
 

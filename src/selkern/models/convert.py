@@ -8,8 +8,12 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from selkern.data.decode import show
+from selkern.data.labels import same_text
+from selkern.data.listing import is_file
 from selkern.data.preprocess import Preprocess
-from selkern.errors import CheckpointError, UsageError
+from selkern.data.table import read_text
+from selkern.errors import CheckpointError, DataError, UsageError, printable
 from selkern.models import hub
 from selkern.models.foreign import preparation, read_state
 from selkern.models.registry import architecture
@@ -52,9 +56,11 @@ def convert(source: str | Path, target: Path, model: str, *, classes: tuple[str,
     if "fc.weight" not in state or "fc.bias" not in state:
         raise CheckpointError("the classifier fc is missing", str(source), f"give weights of {model}")
     outputs = len(state["fc.weight"])
-    names = classes or numbered(outputs)
+    names = numbered(outputs) if classes is None else classes
     if len(names) != outputs:
         raise UsageError(f"{len(names)} class names for {outputs} outputs", "--classes", f"give {outputs}")
+    if len(set(names)) < outputs:
+        raise UsageError("the list names a class twice", "--classes", "give every output a name of its own")
     with torch.device("meta"):  # names and shapes are all that is asked of it
         expected = row.build(outputs, 3, False).state_dict()
     require_fit(state, expected, str(source), f"give weights of {model}")
@@ -71,6 +77,26 @@ def convert(source: str | Path, target: Path, model: str, *, classes: tuple[str,
     )
     save_weights(target, state, card)
     return card
+
+
+def read_classes(path: Path) -> tuple[str, ...]:
+    """Class names from a text file, one in each line; blank lines are none.
+
+    Raises:
+        UsageError: no such file.
+        DataError: no text, or a name that is there twice.
+    """
+    if not is_file(path):
+        raise UsageError("no such file", show(path), "give a text file with one class per line")
+    lines: dict[str, int] = {}  # in which each name is
+    for number, line in enumerate(read_text(path).splitlines(), start=1):
+        name = printable(line.strip())
+        if name and same_text(name) in lines:
+            what = f"class {name!r} is in line {lines[same_text(name)]} already"
+            raise DataError(what, f"{show(path)} line {number}", "give every output a name of its own")
+        if name:
+            lines[same_text(name)] = number
+    return tuple(lines)
 
 
 def _from_caffe(source: Path, model: str) -> dict[str, Tensor]:

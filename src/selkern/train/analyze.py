@@ -79,7 +79,7 @@ def analyze(
     evaluation = evaluate(loaded.model, split, source.classes, loaded.preprocess, on_bad=on_bad)
     evaluation.require_numbers(split)
     truths = [split.truth(index) for index in range(len(split))] if isinstance(split, SceneSplit) else []
-    truth, remarks = _truth(split, truths, boxes, loaded.preprocess, evaluation)
+    truth, remarks = _truth(split, truths, boxes, loaded.preprocess, evaluation, on_bad)
     runner = Run(loaded.model, split, loaded.preprocess, source.classes, evaluation.indices, truth=truth, plan=plan)
     studies = runner.all(lambda name: say(f"studying: {name}"), lambda found: write_tables(found, folder))
     sizes = np.array([truths[i].scale for i in evaluation.indices]) if truths else None
@@ -125,11 +125,16 @@ def _folder(loaded: Loaded, chosen: Chosen, output: Path | None) -> Path:
 
 
 def _truth(
-    split: Split, truths: Sequence[SceneTruth], boxes: Path | None, preprocess: Preprocess, evaluation: Evaluation
+    split: Split,
+    truths: Sequence[SceneTruth],
+    boxes: Path | None,
+    preprocess: Preprocess,
+    evaluation: Evaluation,
+    on_bad: OnBad,
 ) -> tuple[Truth | None, tuple[str, ...]]:
     """What is known of the objects' sizes, from the user's table or the drawing of the scenes; and remarks on it."""
     if boxes is not None:
-        objects = objects_of(boxes, split, preprocess, evaluation.classes, evaluation.indices.tolist())
+        objects = objects_of(boxes, split, preprocess, evaluation.classes, evaluation.indices.tolist(), on_bad)
         grouped = objects.groups is not None
         clusters = objects.indices if objects.groups is None else objects.groups
         unit = "size of the object, px of the network's input"
