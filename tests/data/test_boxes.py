@@ -114,6 +114,24 @@ def test_paths_written_on_windows(pictures: Path) -> None:
     assert read(pictures, "path,size\ncat\\a.png,6\n").indices.tolist() == [0]
 
 
+def test_rows_that_say_no_size_end_or_are_left_out(pictures: Path) -> None:
+    text = "path;x0;y0;x1;y1\ncat/a.png;12;2;18;8\ncat/b.png;4;4;4;8\ndog/c.png;0;0;big;4\ndog/gone.png;0;0;4;4\n"
+    with pytest.raises(DataError) as caught:
+        read(pictures, text)
+    for part in ("the object's size is 0.0; 2 of 4 rows cannot be used", "boxes.csv line 3", "correct lines 3, 4;"):
+        assert part in str(caught.value)
+    split, path = open_source(str(pictures)).test, table(pictures / "test", text)
+    found = objects_of(path, split, Preprocess(size=10), CLASSES, on_bad="skip")
+    assert found.indices.tolist() == [0]
+    said = " // ".join(found.notes)
+    for part in (
+        "columns of boxes.csv are separated by ';'",
+        f"2 of 4 rows are left out, the first {path} line 3: the object's size is 0.0",
+        f"images of the table of boxes that are not there: 1, the first {pictures}/test/dog/gone.png",
+    ):
+        assert part in said
+
+
 @pytest.mark.parametrize(
     ("text", "told"),
     [

@@ -16,6 +16,7 @@ from selkern.errors import CheckpointError, UsageError
 from selkern.models.convert import convert
 from selkern.models.from_timm import to_timm
 from selkern.models.registry import architecture, create_model
+from selkern.models.weights import read_card
 
 
 @pytest.fixture
@@ -126,3 +127,35 @@ def test_the_command(tmp_path: Path, state: dict[str, Tensor], capsys: pytest.Ca
     assert "sknet_mini, 4 classes" in capsys.readouterr().out
     assert main(words) == 2
     assert capsys.readouterr().err.startswith("error: ")
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        ("\ufeffant\r\nbee\r\n\r\ncow\r\ndog\r\n".encode(), ("ant", "bee", "cow", "dog")),
+        ("ant\nbee\ncow\ndog".encode("utf-16"), ("ant", "bee", "cow", "dog")),
+        (b"ant\nbee\n\nant\ndog\n", "class 'ant' is in line 1 already | {} line 4 | "),
+        ("caf\xe9\nbee\ncow\ncafe\u0301\n".encode(), "class 'cafe\u0301' is in line 1 already | {} line 4 | "),
+        (b"ant\nbee\ncow\n", "3 class names for 4 outputs | --classes | "),
+        (b"", "0 class names for 4 outputs | --classes | "),
+        (b"ant\nbee\ncow\ncaf\xe9\n", "not UTF-8: it holds the byte 0xe9"),
+    ],
+)
+def test_class_lists(
+    tmp_path: Path,
+    state: dict[str, Tensor],
+    content: bytes,
+    told: str | tuple[str, ...],
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    torch.save(state, tmp_path / "in.pth")
+    names, target = tmp_path / "names.txt", tmp_path / "out.safetensors"
+    names.write_bytes(content)
+    code = main(["convert", str(tmp_path / "in.pth"), str(target), "--model", "sknet_mini", "--classes", str(names)])
+    if isinstance(told, tuple):
+        assert code == 0
+        assert read_card(target).classes == told
+    else:
+        assert code in (2, 3)
+        assert told.format(names) in capsys.readouterr().err
+        assert not target.exists()

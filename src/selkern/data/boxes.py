@@ -17,6 +17,8 @@ from numpy.typing import NDArray
 
 from selkern.data.bad_rows import BadRows
 from selkern.data.decode import Header, show
+from selkern.data.listing import is_file
+from selkern.data.lookup import Lookup, find_lookup
 from selkern.data.preprocess import Box as Corners
 from selkern.data.preprocess import Preprocess
 from selkern.data.split import OnBad, Split
@@ -123,19 +125,30 @@ def _boxes(table: Path, on_bad: OnBad) -> tuple[list[Box], tuple[str, ...]]:
     header = _header(content.columns)
     if not _has_sizes(header):
         raise DataError("no columns of sizes in the header", content.where(content.header_line), _FIX)
+    at = header.index("path")
+    lookup = find_lookup(table, [cells[at].strip() for _, cells in content.rows if len(cells) > at])
     bad = BadRows()
     bad.rows = len(content.rows)
     boxes: list[Box] = []
     for line, cells in content.rows:
         try:
             row = dict(itertools.zip_longest(header, map(str.strip, cells[: len(header)]), fillvalue=""))
-            boxes.append(_box(row, table.parent, content.where(line)))
+            boxes.append(_box(row, lookup, content.where(line)))
         except DataError as error:
             bad.add(error.where, error.what)
     lines = ", ".join(row.where.rpartition(" ")[2] for row in bad.left_out[:_LISTED])
     more = f" and {len(bad.left_out) - _LISTED:,} more" if len(bad.left_out) > _LISTED else ""
     notes = bad.settle(on_bad, f"correct lines {lines}{more}; or --on-bad-image skip leaves them out")
-    return boxes, (*content.notes, *notes)
+    return boxes, (*content.notes, *filter(None, [lookup.note]), *notes, *_absent(boxes))
+
+
+def _absent(boxes: Sequence[Box]) -> tuple[str, ...]:
+    """A note on images that are not there; those in Parquet files are no files."""
+    names = dict.fromkeys(box.image for box in boxes if ".parquet row " not in box.image)
+    gone = [name for name in names if not is_file(name)]
+    return (
+        (f"images of the table of boxes that are not there: {len(gone):,}, the first {show(gone[0])}",) if gone else ()
+    )
 
 
 def _header(columns: Sequence[str]) -> list[str]:
@@ -148,12 +161,9 @@ def _has_sizes(header: Sequence[str]) -> bool:
     return "path" in header and bool(sized)
 
 
-def _box(row: dict[str, str], folder: Path, where: str) -> Box:
+def _box(row: dict[str, str], lookup: Lookup, where: str) -> Box:
     """A row: its corners where it has them, else its size."""
-    path = row["path"]
-    if "\\" in path and not (folder / path).exists():  # written on Windows
-        path = path.replace("\\", "/")
-    image = _resolved(folder / path)
+    image = _resolved(Path(lookup(row["path"])[0]))
     label, group = (row.get(name, "") for name in ("label", "group"))
     try:
         if "size_input" not in row and set(_CORNERS) <= row.keys():

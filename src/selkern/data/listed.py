@@ -198,8 +198,9 @@ def _read(table: Table, columns: _Columns, lookup: Lookup, split: str | dict[str
             bad.add(where, f"{what} (texts that hold the separator need quotes)")
             continue
         name, label = cells[columns.path].strip(), cells[columns.label].strip()
-        said = split if isinstance(split, str) else split.get(_first(name), "")
-        said = said if columns.split is None else meant.get(split_word(cells[columns.split]))
+        said: str | None = split if isinstance(split, str) else split.get(_first(name), "")
+        if columns.split is not None:
+            said = meant.get(split_word(cells[columns.split]))
         if not name or not label:
             bad.add(where, f"the {'label' if name else 'path'} is empty")
             continue
