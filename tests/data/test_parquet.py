@@ -263,7 +263,7 @@ def test_a_split_without_labels_is_left_out(tmp_path: Path, absent: int | None) 
     write(tmp_path / "train.parquet", [0, 1] * 10, ["a", "b"])
     write(tmp_path / "val.parquet", [0, 1] * 2, ["a", "b"])
     labels = pa.array([absent] * 3, type=pa.int64())
-    write(tmp_path / "test.parquet", labels, ["a", "b"])  # type: ignore[arg-type]
+    write(tmp_path / "test.parquet", labels, ["a", "b"])
     source = open_source(str(tmp_path))
     assert source.test is source.val
     assert f"left out: 3 rows without a label, the first {tmp_path}/test.parquet row 0" in source.notes

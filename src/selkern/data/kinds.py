@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from selkern.data.advice import ARCHIVES
-from selkern.data.decode import IMAGE_SUFFIXES, show
+from selkern.data.decode import show
+from selkern.data.formats import IMAGE_SUFFIXES
 from selkern.errors import DataError
 
 _TABLE = "save it as CSV (UTF-8) with the columns path,label"

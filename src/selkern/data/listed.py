@@ -95,12 +95,12 @@ def open_tables(name: Path, tables: Sequence[tuple[str, Path]], options: Options
     root = show(name)
     for split, path in tables:
         table = read_table(path, options.table.separator, lambda columns: fit(columns, options.table))
-        columns = _columns(table, options)
+        columns = _columns(table, options.table)
         names = [cells[columns.path].strip() for _, cells in table.rows if len(cells) == len(table.columns)]
         lookup = find_lookup(path, names)
         root = show(lookup.folder) if len(tables) == 1 else root
         listed.notes.extend([*table.notes, *columns.notes, *filter(None, [lookup.note])])
-        by_folder = {} if split or columns.split is not None or options.split_csv else _split_folders(names)
+        by_folder = {} if split or columns.split is not None else _split_folders(names)
         _read(table, columns, lookup, by_folder or split, listed)
         _require_there(listed.bad, lookup, names)
     notes = (*dict.fromkeys(listed.notes), *listed.bad.settle(options.on_bad), *_spaced(listed.spellings))
@@ -127,8 +127,7 @@ def fit(columns: Sequence[str], asked: TableOptions) -> bool:
         return asked.path_column is None and asked.label_column is None
 
 
-def _columns(table: Table, options: Options) -> _Columns:
-    asked = options.table
+def _columns(table: Table, asked: TableOptions) -> _Columns:
     where = table.where(table.header_line)
     path, path_note = column_called(table.columns, asked.path_column, PATH_NAMES, "path", where)
     label, label_note = column_called(table.columns, asked.label_column, LABEL_NAMES, "label", where)
@@ -139,7 +138,7 @@ def _columns(table: Table, options: Options) -> _Columns:
     known = split is not None and any(len(cells) > at(split) and cells[at(split)].strip() for _, cells in table.rows)
     if split_note and asked.split_column is None:  # a column that is not called split may hold something else
         words = [split_word(cells[at(split)]) for _, cells in table.rows if len(cells) > at(split)]
-        known = options.split_csv is None and all(words)
+        known = all(words)
     notes = (path_note, label_note, split_note if known else "")
     return _Columns(
         path=at(path),

@@ -153,8 +153,7 @@ def open_parquet(path: Path, files: Sequence[Path], options: Options) -> Source:
     encoded = Encoded([column.file for column in columns], first.image, [column.rows for column in columns])
     rows = _Rows()
     for column, split, start in zip(columns, files_of, encoded.starts.tolist(), strict=False):
-        # A run of before may have cut what the column says now: its saved split knows what it trained on.
-        rows.read(column, split, start, by_column=options.split_csv is None)
+        rows.read(column, split, start)
     notes = (*notes, *first.notes, *rows.bad.settle(options.on_bad))
     if rows.unlabelled:
         some = f"{len(rows.unlabelled):,} rows without a label, the first {encoded.where(rows.unlabelled[0])}"
@@ -192,14 +191,9 @@ class _Rows:
     """Numbers of those that have none by intention."""
     bad: BadRows = field(default_factory=BadRows)
 
-    def read(self, columns: Columns, split: str, start: int, by_column: bool) -> None:
-        """Take in a file, whose first row has the number `start`.
-
-        Args:
-            split: what its name says, "" for nothing.
-            by_column: whether a column of splits counts.
-        """
-        labels, words = columns.read_labels(), columns.read_splits() if by_column else None
+    def read(self, columns: Columns, split: str, start: int) -> None:
+        """Take in a file, whose first row has the number `start`; `split` is what its name says, "" for nothing."""
+        labels, words = columns.read_labels(), columns.read_splits()
         meant = assign_splits(set(map(split_word, words or ())))
         self.bad.rows += columns.rows
         shown = show(columns.file)
