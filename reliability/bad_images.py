@@ -14,7 +14,7 @@ from reliability.pictures import Picture, broken, encode, noise, sound
 
 def bad_files(place: Place) -> dict[str, str]:
     """Reason by file of a run's bad_files.csv; empty where nothing was left out."""
-    files = list(place.output.glob("train/*/bad_files.csv"))
+    files = list(place.output.glob("*/bad_files.csv"))
     if not files:
         return {}
     with files[0].open(newline="", encoding="utf-8") as file:

@@ -30,7 +30,7 @@ SEVERAL = (
 
 
 def _no_run(place: Place) -> Callable[[Said], str]:
-    return lambda _: "a run folder was made" if any(place.output.glob("train/*")) else ""
+    return lambda _: "a run folder was made" if any(place.output.glob("*")) else ""
 
 
 def options(place: Place) -> Iterator[Case]:
@@ -115,7 +115,7 @@ def outputs(place: Place) -> Iterator[Case]:
     locked.mkdir(mode=0o500)
     codes = (OK,) if os.geteuid() == 0 else (RESOURCE,)  # root may write there all the same
     yield Case("train into a locked folder", (*place.train(data), "--output", str(locked)), codes, untouched=data)
-    taken = place.output / "train" / "mine"
+    taken = place.output / "mine"
     taken.mkdir(parents=True)
     (taken / "config.yaml").write_text("mine")
     yield Case("a name that is taken", place.train(data, "--name", "mine"), (OK,), (), untouched=taken)

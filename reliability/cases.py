@@ -107,6 +107,6 @@ def make_place(root: Path) -> Place:
     said = call([*place.train(place.good), "--name", "run"], root)
     if said.code:
         raise RuntimeError(f"the sound run fails: {said.err}{said.fault}")
-    shutil.move(place.output / "train" / "run", place.run)
+    shutil.move(place.output / "run", place.run)
     shutil.copy(place.run / "weights" / "best.safetensors", place.weights)
     return place

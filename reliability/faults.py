@@ -42,7 +42,7 @@ SHORT = [Fault("ENOSPC", for_ever, short=True) for for_ever in (False, True)]
 FLAGS = "--recipe digits --epochs 2 --batch-size 14 --image-size 16 --ema 0.8 --save-steps 2 --log-order"
 USUAL = 2000  # of 3,814: five minutes of one core
 RESUMED_REPORTS = 12  # a report takes seconds
-RUN = Path("output") / "train" / "run"
+RUN = Path("output") / "run"
 THIRD_SAVE = ("rename", "train/run/state/step-000004")
 
 
@@ -100,7 +100,7 @@ def prepare(base: Path) -> list[Scenario]:
     whole = prepare_whole(base)
     resumed, report = (_scenario(base, name, ["--resume", str(base / name / RUN)]) for name in ("resume", "report"))
     shutil.copytree(whole.base / "output", report.base / "start")
-    config = report.base / "start" / "train" / "run" / "config.yaml"
+    config = report.base / "start" / "run" / "config.yaml"
     config.write_text(config.read_text().replace("report: false", "report: true"))
     whole.scout({whole.points.index(THIRD_SAVE): [Fault("ENOSPC", for_ever=True)]})
     shutil.copytree(whole.base / "left" / whole.cases[0].left, resumed.base / "start")
@@ -116,7 +116,7 @@ def prepare_whole(base: Path) -> Scenario:
     _warm(base / "data")
     words = ["--data", str(base / "data" / "broken"), "--output", str(base / "train" / "output"), "--name", "run"]
     whole = _scenario(base, "train", [*words, "--model", "sk_killed", "--no-report", *FLAGS.split()])
-    older = whole.base / "start" / "train" / "older"
+    older = whole.base / "start" / "older"
     older.mkdir(parents=True)
     (older / "notes.txt").write_text("the user's own")
     whole.scout({})

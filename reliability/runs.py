@@ -249,7 +249,7 @@ def _free_port() -> int:
 
 def find_run(output: Path) -> RunFolder | None:
     """The run below a folder that can be resumed; one that was killed before it had a config.yaml cannot."""
-    configs = sorted(output.glob("train/*/config.yaml"))
+    configs = sorted(output.glob("*/config.yaml"))
     return RunFolder(configs[-1].parent) if configs else None
 
 

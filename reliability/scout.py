@@ -174,7 +174,7 @@ class Scout:
 
     def _keep(self, case: Case) -> None:
         """Copy what a run left, unless it is what a run before it left."""
-        path = self.output / "train" / "run"
+        path = self.output / "run"
         if not path.is_dir():
             return
         total = hashlib.sha256()
@@ -189,7 +189,7 @@ class Scout:
             shutil.copytree(path, self.base / "left" / name / "train" / path.name)
 
     def _look(self) -> dict[str, tuple[int, int]]:
-        files = [*(self.base / "data").rglob("*"), *(self.output / "train" / "older").rglob("*")]
+        files = [*(self.base / "data").rglob("*"), *(self.output / "older").rglob("*")]
         return {str(file): (file.stat().st_size, file.stat().st_mtime_ns) for file in files}
 
 

@@ -16,6 +16,7 @@ FLOORS = {
     "errors": 0,
     "files": 0,
     "extras": 0,
+    "progress": 0,
     "tuning": 1,
     "ops": 1,
     "data": 1,

@@ -14,6 +14,7 @@ from tyro.conf import Positional
 
 from selkern.data.table_options import TableOptions
 from selkern.errors import UsageError
+from selkern.files import require_new
 
 T = TypeVar("T")
 Run = Annotated[Positional[str], tyro.conf.arg(metavar="RUN")]
@@ -54,6 +55,9 @@ class EvaluateOptions:
     """Other data than the run's own, or where those lie now: digits, a folder, .csv or .parquet."""
     split: str = "auto"
     """train, val, test or all; auto is test, or all where other data than the run's have no splits of their own."""
+    output: Path | None = None
+    """Folder for predictions.csv (every image), confusion.csv (a row for each true class), per_class.csv and
+    evaluation.json; made where there is none, and no file in it is ever overwritten."""
     device: str = "auto"
     """auto, cpu or cuda."""
     on_bad_image: Literal["error", "skip"] = "error"
@@ -61,6 +65,10 @@ class EvaluateOptions:
     table: tyro.conf.OmitArgPrefixes[TableOptions] = field(default_factory=TableOptions)
     json: bool = False
     """Print one JSON object instead of text."""
+
+    def __post_init__(self) -> None:
+        if self.output is not None and self.output.suffix.lower() in (".csv", ".json", ".jsonl", ".txt"):
+            raise UsageError("a file, where several are written", f"--output {self.output}", "give a folder")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -122,10 +130,21 @@ class PredictOptions:
     """Image files and folders."""
     top_k: int = 5
     """Classes told per image."""
+    output: Path | None = None
+    """A new .csv file (path, class, probability, class_2, ..., error) or .jsonl file for the answers; written row by
+    row, so that what ends the command leaves those that are done."""
     device: str = "auto"
     """auto, cpu or cuda."""
     json: bool = False
     """Print one JSON object per line instead of text."""
+
+    def __post_init__(self) -> None:
+        if self.top_k < 1:
+            raise UsageError(f"top-k is {self.top_k}", "--top-k", "must be at least 1")
+        if self.output is not None:
+            if self.output.suffix.lower() not in (".csv", ".jsonl"):
+                raise UsageError("neither .csv nor .jsonl", f"--output {self.output}", "give a file named so")
+            require_new(self.output)
 
 
 @dataclass(frozen=True, kw_only=True)

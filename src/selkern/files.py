@@ -11,7 +11,15 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from selkern.errors import ResourceError
+from selkern.errors import ResourceError, UsageError
+
+
+def require_new(path: Path, flag: str = "--output") -> None:
+    """Raise UsageError unless a new file can be made at `path`, which the user gave by `flag`."""
+    if path.exists() or path.is_symlink():
+        raise UsageError("exists already", f"{flag} {path}", "give a new file")
+    if not path.parent.is_dir():
+        raise UsageError("no such folder", f"{flag} {path.parent}", "make it first, or choose another")
 
 
 def write_atomic(path: Path, data: bytes | str) -> None:

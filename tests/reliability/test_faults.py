@@ -57,7 +57,7 @@ def test_a_write_in_place_is_noticed(
     monkeypatch.setattr(state, "write_atomic", write_in_place)
     monkeypatch.setattr(weights, "write_atomic", write_in_place)
     run = faults.prepare_whole(tmp_path)
-    writes = [number for number, point in enumerate(run.points) if point == ("write", f"train/run/{file}")]
+    writes = [number for number, point in enumerate(run.points) if point == ("write", f"run/{file}")]
     run.scout({writes[1]: [faults.FULL]})
     (case,) = run.cases
     assert (case.code, case.wrong, case.loadable) == (5, [], False)
@@ -81,7 +81,7 @@ def test_errors_that_are_swallowed_or_told_otherwise_are_noticed(
     monkeypatch.setattr(progress, "append", careless)
     monkeypatch.setattr(run_folder, "append", careless)
     run = faults.prepare_whole(tmp_path)
-    log, order = (run.points.index(("open", f"train/run/{file}")) for file in ("log.txt", "order.rank0.csv"))
+    log, order = (run.points.index(("open", f"run/{file}")) for file in ("log.txt", "order.rank0.csv"))
     run.scout({log: [faults.FULL, Fault("EIO")], order: [faults.FULL]})
     swallowed, raised, lost = run.cases
     assert swallowed.wrong == ["exit code 0"]

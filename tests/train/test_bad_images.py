@@ -73,7 +73,7 @@ def test_a_stop_changes_nothing(broken: Path, tmp_path: Path, monkeypatch: pytes
     signal_at(monkeypatch, [2])
     with pytest.raises(Interrupted):
         train(make_options(broken, tmp_path, BUSY_SGD, model="sk_tiny", name="run"))
-    run = resume(RunFolder(tmp_path / "train" / "run"))
+    run = resume(RunFolder(tmp_path / "run"))
     assert_same(run, whole)
     assert listed(run) == listed(whole)
 
@@ -86,7 +86,7 @@ def test_any_number_of_good_images_in_a_batch(good: int, tmp_path: Path) -> None
     for path in sorted(root.rglob("*.*"))[good:]:
         path.write_bytes(b"")
     options = make_options(tmp_path / "data", tmp_path, model="sk_tiny", epochs=1, batch_size=4, name="run")
-    run = RunFolder(tmp_path / "train" / "run")
+    run = RunFolder(tmp_path / "run")
     if good < 2:  # one image, alone in its step, can teach nothing
         with pytest.raises(DataError, match=r"could be read \| .*data \| see .*bad_files\.csv") as error:
             train(options)

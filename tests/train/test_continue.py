@@ -47,7 +47,7 @@ def stop_at(step: int, options: Any) -> RunFolder:
     with pytest.MonkeyPatch.context() as patch, pytest.raises(Interrupted):
         signal_at(patch, [step])
         train(options)
-    return RunFolder(Path(options.output) / "train" / options.name)
+    return RunFolder(Path(options.output) / options.name)
 
 
 def test_a_damaged_state_is_told_and_the_one_before_gone_on_from(data: Path, tmp_path: Path) -> None:
@@ -94,7 +94,7 @@ def test_the_order_file_repeats_nothing_after_a_crash(
     with monkeypatch.context() as patch, pytest.raises(Crash):
         patch.setattr(Training, "_train_step", step)
         train(options)
-    run = RunFolder(tmp_path / "train" / "run")
+    run = RunFolder(tmp_path / "run")
     assert len(order_of(run.path / "order.rank0.csv")) == 5 * 8
     resume(run)
     whole = train(replace(options, name="unbroken"))
@@ -119,7 +119,7 @@ def test_a_stop_in_the_validation_keeps_the_epoch(data: Path, tmp_path: Path, mo
     with monkeypatch.context() as patch, pytest.raises(Interrupted):
         patch.setattr(Training, "_validate", stopped)
         train(options)
-    run = RunFolder(tmp_path / "train" / "run")
+    run = RunFolder(tmp_path / "run")
     assert rows(run) == []
     assert pointed_to(run.state) == f"step-00000{STEPS}"
     resume(run)
@@ -179,7 +179,7 @@ def test_a_report_that_a_kill_prevented_is_made_later(
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(job, "analyze", killed)
         train(make_options(data, tmp_path, BUSY_SGD, model="sk_tiny", name="run", report=True))
-    run = RunFolder(tmp_path / "train" / "run")
+    run = RunFolder(tmp_path / "run")
     before = everything(run)
     resume(run)
     assert run.report.is_file()
@@ -250,17 +250,18 @@ def test_a_dead_rank_ends_the_job_and_torchrun_or_resume_continues_it(data: Path
     said = finish(unbroken)
     assert unbroken.returncode == 0, said
     again = ranks(data, tmp_path / "again", 2, ["--name", "run"], "--max-restarts", "2")
-    run = RunFolder(tmp_path / "again" / "train" / "run")
+    run = RunFolder(tmp_path / "again" / "run")
     kill_a_rank(again, run)
     said = finish(again)
     assert again.returncode == 0, said
     assert "resuming" in said
-    assert [path.name for path in (tmp_path / "again" / "train").iterdir()] == ["run"], "a restart made a new run"
-    whole = RunFolder(tmp_path / "train" / "unbroken")
+    made = [path.name for path in (tmp_path / "again").iterdir() if path.is_dir()]
+    assert made == ["run"], "a restart made a new run"
+    whole = RunFolder(tmp_path / "unbroken")
     assert_same(run, whole)
 
     lost = ranks(data, tmp_path / "lost", 2, ["--name", "run"])
-    run = RunFolder(tmp_path / "lost" / "train" / "run")
+    run = RunFolder(tmp_path / "lost" / "run")
     kill_a_rank(lost, run)
     killed = time.monotonic()
     said = finish(lost)

@@ -18,7 +18,7 @@ from torch import Tensor
 from selkern.analysis.evaluation import evaluate, to_input
 from selkern.data.preprocess import Preprocess
 from selkern.data.sources import open_source
-from selkern.errors import DataError, NumericsError, UsageError
+from selkern.errors import CheckpointError, DataError, NumericsError
 from selkern.models.registry import create_model
 from selkern.models.weights import read_card
 from selkern.train import job
@@ -184,7 +184,7 @@ def test_a_loss_that_is_not_finite_ends_the_run_before_it_can_be_kept(
     """In the second step of the second epoch, in one half of its batch."""
     calls = [0]
     kept: dict[str, tuple[str, int]] = {}
-    run = RunFolder(tmp_path / "train" / "run")
+    run = RunFolder(tmp_path / "run")
 
     def poisoned(images: Tensor, preprocess: Preprocess, device: torch.device) -> Tensor:
         calls[0] += 1
@@ -210,7 +210,7 @@ def test_weights_that_blow_up_are_noticed_in_the_next_step(data: Path, tmp_path:
     recipe = Recipe(epochs=2, batch_size=8, image_size=16, optimizer="sgd", lr=1e38)
     with pytest.raises(NumericsError, match=r"epoch 1, step [23]"):
         train(make_options(data, tmp_path, recipe, model="sk_tiny", name="run"))
-    assert not list((tmp_path / "train" / "run" / "weights").iterdir())
+    assert not list((tmp_path / "run" / "weights").iterdir())
 
 
 @pytest.mark.parametrize("workers", [0, 1])
@@ -237,7 +237,7 @@ def test_an_unreadable_training_image_is_named(workers: int, tmp_path: Path) -> 
 def test_a_finished_run_holds_its_files(learned: RunFolder, data: Path) -> None:
     names = {str(path.relative_to(learned.path)) for path in learned.path.rglob("*") if path.is_file()}
     expected = {"config.yaml", "command.txt", "env.json", "classes.json", "split.csv", "inputs.json", "log.txt"}
-    assert {name for name in names if "/" not in name} == {*expected, "metrics.csv"}
+    assert {name for name in names if "/" not in name} == {*expected, "metrics.csv", ".lock"}
     assert {name for name in names if name.startswith("weights/")} == {
         "weights/best.safetensors",
         "weights/last.safetensors",
@@ -252,7 +252,7 @@ def test_a_finished_run_holds_its_files(learned: RunFolder, data: Path) -> None:
     assert {row["path"] for row in split} == set(tree(data))
     log = (learned.path / "log.txt").read_text().splitlines()
     assert sum(" epoch " in line for line in log) == 8
-    assert (learned.path.parent.parent / "latest.txt").read_text().strip() == str(learned.path)
+    assert (learned.path.parent / "latest.txt").read_text().strip() == str(learned.path)
 
 
 def test_a_run_folder_is_never_overwritten(data: Path, tmp_path: Path) -> None:
@@ -262,12 +262,12 @@ def test_a_run_folder_is_never_overwritten(data: Path, tmp_path: Path) -> None:
     assert [train(options).path.name for _ in range(2)] == ["mine-2", "mine-3"]
     assert tree(first.path) == before
     assert RunFolder.find("latest", str(tmp_path)).path.name == "mine-3"
-    assert RunFolder.find("mine", str(tmp_path)).path == tmp_path / "train" / "mine"
+    assert RunFolder.find("mine", str(tmp_path)).path == tmp_path / "mine"
 
 
 def test_what_cannot_be_trained_leaves_no_folder(data: Path, tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="less than one batch"):
-        train(make_options(data, tmp_path / "runs", model="sk_tiny", batch_size=500))
+    with pytest.raises(CheckpointError, match="no such run"):
+        train(make_options(data, tmp_path / "runs", model="sk_tiny", weights=str(tmp_path / "nothing")))
     assert not (tmp_path / "runs").exists()
 
 

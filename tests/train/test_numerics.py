@@ -56,7 +56,7 @@ def test_it_is_found_in_its_step_and_the_images_are_named(
     what: str, told: str, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     poison(monkeypatch, what, range(5, 6))
-    run = RunFolder(tmp_path / "train" / "run")
+    run = RunFolder(tmp_path / "run")
     with pytest.raises(NumericsError, match=r"epoch 2, step 2 \| lower --lr") as error:
         train(make_options(data, tmp_path, BUSY_ADAMW, model="sk_tiny", name="run", log_order=True))
     assert str(error.value).startswith(told)
@@ -72,7 +72,7 @@ def test_what_is_not_finite_is_never_saved(
     what: str, step: int, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     poison(monkeypatch, what, range(step, step + 1))
-    run = RunFolder(tmp_path / "train" / "run")
+    run = RunFolder(tmp_path / "run")
     with pytest.raises(NumericsError) as error:
         train(make_options(data, tmp_path, BUSY_SGD, model="sk_tiny", name="run", save_steps=1))
     assert "is not finite" in str(error.value)
@@ -124,7 +124,7 @@ def test_a_kill_after_a_rollback_still_passes_the_batch_over(
         poison(patch, "loss", range(2, 3))
         patch.setattr(Training, "_roll_back", crash)
         train(make_options(data, tmp_path, BUSY_SGD, model="sk_tiny", name="killed", on_nan="rollback"))
-    assert_same(resume(RunFolder(tmp_path / "train" / "killed")), whole)
+    assert_same(resume(RunFolder(tmp_path / "killed")), whole)
 
 
 def test_rollbacks_end(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

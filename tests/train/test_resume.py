@@ -78,7 +78,7 @@ def test_stopped_and_resumed_is_the_unbroken_run(
         train(options)
     assert stop.value.exit_code == 128 + signal.SIGINT
     assert not multiprocessing.active_children(), "workers outlive the run that they read for"
-    run = RunFolder(tmp_path / "train" / "run")
+    run = RunFolder(tmp_path / "run")
     for _ in stops[1:]:
         with pytest.raises(Interrupted):
             resume(run)
@@ -101,7 +101,7 @@ def test_stopped_during_validation_is_the_unbroken_run(
     with pytest.raises(Interrupted) as stop:
         train(make_options(data, tmp_path, BUSY_SGD, model="sk_tiny", name="run"))
     assert stop.value.exit_code == 143
-    assert_same(resume(RunFolder(tmp_path / "train" / "run")), unbroken["sgd"])
+    assert_same(resume(RunFolder(tmp_path / "run")), unbroken["sgd"])
 
 
 @pytest.mark.parametrize("moment", ["step 2", "step 5", "step 6", "weights kept", "metrics written", "state staged"])
@@ -140,7 +140,7 @@ def test_a_crash_at_any_moment_loses_nothing(
     with pytest.raises(Crash):
         train(make_options(data, tmp_path, BUSY_SGD, model="sk_tiny", name="run", save_minutes=1e-9))
     monkeypatch.undo()
-    assert_same(resume(RunFolder(tmp_path / "train" / "run")), unbroken["sgd"])
+    assert_same(resume(RunFolder(tmp_path / "run")), unbroken["sgd"])
 
 
 def test_a_run_killed_before_its_first_state_starts_again(
@@ -152,7 +152,7 @@ def test_a_run_killed_before_its_first_state_starts_again(
     with monkeypatch.context() as patch, pytest.raises(MemoryError):
         patch.setattr(loop.Training, "_train_step", crash)
         train(make_options(data, tmp_path, BUSY_SGD, model="sk_tiny", name="run"))
-    assert_same(resume(RunFolder(tmp_path / "train" / "run")), unbroken["sgd"])
+    assert_same(resume(RunFolder(tmp_path / "run")), unbroken["sgd"])
 
 
 @pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGKILL], ids=lambda s: s.name)
@@ -170,7 +170,7 @@ def test_a_real_program_stopped_by_a_signal_goes_on(
         words, env=ENVIRONMENT, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True, start_new_session=True
     )
     try:
-        run = RunFolder(output / "train" / "run")
+        run = RunFolder(output / "run")
         wait_for(lambda: run.has_state and pointed_to(run.state) > "step-000002", program)
         os.killpg(program.pid, signum)
         _, said = program.communicate(timeout=30)
@@ -243,7 +243,7 @@ def test_a_state_of_another_model_is_refused_in_one_line(
     signal_at(monkeypatch, [1])
     with pytest.raises(Interrupted):
         train(make_options(data, tmp_path, model="sk_tiny", name="run"))
-    config = tmp_path / "train" / "run" / "config.yaml"
+    config = tmp_path / "run" / "config.yaml"
     config.write_text(config.read_text().replace("sk_tiny", "plain_tiny"))
     with pytest.raises(CheckpointError, match="does not fit the model") as error:
         resume(RunFolder(config.parent))

@@ -181,6 +181,7 @@ def evaluate(
     autocast: AbstractContextManager[object] | None = None,
     on_bad: OnBad = "error",
     between: Callable[[], None] = lambda: None,
+    seen: Callable[[int], object] = lambda _images: None,
 ) -> Evaluation:
     """Run a model over a split, in eval mode, and put it back into the mode it was in.
 
@@ -191,6 +192,7 @@ def evaluate(
         on_bad: "skip" leaves out images that cannot be read, and names them; an error is the default, since figures
             on other images than meant are wrong figures.
         between: called before every batch; what it raises ends the evaluation.
+        seen: called with the number of images of every batch that is read, for a line of progress.
 
     Raises:
         DataError: an image cannot be read, or there is none.
@@ -203,6 +205,7 @@ def evaluate(
         for batch in batches_of(split, preprocess, shards, workers=workers, on_bad=on_bad):
             between()
             skipped += batch.bad
+            seen(len(batch.labels) + len(batch.bad))
             if not len(batch.labels):
                 continue
             with autocast or nullcontext():

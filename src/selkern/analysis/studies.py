@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -10,7 +9,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from torch import nn
-from tqdm import tqdm
 
 from selkern.analysis.causal import CausalStudy, causal
 from selkern.analysis.field import FieldStudy, Growth, growth, receptive_fields
@@ -22,6 +20,7 @@ from selkern.analysis.stream import Pictures, stream
 from selkern.analysis.true_scale import Truth, true_scale, why_not
 from selkern.data.preprocess import Preprocess
 from selkern.data.split import Split
+from selkern.progress import Progress
 
 _GRADIENTS = 4  # times fewer images at once where gradients are taken, which keep every map of the pass
 
@@ -115,7 +114,7 @@ class Run:
         self.readable, self.truth, self.plan = readable, truth, plan or Plan()
         self.device = next(model.parameters()).device
         self.studies = Studies()
-        self._bar: tqdm[Any] = tqdm(disable=True)
+        self._line = Progress("", quiet=True)
 
     def all(
         self, say: Callable[[str], None] = lambda _line: None, keep: Callable[[Studies], None] = lambda _found: None
@@ -136,9 +135,9 @@ class Run:
             steps["true scale"] = self.known
         for name, step in {**steps, "single images": self.single}.items():
             say(name)
-            self._bar = tqdm(desc=name, unit=" img", disable=not sys.stderr.isatty(), leave=False, dynamic_ncols=True)
+            self._line = Progress(name)
             try:
-                with self._bar:
+                with self._line:
                     step()
             except KeyboardInterrupt:
                 self.studies.stopped = name
@@ -198,8 +197,8 @@ class Run:
 
     def _images(self, count: int, zooms: Sequence[float] = (1.0,), part: int = 1) -> Iterator[tuple[Pictures, ...]]:
         indices = spread(self.readable, count).tolist()
-        self._bar.reset(total=len(indices))
-        seen = self._bar.update
+        self._line.show(self._line.text, total=len(indices))
+        seen = self._line.advance
         return stream(self.split, self.preprocess, indices, zooms=zooms, device=self.device, part=part, seen=seen)
 
 

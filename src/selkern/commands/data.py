@@ -9,12 +9,13 @@ from __future__ import annotations
 import difflib
 import json
 import re
-import sys
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from selkern.errors import UsageError
+from selkern import __version__
+from selkern.errors import UsageError, printable
+from selkern.files import require_new, write_csv
+from selkern.progress import Progress, say
 
 if TYPE_CHECKING:
     from selkern.data.findings import DataCheck, Place
@@ -64,39 +65,30 @@ def check(argv: list[str]) -> int:
 
     options = parse(DataCheckOptions, argv, "data check")
     if options.output is not None:
-        _require_new(options.output)
-    from tqdm import tqdm
-
+        require_new(options.output)
+    say(f"selkern {__version__}: checking {printable(options.source)}")
     from selkern.data.check import check_data
     from selkern.data.sources import open_source
-    from selkern.files import write_csv
     from selkern.tuning import usable_cores
 
     workers = min(usable_cores()[0], _MOST_WORKERS) if options.workers is None else options.workers
-    source = open_source(options.source, on_bad="skip", table=options.table)
-    splits = {id(split): len(split) for split in (source.train, source.val, source.test)}
-    hidden = not sys.stderr.isatty()
-    with tqdm(total=sum(splits.values()), unit=" img", leave=False, dynamic_ncols=True, disable=hidden) as line:
-        found = check_data(source, workers=workers, progress=line.update)
+    with Progress("listing the images") as line:
+        source = open_source(options.source, on_bad="skip", table=options.table)
+        splits = {id(split): len(split) for split in (source.train, source.val, source.test)}
+        line.show("decoding", total=sum(splits.values()))
+        found = check_data(source, workers=workers, progress=line.advance)
     if options.json:
         print(json.dumps(found.to_dict()))
     else:
         print("\n".join(_text(found, all_told=options.output is not None)))
     if options.output is not None:
-        _require_new(options.output)
+        require_new(options.output)
         write_csv(options.output, ("finding", "number", "file", "split", "label", "reason"), list(found.to_rows()))
         if not options.json:
             print(f"\nwritten: {options.output}")
     if not options.json:
         print(f"\n{_verdict(found)}")
     return 3 if found.serious else 0
-
-
-def _require_new(path: Path) -> None:
-    if path.exists() or path.is_symlink():
-        raise UsageError("exists already", f"--output {path}", "give a new file")
-    if not path.parent.is_dir():
-        raise UsageError("no such folder", f"--output {path.parent}", "make it first, or choose another")
 
 
 def _verdict(found: DataCheck) -> str:

@@ -7,14 +7,17 @@ code. Nothing heavy is imported before it is needed.
 from __future__ import annotations
 
 import json
+import os
 import shlex
-import sys
+import signal
+from contextlib import ExitStack
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from selkern import __version__
-from selkern.errors import UsageError
+from selkern.errors import Interrupted, UsageError, printable
+from selkern.progress import Progress, say
 from selkern.tuning import tune
 
 if TYPE_CHECKING:
@@ -31,6 +34,7 @@ def train(argv: list[str]) -> int:
         from selkern.cli_options import ResumeOptions, parse
 
         options = parse(ResumeOptions, argv, "train --resume")
+        _greet(f"resuming {options.resume}")
         from selkern.train import job
         from selkern.train.run_folder import RunFolder
 
@@ -45,11 +49,7 @@ def train(argv: list[str]) -> int:
         )
     else:
         asked = _train_options(argv)
-        print(
-            f"selkern {__version__}: {asked.model} on {asked.data}, recipe {asked.recipe}",
-            file=sys.stderr,
-            flush=True,
-        )
+        _greet(f"{asked.model} on {asked.data}, recipe {asked.recipe}")
         from selkern.train import job
 
         tune(training=True)
@@ -57,6 +57,12 @@ def train(argv: list[str]) -> int:
     if run is not None:  # rank 0
         print(_next_commands(run.path))
     return 0
+
+
+def _greet(text: str) -> None:
+    """The first line, before anything heavy is imported."""
+    if int(os.environ.get("RANK", "0")) == 0:
+        say(f"selkern {__version__}: {printable(text)}")
 
 
 def _train_options(argv: list[str]) -> TrainOptions:
@@ -90,20 +96,31 @@ def evaluate(argv: list[str]) -> int:
     from selkern.cli_options import EvaluateOptions, parse
 
     options = parse(EvaluateOptions, argv, "evaluate")
+    _greet(f"evaluating {options.run}")
     from selkern.analysis import evaluation
     from selkern.train.choose import choose
     from selkern.train.loaded import load
+    from selkern.train.outputs import make_folder, write_evaluation
 
+    if options.output is not None:
+        make_folder(options.output)
     tune()
-    loaded = load(options.run, options.device)
-    chosen = choose(loaded, options.data, options.split, on_bad=options.on_bad_image, table=options.table)
-    source, split = chosen.source, chosen.split
-    for line in chosen.lines:
-        print(line, file=sys.stderr, flush=True)
-    result = evaluation.evaluate(loaded.model, split, source.classes, loaded.preprocess, on_bad=options.on_bad_image)
+    with Progress("loading the network") as line:
+        loaded = load(options.run, options.device)
+        line.show("listing the images")
+        chosen = choose(loaded, options.data, options.split, on_bad=options.on_bad_image, table=options.table)
+        source, split = chosen.source, chosen.split
+        for text in chosen.lines:
+            line.say(text)
+        line.show("evaluating", total=len(split))
+        result = evaluation.evaluate(
+            loaded.model, split, source.classes, loaded.preprocess, on_bad=options.on_bad_image, seen=line.advance
+        )
     result.require_numbers(split)
-    for line in result.skipped:
-        print(f"warning: skipped: {line}", file=sys.stderr)
+    if options.output is not None:
+        write_evaluation(result, split, options.output)
+    for reason in result.skipped:
+        say(f"warning: skipped: {reason}")
     if options.json:
         print(json.dumps({"model": loaded.card.model, **chosen.to_dict(), **result.to_dict()}))
         return 0
@@ -117,6 +134,8 @@ def evaluate(argv: list[str]) -> int:
     width = max(len(name) for name in result.classes)
     for name, n, right in result.per_class():
         print(f"  {name:{width}}  {n:6,} images  {right:7.2%}" if n else f"  {name:{width}}       0 images")
+    if options.output is not None:
+        print(f"written: {options.output}")
     return 0
 
 
@@ -125,6 +144,7 @@ def analyze(argv: list[str]) -> int:
     from selkern.cli_options import AnalyzeOptions, parse
 
     options = parse(AnalyzeOptions, argv, "analyze")
+    _greet(f"analyzing {options.run}")
     from selkern.analysis.studies import Plan
     from selkern.analysis.words import of_studies
     from selkern.train import analyze as analyzing
@@ -137,19 +157,20 @@ def analyze(argv: list[str]) -> int:
         raise UsageError(
             "is for networks of others", "--with" if options.arguments else "--image-size", "leave it out: weights tell"
         )
-    loaded = (
-        load_other(
-            options.run,
-            options.data,
-            arguments=options.arguments,
-            size=options.image_size,
-            device=options.device,
-            on_bad=options.on_bad_image,
-            table=options.table,
+    with Progress("loading the network"):
+        loaded = (
+            load_other(
+                options.run,
+                options.data,
+                arguments=options.arguments,
+                size=options.image_size,
+                device=options.device,
+                on_bad=options.on_bad_image,
+                table=options.table,
+            )
+            if other
+            else load(options.run, options.device)
         )
-        if other
-        else load(options.run, options.device)
-    )
     analysis = analyzing.analyze(
         loaded,
         options.data,
@@ -159,7 +180,7 @@ def analyze(argv: list[str]) -> int:
         Plan(images=options.images, field_images=options.field_images, looks=options.looks, zooms=options.zooms),
         options.boxes,
         options.table,
-        lambda line: print(line, file=sys.stderr, flush=True),
+        say,
     )
     said = of_studies(analysis.studies, analysis.evaluation)
     top1 = analysis.evaluation.top1
@@ -169,7 +190,7 @@ def analyze(argv: list[str]) -> int:
         print(json.dumps({**report, "said": said, "notes": analysis.notes}))
         return 0
     for note in analysis.notes:
-        print(f"note: {note}", file=sys.stderr)
+        say(f"note: {note}")
     print(f"top1 {top1:.2%} on {len(analysis.evaluation):,} images")
     print("\n".join(said.get("main", ["this network has no selective-kernel units to study"])))
     print(f"report: {analysis.page}")
@@ -181,21 +202,38 @@ def predict(argv: list[str]) -> int:
     from selkern.cli_options import PredictOptions, parse
 
     options = parse(PredictOptions, argv, "predict")
-    if options.top_k < 1:
-        raise UsageError(f"top-k is {options.top_k}", "--top-k", "must be at least 1")
+    _greet(f"predicting with {options.run}")
     from selkern.train import predict as predicting
     from selkern.train.loaded import load
+    from selkern.train.outputs import new_prediction_file
 
     tune()
-    images = predicting.list_images(options.paths, lambda line: print(f"note: {line}", file=sys.stderr))
-    unreadable = 0
-    for answer in predicting.predict(load(options.run, options.device), images, top_k=options.top_k):
-        unreadable += bool(answer.error)
-        if options.json:
-            print(json.dumps(asdict(answer), ensure_ascii=False), flush=True)
-        elif answer.error:
-            print(f"error: {answer.error}", file=sys.stderr)
-        else:
-            pairs = zip(answer.classes, answer.probabilities, strict=True)
-            print(answer.path, *(f"{name} {p:.3f}" for name, p in pairs), sep="\t", flush=True)
+    done = unreadable = 0
+    with ExitStack() as stack:
+        line = stack.enter_context(Progress("listing the images"))
+        images = predicting.list_images(options.paths, lambda text: line.say(f"note: {text}"))
+        line.show("loading the network")
+        loaded = load(options.run, options.device)
+        top_k = min(options.top_k, len(loaded.card.classes))
+        file = None if options.output is None else stack.enter_context(new_prediction_file(options.output, top_k))
+        line.show("predicting", total=len(images))
+        try:
+            for answer in predicting.predict(loaded, images, top_k=top_k):
+                done, unreadable = done + 1, unreadable + bool(answer.error)
+                if file is not None:
+                    file.add(answer)
+                if options.json:
+                    line.answer(json.dumps(asdict(answer), ensure_ascii=False))
+                elif file is None and answer.error:
+                    line.say(f"error: {answer.error}")
+                elif file is None:
+                    pairs = zip(answer.classes, answer.probabilities, strict=True)
+                    line.answer("\t".join((answer.path, *(f"{name} {p:.3f}" for name, p in pairs))))
+                line.advance()
+        except KeyboardInterrupt:
+            there = "" if file is None else f"; {file.rows:,} are in {file.path}"
+            raise Interrupted(signal.SIGINT, f"stopped after {done:,} of {len(images):,} images{there}") from None
+    if file is not None:
+        bad = f", {unreadable:,} of them could not be read (see the column error)" if unreadable else ""
+        (say if options.json else print)(f"{file.path}: {done:,} images{bad}")
     return 3 if unreadable else 0

@@ -46,7 +46,7 @@ class Task:
 
     def options_in(self, folder: Path) -> TrainOptions:
         """The options of the training, whose run folder is made in `folder`."""
-        return build(TrainOptions, {**self.options, "output": str(folder)}, str(folder))
+        return build(TrainOptions, {**self.options, "output": str(folder / "train")}, str(folder))
 
 
 def tasks_of(study: Study, threads: int) -> Iterator[Task]:

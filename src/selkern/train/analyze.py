@@ -24,8 +24,10 @@ from selkern.data.table_options import TableOptions
 from selkern.errors import ResourceError, UsageError
 from selkern.files import write_atomic, write_csv
 from selkern.models.cost import count
+from selkern.progress import Progress
 from selkern.train.choose import Chosen, choose
 from selkern.train.loaded import Loaded
+from selkern.train.outputs import write_predictions
 from selkern.train.run_folder import command, new_folder, versions
 
 
@@ -70,13 +72,15 @@ def analyze(
     """
     if output is None and loaded.run is None:
         raise UsageError("nowhere to write the report", "--output", "give a folder")
-    chosen = choose(loaded, data, split_name, on_bad=on_bad, table=table)
+    with Progress("listing the images"):
+        chosen = choose(loaded, data, split_name, on_bad=on_bad, table=table)
     source, split = chosen.source, chosen.split
     for line in chosen.lines:
         say(line)
     folder = _folder(loaded, chosen, output)
     started = time.monotonic()
-    evaluation = evaluate(loaded.model, split, source.classes, loaded.preprocess, on_bad=on_bad)
+    with Progress("evaluating", total=len(split)) as shown:
+        evaluation = evaluate(loaded.model, split, source.classes, loaded.preprocess, on_bad=on_bad, seen=shown.advance)
     evaluation.require_numbers(split)
     truths = [split.truth(index) for index in range(len(split))] if isinstance(split, SceneSplit) else []
     truth, remarks = _truth(split, truths, boxes, loaded.preprocess, evaluation, on_bad)
@@ -104,7 +108,9 @@ def analyze(
         notes=(*chosen.lines, *_skipped(evaluation), *remarks, *studies.notes),
     )
     write_predictions(evaluation, split, folder / f"predictions_{split.name}.csv")
-    return Analysis(evaluation, studies, write_report(report, folder), (*remarks, *studies.notes))
+    with Progress("drawing the report"):
+        page = write_report(report, folder)
+    return Analysis(evaluation, studies, page, (*remarks, *studies.notes))
 
 
 def _folder(loaded: Loaded, chosen: Chosen, output: Path | None) -> Path:
@@ -160,18 +166,6 @@ def _provenance(loaded: Loaded, seconds: float) -> dict[str, str]:
         "analyzed with": ", ".join(f"{name} {value}" for name, value in versions().items()),
         "evaluation and analysis": f"{seconds:.0f} s",
     }
-
-
-def write_predictions(evaluation: Evaluation, split: Split, path: Path) -> None:
-    """One row per image: where it is, its class, the predicted one and its probability."""
-    names = evaluation.classes
-    rows = [
-        (split.where(int(index)), names[label], names[top[0]], f"{p[0]:.6f}")
-        for index, label, top, p in zip(
-            evaluation.indices, evaluation.labels, evaluation.top, evaluation.top_p, strict=True
-        )
-    ]
-    write_csv(path, ("image", "label", "predicted", "probability"), rows)
 
 
 def write_report(report: Report, folder: Path) -> Path:

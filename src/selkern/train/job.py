@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from typing import Literal
@@ -21,10 +22,13 @@ from selkern.files import write_atomic
 from selkern.layers.memory import set_memory
 from selkern.models.backbone import Backbone
 from selkern.models.registry import create_model
+from selkern.progress import Progress as Line
 from selkern.train.analyze import analyze
+from selkern.train.batch_size import fit_batch
 from selkern.train.distributed import Ranks, join
 from selkern.train.inputs import write_inputs
 from selkern.train.loaded import find_weights, load
+from selkern.train.lock import locked
 from selkern.train.loop import Training
 from selkern.train.options import TrainOptions, read_options
 from selkern.train.progress import Progress
@@ -42,29 +46,34 @@ def train(options: TrainOptions) -> RunFolder | None:
     # torchrun started all processes again after one was lost: it is this run that goes on, not a new one.
     if int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) and (run := RunFolder.unfinished(options)):
         return resume(run, options.device)
-    with join(options.device) as ranks:
-        source = open_source(
-            options.data,
-            seed=options.seed,
-            val_fraction=options.val_fraction,
-            on_bad=options.on_bad_image,
-            table=options.table,
-        )
-        options, source = _settled(options, source)
-        model = _new_model(options, source)
-        # Built again in `Training`; here it refuses a batch size that cannot be before a folder is made.
-        TrainOrder(len(source.train), options.training.batch_size, options.seed, ranks.rank, ranks.world)
-        run = RunFolder(ranks.from_main(RunFolder.create(options).path if ranks.main else Path()))
-        progress = Progress(run.log if ranks.main else None)
-        training = Training(options, source, model, run, ranks, progress)
-        if ranks.main:
-            first = None if options.weights is None else find_weights(options.weights)
-            write_inputs(run.path, options.data, source, first, model.variant.norms)
-            run.start(options, source)
-            draw_first_batch(training)
-        _announce(training, progress)
-        training.fit()
-    return _finish(run, options, ranks, progress)
+    with ExitStack() as held:
+        with join(options.device) as ranks:
+            with Line("listing the images", quiet=not ranks.main) as line:
+                source = open_source(
+                    options.data,
+                    seed=options.seed,
+                    val_fraction=options.val_fraction,
+                    on_bad=options.on_bad_image,
+                    table=options.table,
+                )
+                options, source = _settled(options, source, ranks.world)
+                line.show("building the network")
+                model = _new_model(options, source)
+                # Built again in `Training`; here it refuses a batch size that cannot be before a folder is made.
+                TrainOrder(len(source.train), options.training.batch_size, options.seed, ranks.rank, ranks.world)
+            run = RunFolder(ranks.from_main(RunFolder.create(options).path if ranks.main else Path()))
+            progress = Progress(run.log if ranks.main else None)
+            held.enter_context(locked(run.path, ranks, progress.say))
+            with Line("reading the first images", quiet=not ranks.main):
+                training = Training(options, source, model, run, ranks, progress)
+                if ranks.main:
+                    first = None if options.weights is None else find_weights(options.weights)
+                    write_inputs(run.path, options.data, source, first, model.variant.norms)
+                    run.start(options, source)
+                    draw_first_batch(training)
+            _announce(training, progress)
+            training.fit()
+        return _finish(run, options, ranks, progress)
 
 
 def resume(
@@ -87,38 +96,43 @@ def resume(
 
     Raises:
         CheckpointError: no sound state, or a run that is finished.
+        ResourceError: another process trains it.
         UsageError: as `Recipe.extended` says.
         DataError: the run's data are not found, or those given are others.
     """
     options = read_options(run.path)
     if epochs is not None and epochs != options.training.epochs:
         options = replace(options, training=options.training.extended(epochs, extend))
-    with join(device) as ranks:
-        known = RunData(run)
-        place = ranks.from_main(known.place(data) if ranks.main else "")
-        source = known.open_at(place, classes=known.classes, keep_gone=True)
-        progress = Progress(run.log if ranks.main else None)
-        now = options if workers is None else replace(options, workers=workers)
-        begun = ranks.from_main(run.has_state)
-        training = Training(now, source, _model_of(known, source, begun=begun), run, ranks, progress)
-        if begun:
-            training.restore()
-        else:  # killed before the first one was saved, a run starts from its beginning
-            training.rewind()
-            if ranks.main:
-                draw_first_batch(training)
-        if not training.finished:
-            if ranks.main:
-                write_atomic(run.path / "config.yaml", options.to_yaml())
-                known.keep(place, source, training.stepper.model.variant.norms)
-            for note in source.notes:
-                progress.say(f"note: {note}")
-            progress.say(f"resuming {run.path} at epoch {training.epoch + 1}, step {training.step + 1}")
-            training.fit()
-        elif not options.report or run.report.is_file():
-            fix = "give more --epochs and --extend, or train a new one with --weights to go on from it"
-            raise CheckpointError("this run is finished", str(run.path), fix)
-    return _finish(run, options, ranks, progress)
+    with ExitStack() as held:
+        with join(device) as ranks:
+            progress = Progress(run.log if ranks.main else None)
+            held.enter_context(locked(run.path, ranks, progress.say))
+            with Line("listing the images", quiet=not ranks.main) as line:
+                known = RunData(run)
+                place = ranks.from_main(known.place(data) if ranks.main else "")
+                source = known.open_at(place, classes=known.classes, keep_gone=True)
+                line.show("building the network")
+                now = options if workers is None else replace(options, workers=workers)
+                begun = ranks.from_main(run.has_state)
+                training = Training(now, source, _model_of(known, source, begun=begun), run, ranks, progress)
+                if begun:
+                    training.restore()
+                else:  # killed before the first one was saved, a run starts from its beginning
+                    training.rewind()
+                    if ranks.main:
+                        draw_first_batch(training)
+            if not training.finished:
+                if ranks.main:
+                    write_atomic(run.path / "config.yaml", options.to_yaml())
+                    known.keep(place, source, training.stepper.model.variant.norms)
+                for note in source.notes:
+                    progress.say(f"note: {note}")
+                progress.say(f"resuming {run.path} at epoch {training.epoch + 1}, step {training.step + 1}")
+                training.fit()
+            elif not options.report or run.report.is_file():
+                fix = "give more --epochs and --extend, or train a new one with --weights to go on from it"
+                raise CheckpointError("this run is finished", str(run.path), fix)
+        return _finish(run, options, ranks, progress)
 
 
 def draw_first_batch(training: Training) -> None:
@@ -152,12 +166,13 @@ def _model_of(known: RunData, source: Source, *, begun: bool) -> Backbone:
     return set_memory(model, options.training.memory)
 
 
-def _settled(options: TrainOptions, source: Source) -> tuple[TrainOptions, Source]:
-    """Options in which the levels of deep pixels are chosen, and the source with remarks on its images."""
+def _settled(options: TrainOptions, source: Source, ranks: int) -> tuple[TrainOptions, Source]:
+    """Options in which the levels of deep pixels and the batch fit the data, and the source with remarks on both."""
     levels, notes = settle_levels(source.train, parse_levels(options.training.white_level))
+    recipe, told = fit_batch(options.training, len(source.train), ranks, source.name)
     if levels != "full":
-        options = replace(options, training=replace(options.training, white_level=show_levels(levels)))
-    return options, replace(source, notes=(*source.notes, *notes))
+        recipe = replace(recipe, white_level=show_levels(levels))
+    return replace(options, training=recipe), replace(source, notes=(*source.notes, *notes, *told))
 
 
 def _announce(training: Training, progress: Progress) -> None:

@@ -79,7 +79,7 @@ class Training:
         steps, batch = self.order.steps_per_epoch, self.recipe.batch_size
         if self.ranks.main:
             require_space(self.run.path, 3 * self.stepper.state_bytes)  # two that are kept, and the one being written
-        self.progress.begin(self.recipe.epochs * steps * batch, self.done * batch)
+        self.progress.begin(self.recipe.epochs * steps * batch, self.done * batch, self._line())
         try:
             with StopRequest() as stop:
                 if self.options.on_nan == "rollback" and not self.ranks.from_main(self.run.has_state):
@@ -231,7 +231,17 @@ class Training:
 
     def _validate(self, between: Callable[[], None]) -> Evaluation:
         self.ranks.share_buffers(self.stepper.averaged)  # all ranks measure the weights that rank 0 keeps
-        mine = evaluate(
+        seen = 0
+
+        def show(images: int) -> None:
+            nonlocal seen
+            seen += images
+            share = f"validating {seen:,}/{mine:,}"
+            self.progress.advance(0, f"epoch {self.epoch + 1}/{self.recipe.epochs}  {share}")
+
+        mine = -(-len(self.source.val) // self.ranks.world)
+        show(0)
+        result = evaluate(
             self.stepper.averaged,
             self.source.val,
             self.source.classes,
@@ -241,10 +251,11 @@ class Training:
             autocast=self.stepper.autocast(),
             on_bad=self.options.on_bad_image,
             between=between,
+            seen=show,
         )
-        self.bad.note(mine.skipped)
+        self.bad.note(result.skipped)
         self._share_bad_files()
-        val = Evaluation.merge(self.ranks.gather(mine))
+        val = Evaluation.merge(self.ranks.gather(result))
         if not len(val):
             raise DataError("no validation image could be read", self.options.data, f"see {self.run.bad_files}")
         return val
@@ -295,5 +306,5 @@ class Training:
         return self.recipe.lr_at(done, self.order.steps_per_epoch)
 
     def _line(self) -> str:
-        steps, lr = self.order.steps_per_epoch, self._lr(self.step - 1)
+        steps, lr = self.order.steps_per_epoch, self._lr(max(self.step - 1, 0))
         return step_line(self.stepper.tally, self.epoch, self.recipe.epochs, self.step, steps, lr)

@@ -25,6 +25,7 @@ _MOST_WORKERS = 1024  # processes: a slip of the keyboard is not to fill the mac
 _LARGEST_IMAGE = 8192  # px a side, 200 MB for each image of a batch
 # Of a recipe, unknown to versions before: left out at their defaults, since a study compares its runs' options.
 _LATER = ("resize", "white_level")
+OUTPUT = "runs/train"  # where runs are made, and looked for by name
 _NAME_BYTES = 200  # of a run's folder, to which a number may come
 
 
@@ -40,8 +41,8 @@ class TrainOptions:
     """Preset of all the training options below: digits, cifar, cifar-paper, imagenet-paper, imagenet-light."""
     weights: str | None = None
     """Start from this weights file, run or hf-hub:user/name instead of from random weights."""
-    output: str = "runs"
-    """Folder that run folders are made in."""
+    output: str = OUTPUT
+    """Folder in which the run's folder is made."""
     name: str | None = None
     """Name of the run's folder; by default model and data. An existing folder is never overwritten."""
     seed: int = 0

@@ -12,7 +12,7 @@ import torch
 from selkern.analysis.evaluation import to_input
 from selkern.data.decode import decode, show
 from selkern.data.listing import Search, is_file, is_folder
-from selkern.errors import DataError, UsageError
+from selkern.errors import DataError, NumericsError, UsageError
 from selkern.train.loaded import Loaded
 
 
@@ -27,7 +27,7 @@ class Prediction:
 
 
 def list_images(paths: Sequence[str], note: Callable[[str], object] = lambda _: None) -> list[Path]:
-    """The image files that some files and folders name, in their order.
+    """The image files that some files and folders name, in their order, each once.
 
     Args:
         paths: files and folders.
@@ -55,12 +55,16 @@ def list_images(paths: Sequence[str], note: Callable[[str], object] = lambda _: 
             found.append(given)
         else:
             raise DataError("no such file or folder", show(given), "check the path")
-    return found
+    return list(dict.fromkeys(found))
 
 
 @torch.inference_mode()
 def predict(loaded: Loaded, images: Sequence[Path], *, top_k: int = 5, batch_size: int = 64) -> Iterator[Prediction]:
-    """One `Prediction` per image, in order; an unreadable image gives one that tells why."""
+    """One `Prediction` per image, in order; an unreadable image gives one that tells why.
+
+    Raises:
+        NumericsError: the network gives an image anything but finite numbers.
+    """
     device = next(loaded.model.parameters()).device
     reading = loaded.preprocess.reading()
     for start in range(0, len(images), batch_size):
@@ -76,6 +80,10 @@ def predict(loaded: Loaded, images: Sequence[Path], *, top_k: int = 5, batch_siz
             batch = torch.from_numpy(np.stack(list(pixels.values())))
             logits = loaded.model(to_input(batch, loaded.preprocess, device))
             assert isinstance(logits, torch.Tensor)
+            if not (finite := logits.isfinite().all(dim=1)).all():
+                bad = next(path for path, fine in zip(pixels, finite.tolist(), strict=True) if not fine)
+                fix = "look for NaN in its weights"
+                raise NumericsError("the network gives no finite numbers", f"{show(bad)}, the first", fix)
             top_p, top = logits.float().softmax(dim=1).topk(min(top_k, logits.shape[1]), dim=1)
             answers = dict(zip(pixels, zip(top.tolist(), top_p.tolist(), strict=True), strict=True))
         for path in paths:

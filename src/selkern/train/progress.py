@@ -1,20 +1,18 @@
-"""What a person sees while a run is going: one live line on a terminal, one plain line per epoch elsewhere."""
+"""What a person sees while a run is going: the live line or plain lines of `selkern.progress`, and the log."""
 
 from __future__ import annotations
 
-import sys
 from datetime import datetime
 from pathlib import Path
-from typing import Any
-
-from tqdm import tqdm
 
 from selkern.files import append
+from selkern.progress import Progress as Line
+from selkern.progress import on_terminal, say
 from selkern.train.tally import Tally
 
 
 class Progress:
-    """The live line (tqdm, on stderr) and the lines that stay, which also go to the run's log.txt.
+    """How far a run is, and the lines that stay, which also go to the run's log.txt.
 
     Args:
         log: the log file; None where nothing is to be written or said (ranks other than 0).
@@ -22,25 +20,17 @@ class Progress:
 
     def __init__(self, log: Path | None) -> None:
         self.log = log
-        self._bar: tqdm[Any] | None = None
+        self._line: Line | None = None
 
-    def begin(self, images: int, done: int) -> None:
-        """Open the live line: `images` of the whole run, of which `done` are behind us."""
-        self._bar = tqdm(
-            total=images,
-            initial=done,
-            unit=" img",
-            disable=self.log is None or not sys.stderr.isatty(),
-            dynamic_ncols=True,
-            smoothing=0.05,
-            bar_format="{desc}  {rate_fmt}  eta {remaining} {bar}",
-        )
+    def begin(self, images: int, done: int, text: str) -> None:
+        """Show from here on how far it is: `images` of the whole run, of which `done` are behind us."""
+        self._line = Line(text, total=images, done=done, quiet=self.log is None)
+        self._line.__enter__()
 
     def advance(self, images: int, text: str) -> None:
-        """Move the live line on by some images."""
-        if self._bar is not None:
-            self._bar.set_description_str(text, refresh=False)
-            self._bar.update(images)
+        """So many more images are done."""
+        if self._line is not None:
+            self._line.advance(images, text)
 
     def say(self, text: str) -> None:
         """A line that stays: on the screen without disturbing the live line, and in the log with the time."""
@@ -48,17 +38,17 @@ class Progress:
             return
         now = datetime.now().astimezone().isoformat(timespec="seconds")
         append(self.log, f"{now} {text}\n")
-        tqdm.write(text if sys.stderr.isatty() else f"{now} {text}", file=sys.stderr)
+        (say if self._line is None else self._line.say)(text if on_terminal() else f"{now} {text}")
 
     def end(self) -> None:
-        """Close the live line."""
-        if self._bar is not None:
-            self._bar.close()
-            self._bar = None
+        """Show nothing any more."""
+        if self._line is not None:
+            self._line.__exit__(None, None, None)
+            self._line = None
 
 
 def step_line(tally: Tally, epoch: int, epochs: int, step: int, steps: int, lr: float) -> str:
-    """The live line of an epoch, counted from 0, after so many of its steps."""
+    """What goes on in an epoch, counted from 0, after so many of its steps."""
     n = max(tally.images, 1)
     return (
         f"epoch {epoch + 1}/{epochs}  step {step}/{steps}  "

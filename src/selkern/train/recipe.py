@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_right
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Literal, get_args
 
 from selkern.data.augment import Augment
@@ -78,8 +78,8 @@ class Recipe:
     """bf16 is autocast; auto takes it on a GPU that has it, and fp32 on a CPU."""
     memory: Memory = "default"
     """What is kept for the backward pass: lean is the least, for a few percent of time; plain is autograd's own way."""
-    augment: Augment = Augment()  # noqa: RUF009 - frozen
-    """Random changes of training images."""
+    augment: Augment = field(default_factory=Augment)
+    """Random changes of the training images."""
 
     def __post_init__(self) -> None:
         parse_levels(self.white_level)

@@ -18,12 +18,15 @@ import torch
 from torch import Tensor
 
 from selkern import __version__
+from selkern.data.listing import is_folder
 from selkern.data.sources import Source
-from selkern.errors import CheckpointError, ResourceError
+from selkern.errors import CheckpointError, ResourceError, UsageError
 from selkern.files import append, write_atomic, write_csv
 from selkern.models.weights import Card, save_weights
-from selkern.train.options import TrainOptions, read_options
+from selkern.train.options import OUTPUT, TrainOptions, read_options
 
+POINTER = "latest.txt"  # in the output folder: the path of the newest run
+SETTLED = ("batch_size", "accumulate", "white_level")  # of a recipe: what the data may change
 COLUMNS = (
     "epoch",
     "step",
@@ -57,13 +60,16 @@ class RunFolder:
 
     @classmethod
     def create(cls, options: TrainOptions) -> RunFolder:
-        """Make `output/train/NAME`, or `NAME-2` and so on where that exists: nothing is ever overwritten.
+        """Make `output/NAME`, or `NAME-2` and so on where that exists: nothing is ever overwritten.
 
         Raises:
             ResourceError: the folder cannot be made.
+            UsageError: it would lie in the data, where it would be taken for a class.
         """
         name = options.name or f"{options.model}-{Path(options.data).stem or 'data'}"
-        base = Path(options.output) / "train"
+        base = Path(options.output)
+        if is_folder(options.data) and base.resolve().is_relative_to(Path(options.data).resolve()):
+            raise UsageError("lies in the data", f"--output {base}", "give a folder outside: nothing is written there")
         try:
             path = new_folder(base, name)
             (path / "weights").mkdir()
@@ -71,33 +77,36 @@ class RunFolder:
             raise ResourceError(
                 f"cannot make a run folder ({error.strerror})", str(base), "give another --output"
             ) from error
-        write_atomic(Path(options.output) / "latest.txt", str(path.resolve()) + "\n")
+        write_atomic(base / POINTER, str(path.resolve()) + "\n")
         return cls(path)
 
     @classmethod
-    def find(cls, given: str, output: str = "runs") -> RunFolder:
-        """A run by its folder, by its name under `output/train`, or "latest".
+    def find(cls, given: str, output: str = OUTPUT) -> RunFolder:
+        """A run by its folder, by its name in `output`, or "latest", the one that was begun last there.
 
         Raises:
             CheckpointError: there is no such run.
         """
-        pointer = Path(output) / "latest.txt"
-        if given == "latest" and pointer.is_file():
-            given = pointer.read_text().strip()
-        for path in (Path(given), Path(output) / "train" / given):
+        base = Path(output)
+        if given == "latest":
+            # The version before kept it one folder up, and put the runs of `--output o` into o/train.
+            pointers = [path for path in (base / POINTER, base.parent / POINTER) if path.is_file()]
+            if pointers:
+                given = max(pointers, key=lambda path: path.stat().st_mtime).read_text().strip()
+        for path in (Path(given), base / given, base / "train" / given):
             if (path / "config.yaml").is_file():
                 return cls(path)
-        raise CheckpointError("no such run", given or str(pointer), "give a run's folder; they lie in runs/train/")
+        fix = f"give a run's folder; they lie in {OUTPUT}/ or where --output said"
+        raise CheckpointError("no such run", given or str(base / POINTER), fix)
 
     @classmethod
     def unfinished(cls, options: TrainOptions) -> RunFolder | None:
         """The newest run, where it was started with these very options and has not come to its end."""
         try:
             run = cls.find("latest", options.output)
-            chosen = read_options(run.path).training.white_level  # from the data, where it was left to them
-            if options.training.white_level == "auto":
-                options = replace(options, training=replace(options.training, white_level=chosen))
-            same = (run.path / "config.yaml").read_text() == options.to_yaml()
+            kept = read_options(run.path)
+            asked = {name: getattr(options.training, name) for name in SETTLED}
+            same = replace(kept, training=replace(kept.training, **asked)).to_yaml() == options.to_yaml()
         except (CheckpointError, OSError, ValueError):
             return None
         return run if same and not run.report.is_file() else None
