@@ -309,6 +309,8 @@ def test_nothing_is_concluded_from_a_network_at_chance(kind: str) -> None:
     assert page.count('<div class="found">') == 1
     assert "SK_2_1" in page, "the figures are given all the same"
     assert poor.to_dict()["above_chance"] is False
+    one = replace(poor, labels=np.zeros(60, np.int64))
+    assert of_studies(report.studies, one)["main"][0].startswith("All images are of one class, many")
     good = replace(poor, top=np.stack([labels, 1 - labels], axis=1))
     assert good.above_chance
     assert of_studies(report.studies, good)["main"] == of_scale(report.study)  # type: ignore[arg-type]

@@ -95,8 +95,11 @@ def test_of_several_boxes_the_largest_of_the_images_class_counts(pictures: Path)
     rows = "dog/d.png,0,0,4,4,dog\ndog/d.png,0,0,8,8,dog\ndog/d.png,0,0,20,20,cat\n" + 2 * same
     found = read(pictures, f"path,xmin,ymin,xmax,ymax,class\n{rows}")
     assert found.sizes == pytest.approx([3, 4])
-    told = "1 images have several boxes: of each the largest of its own class"
-    assert any(note.startswith(told) for note in found.notes)
+    told = "1 images have several boxes: of each the largest of its own class counts"
+    assert told in found.notes
+    numbered = read(pictures, "path,x0,y0,x1,y1,label\n" + rows.replace(",cat", ",1").replace(",dog", ",2"))
+    assert numbered.sizes == pytest.approx([3, 10])
+    assert "1 images have several boxes: of each the largest counts" in numbered.notes
 
 
 def test_groups(pictures: Path) -> None:

@@ -42,6 +42,11 @@ def of_chance(evaluation: Evaluation) -> str:
     """That a network knows nothing of its task."""
     name, share = evaluation.largest
     low, high = evaluation.top1_interval
+    if share == 1:
+        return (
+            f"All images are of one class, {name}: whether the network knows its task cannot be seen on them. The "
+            "figures of what its units chose are given without conclusions."
+        )
     return (
         f"The network is not better than always naming the largest class ({name}): {evaluation.top1:.1%} top-1 "
         f"[{low:.1%}, {high:.1%}] against {share:.1%}. What its units chose says nothing about its task; the figures "

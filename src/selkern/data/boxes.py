@@ -111,11 +111,12 @@ def objects_of(
         fix = "give px of the image as it is shown upright"
         raise DataError("every box lies outside of what the network is shown of its image", show(table), fix)
     some_boxes = [box for box, _ in chosen.values()]
+    labelled = any(box.label in classes for box in some_boxes)  # and not by numbers, or in another language
     return Objects(
         indices=np.array(list(chosen), dtype=np.int64),
         sizes=np.array([size for _, size in chosen.values()]),
         groups=_groups(some_boxes),
-        notes=(*notes, *_notes(table.name, split, chosen, known, cut, unseen)),
+        notes=(*notes, *_notes(table.name, split, chosen, known, cut, unseen, labelled)),
     )
 
 
@@ -227,14 +228,20 @@ def _groups(boxes: Sequence[Box]) -> NDArray[np.int64] | None:
 
 
 def _notes(
-    table: str, split: Split, chosen: dict[int, tuple[Box, float]], known: dict[int, list[Box]], cut: int, unseen: int
+    table: str,
+    split: Split,
+    chosen: dict[int, tuple[Box, float]],
+    known: dict[int, list[Box]],
+    cut: int,
+    unseen: int,
+    labelled: bool,
 ) -> Iterator[str]:
     """What a reader of the study has to know of the table."""
     if len(chosen) < len(split):
         rest = f"{table} gives a size to {len(chosen):,} of the {len(split):,} images of the {split.name} split"
         yield f"{rest}; the study of size is of these"
     if several := sum(len(some) > 1 for some in known.values()):
-        own = " of its own class" if any(box.label for box, _ in chosen.values()) else ""
+        own = " of its own class" if labelled else ""
         yield f"{several:,} images have several boxes: of each the largest{own} counts"
     if unseen:
         yield f"{unseen:,} objects lie outside of what the network is shown of their images, and do not count"
