@@ -146,7 +146,11 @@ def test_rows_that_say_no_size_end_or_are_left_out(pictures: Path) -> None:
         ("path,x0,y0,x1,y1\na.png,4,4,2,8\n", "the object's size is 0.0"),
         ("path,x0,y0,x1,y1\na.png,0.1,0.1,0.5,1\n", "shares of the picture"),
         ("path,size\na.png,0.3\nb.png,1\n", "shares of the picture"),
-        ("path,size\na.png,3\n", "none of its images is in the split"),
+        (
+            "path,size\na.png,3\n",
+            r"none of its images is in the train split .*it names .*a\.png, the split has .*0\.png",
+        ),
+        ("path,size\n", "none of its images is in the train split .*no rows"),
         ("", "no columns of sizes"),
     ],
 )

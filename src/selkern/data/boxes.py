@@ -95,7 +95,9 @@ def objects_of(
     readable = range(len(split)) if indices is None else indices
     known = {int(i): list(boxes[w]) for i in readable if (w := _resolved(Path(split.where(i)))) in boxes}
     if not known:
-        raise DataError("none of its images is in the split that is studied", show(table), "name images of that split")
+        named = f"it names {show(next(iter(boxes)))}, the split has {split.where(0)}" if boxes else "it has no rows"
+        fix = f"paths are relative to the table's folder; or choose another --split ({named})"
+        raise DataError(f"none of its images is in the {split.name} split", show(table), fix)
     chosen: dict[int, tuple[Box, float]] = {}
     cut = unseen = 0
     for index, some in known.items():
