@@ -58,7 +58,7 @@ def test_a_size_is_in_px_of_the_networks_input(pictures: Path) -> None:
 
 def test_the_centre_crop_cuts_boxes_off(pictures: Path) -> None:
     """Of c.png, 60 x 20 px, the network sees x from 20 to 40."""
-    text = "path,x0,y0,x1,y1\ndog/c.png,30,5,60,15\ncat/a.png,0,0,4,20\ncat/b.png,-50,-50,300,300\n"
+    text = "path,x0,y0,x1,y1\ndog/c.png,30,5,60,15\ncat/a.png,0,0,4,20\ncat/b.png,-50,-50,200,150\n"
     found = read(pictures, text)
     assert found.indices.tolist() == [1, 2]
     assert found.sizes == pytest.approx([10, (5 * 5) ** 0.5])
@@ -100,6 +100,16 @@ def test_of_several_boxes_the_largest_of_the_images_class_counts(pictures: Path)
     numbered = read(pictures, "path,x0,y0,x1,y1,label\n" + rows.replace(",cat", ",1").replace(",dog", ",2"))
     assert numbered.sizes == pytest.approx([3, 10])
     assert "1 images have several boxes: of each the largest counts" in numbered.notes
+
+
+def test_boxes_of_other_copies_of_the_pictures_are_refused(pictures: Path) -> None:
+    rows = "cat/a.png,10,0,90,20\ncat/b.png,0,0,120,20\ndog/d.png,0,0,9,9\n"
+    with pytest.raises(DataError, match="2 of 4 boxes lie outside of their own images"):
+        read(pictures, f"path,x0,y0,x1,y1\n{rows}dog/c.png,70,0,80,10\n")
+    found = read(pictures, f"path,x0,y0,x1,y1\n{rows}dog/c.png,20,0,80,10\n")
+    assert found.indices.tolist() == [0, 1, 2, 3], "one of four may be a slip"
+    with pytest.raises(DataError, match="every object lies outside of what the network is shown"):
+        read(pictures, "path,x0,y0,x1,y1\ndog/c.png,0,0,10,10\n")
 
 
 def test_groups(pictures: Path) -> None:

@@ -28,6 +28,7 @@ from selkern.errors import DataError
 _CORNERS = ("x0", "y0", "x1", "y1")
 _OTHERS = {"xmin": "x0", "ymin": "y0", "xmax": "x1", "ymax": "y1", "class": "label"}  # names that mean the same
 _LISTED = 10  # lines in a message
+_STRAY = 0.25  # share of boxes outside of their images from which on they are those of other images
 _FIX = "give a UTF-8 CSV with the header path,size or path,x0,y0,x1,y1 (px of the image file), or path,size_input"
 
 
@@ -99,19 +100,23 @@ def objects_of(
         fix = f"paths are relative to the table's folder; or choose another --split ({named})"
         raise DataError(f"none of its images is in the {split.name} split", show(table), fix)
     chosen: dict[int, tuple[Box, float]] = {}
-    cut = unseen = 0
+    cut = unseen = outside = 0
     for index, some in known.items():
         header = split.header(index)
         shown = [(box, *_shown(box, header, preprocess)) for box in some]
         cut += sum(part < 0.99 for _, size, part in shown if size)
         unseen += sum(not size for _, size, _ in shown)
+        outside += sum(_is_outside(box, header) for box in some)
         own = classes[split.labels[index]] if classes else ""
         box, size, _ = max(shown, key=lambda each: (each[1] > 0, each[0].label == own, each[1]))
         if size:
             chosen[index] = box, size
+    if outside > _STRAY * (total := sum(map(len, known.values()))):
+        what = f"{outside:,} of {total:,} boxes lie outside of their own images"
+        raise DataError(what, show(table), "give px of these files as they are shown upright, not of other copies")
     if not chosen:
-        fix = "give px of the image as it is shown upright"
-        raise DataError("every box lies outside of what the network is shown of its image", show(table), fix)
+        what = "every object lies outside of what the network is shown of its image"
+        raise DataError(what, show(table), f"the network is shown the images by --resize {preprocess.resize}")
     some_boxes = [box for box, _ in chosen.values()]
     labelled = any(box.label in classes for box in some_boxes)  # and not by numbers, or in another language
     return Objects(
@@ -204,6 +209,14 @@ def _shown(box: Box, header: Header, preprocess: Preprocess) -> tuple[float, flo
         return math.sqrt(min(square, all_seen)), min(all_seen / square, 1.0)
     seen = _area(_seen(box.corners, header, preprocess))
     return math.sqrt(seen), seen / _area(preprocess.to_input(box.corners, width, height))
+
+
+def _is_outside(box: Box, header: Header) -> bool:
+    """Whether the centre of a box lies outside of its image; one that reaches out may be cut off by the picture."""
+    if box.corners is None:
+        return False
+    x0, y0, x1, y1 = box.corners
+    return not (0 <= (x0 + x1) / 2 <= header.width and 0 <= (y0 + y1) / 2 <= header.height)
 
 
 def _seen(corners: Corners, header: Header, preprocess: Preprocess) -> Corners:
