@@ -21,7 +21,7 @@ from selkern.data.listing import Search
 from selkern.data.split import Listing, Options, Source
 from selkern.errors import DataError
 
-_MASK = re.compile(r"(.+)[ _.-](?:mask|masks|seg|segmentation|gt)(?:[ _.-]?\d+)?", flags=re.IGNORECASE)
+_MASK = re.compile(r"[ _.-](?:masks?|seg|segmentation|gt)(?:[ _.-]?\d+)?(?=\.[^./]*$)", flags=re.IGNORECASE)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -92,12 +92,9 @@ def open_folder(root: Path, options: Options) -> Source:
 
 def _masks(files: Sequence[str]) -> list[str]:
     """A note where images have a mask beside them, which would be learned from as an image of the class."""
-    pictures = {Path(file).with_suffix("").as_posix() for file in files}
-    masks = [
-        file
-        for file in files
-        if (hit := _MASK.fullmatch(Path(file).stem)) and f"{Path(file).parent.as_posix()}/{hit[1]}" in pictures
-    ]
+    hits = [(file, hit) for file in files if (hit := _MASK.search(file))]
+    pictures = {file.rpartition(".")[0] for file in files} if hits else set()
+    masks = [file for file, hit in hits if file[: hit.start()] in pictures]
     if not masks:
         return []
     return [f"{len(masks):,} images are named as masks of others (such as {show(masks[0])}): if so, move them away"]
