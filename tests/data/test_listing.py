@@ -59,6 +59,8 @@ def test_find_images_is_sorted_and_skips_dots_and_loops(tmp_path: Path) -> None:
         ("0a3f", "GIF"),
         ("scan.0007", "TIFF"),
         ("bitmap", "BMP"),
+        ("photo.dat", "AVIF"),
+        ("grey", "PPM"),
     ],
 )
 def test_images_of_any_name_are_listed(tmp_path: Path, name: str, kind: str) -> None:
@@ -93,6 +95,17 @@ def test_what_is_left_out_is_counted_by_suffix(tmp_path: Path) -> None:
         "left out: 1 .cr2 (raw images of a camera: export them as JPEG or TIFF)",
         "left out: 1 .dng (raw images of a camera: export them as JPEG or TIFF)",
     ]
+
+
+@pytest.mark.parametrize("brand", [b"heic", b"mif1"])
+def test_heic_that_cannot_be_read_names_the_extra(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, brand: bytes
+) -> None:
+    monkeypatch.setattr(listing, "has_heif", lambda: False)
+    write(tmp_path, {"1.HEIC": HEIC.replace(b"ftypheic", b"ftyp" + brand), "2.heic": encode("JPEG")})
+    assert look(tmp_path) == (["2.heic"], ["left out: 1 .heic (HEIC: pip install 'selkern[heif]' to read them)"])
+    monkeypatch.setattr(listing, "has_heif", lambda: True)
+    assert look(tmp_path) == (["1.HEIC", "2.heic"], [])
 
 
 def test_few_files_of_a_suffix_are_opened_where_none_is_an_image(

@@ -200,7 +200,8 @@ def _hint(suffix: str) -> str:
     """What to do with images that are not read; empty for what is no image."""
     if suffix in _RAW:
         return "raw images of a camera: export them as JPEG or TIFF"
-    return "HEIC: pip install 'selkern[heif]' to read them" if suffix in HEIF_SUFFIXES else ""
+    lacks_heif = suffix in HEIF_SUFFIXES and not has_heif()
+    return "HEIC: pip install 'selkern[heif]' to read them" if lacks_heif else ""
 
 
 def _holds_image(file: str) -> bool:
