@@ -38,6 +38,7 @@ _MOST_WORKERS = 16  # by default
 # The source's notes that the findings tell with more in them.
 _TOLD = re.compile(
     r"class .* has no training image|no image in |[\d,]+ of [\d,]+ (image files are missing|rows are left out)"
+    r"|left out: ([\d,]+ links that lead|a link that leads) nowhere"
 )
 
 
