@@ -217,7 +217,7 @@ def test_known_classes_settle_what_a_folder_is(tmp_path: Path) -> None:
 def test_many_classes_with_the_same_folders_are_classes(tmp_path: Path) -> None:
     source = open_source(lay(tmp_path, *(under(f"c{n:02}", {"left": 2, "right": 2}) for n in range(13))))
     assert len(source.classes) == 13
-    assert "every class folder holds the same folders (left, right)" in source.notes
+    assert "folders in class folders are not told apart (c00/: left, right)" in source.notes
 
 
 # ----------------------------------------------------------------------------------- what is no data set as it is
@@ -239,7 +239,7 @@ def test_many_classes_with_the_same_folders_are_classes(tmp_path: Path) -> None:
         ),
         (
             {"train/images": 9, "train/labels/1.txt": b"0 1 1 1 1", "valid/images": 2, "valid/labels/1.txt": b""},
-            "train/ holds images/, labels/, which are no classes",
+            "images/, labels/ are no classes",
             "data import yolo",
         ),
         (
@@ -247,8 +247,16 @@ def test_many_classes_with_the_same_folders_are_classes(tmp_path: Path) -> None:
             "no class folders in train/ and val/",
             "data import yolo",
         ),
-        ({"JPEGImages": 9, "Annotations/1.xml": b""}, "only class 'JPEGImages'", "data import voc"),
-        ({"images": 9, "annotations/all.json": b"{}"}, "only class 'images'", "data import coco"),
+        ({"JPEGImages": 9, "Annotations/1.xml": b""}, "Annotations/, JPEGImages/ are no classes", "data import voc"),
+        ({"images": 9, "masks": 9}, "images/, masks/ are no classes", "one folder per class"),
+        (
+            {f"images/{name}_{number}.png": PNG[0] for name in ("beagle", "pug") for number in range(6)}
+            | {"annotations/trimaps": 3},
+            "annotations/, images/ are no classes",
+            "folder for each class (beagle, pug",
+        ),
+        ({"food/images/a": 5, "food/images/b": 5, "food/meta/x.txt": b""}, "only class 'images'", "food/images"),
+        ({"images": 9, "annotations/all.json": b"{}"}, "annotations/, images/ are no classes", "data import coco"),
     ],
 )
 def test_what_it_is_and_what_to_do(tmp_path: Path, spec: Spec, what: str, fix: str) -> None:
@@ -285,6 +293,22 @@ def test_splits_beside_the_folder_that_is_given_are_named(tmp_path: Path) -> Non
     (note,) = (note for note in open_source(str(tmp_path / "train")).notes if note.startswith("not used"))
     assert note == f"not used: test/, val/ beside train/ (give {tmp_path} to use it)"
     assert not [note for note in open_source(str(tmp_path / "test")).notes if note.startswith("not used")]
+
+
+def test_a_copy_among_the_class_folders_is_no_class(tmp_path: Path) -> None:
+    source = open_source(lay(tmp_path / "leaves", A_B, under("leaves")))
+    assert source.classes == ("a", "b")
+    assert set().union(*places(source).values()) == {"a", "b"}
+    assert "ignored: leaves/, which holds folders of the same names as leaves/" in source.notes
+
+
+def test_links_back_up_do_not_bring_images_of_other_classes(tmp_path: Path) -> None:
+    lay(tmp_path, under("train"), under("val"))
+    for name in ("up", "train/a/up", "train/b/two up"):
+        (tmp_path / name).symlink_to(tmp_path / ("train" if name == "train/a/up" else "."))
+    source = open_source(str(tmp_path))
+    assert (len(source.train), len(source.val)) == (16, 16)
+    assert places(source)["train"] == {"train/a", "train/b"}
 
 
 def test_masks_beside_their_images_are_named(tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ import os
 import re
 import shlex
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 from selkern.data.decode import show
@@ -16,27 +16,41 @@ from selkern.errors import DataError, printable
 ARCHIVES = (".zip", ".tar", ".tgz", ".gz", ".bz2", ".xz", ".zst", ".rar", ".7z")
 _TABLES = (".csv", ".tsv", ".parquet")
 _BOXES = ("labels", "annotations")  # folders beside those of images that hold boxes
+_PICTURES = frozenset({"images", "image", "imgs", "img", "jpegimages", "pictures"})
+_MARKS = frozenset({*_BOXES, "masks", "mask", "segmentation", "segmentations", "trimaps", "groundtruth", "gt"})
+_FOLDERS = "make one folder per class and put the images in"
 _OFTEN = 5  # images whose names begin alike, from which on this may be their class
 
 Folder = os.DirEntry[str]
 
 
-def refuse_boxes(here: Path, layout: dict[str, Folder], names: set[str], search: Search) -> None:
-    """Raise a DataError for pictures with boxes or masks, which lie in split folders too."""
+def refuse_parts(folder: Path, names: Collection[str], search: Search, root: Path | None = None) -> None:
+    """Raise a DataError for pictures with boxes or masks.
+
+    Args:
+        folder: where folders lie that could be those of classes.
+        names: of these.
+        search: looks into them.
+        root: of all the pictures, `folder` by default.
+    """
     lower = {name.lower() for name in names}
-    if "images" in lower and len(lower) > 1 and lower <= {"images", "masks", *_BOXES}:
-        folder = next(iter(layout.values()))
-        inside = some(f"{printable(name)}/" for name in sorted(names))
-        what = f"{folder_name(folder)} holds {inside}, which are no classes"
-        fix = _cut(here, folder.path, search) or "make one folder per class and put the images in"
-        raise DataError(what, show(here), fix)
+    if len(lower) < 2 or not lower & _PICTURES or not lower <= _PICTURES | _MARKS:
+        return
+    pictures = next(inner for inner in search.folders(folder) if inner.name.lower() in _PICTURES)
+    inside = some(f"{printable(name)}/" for name in sorted(names))
+    fix = _by_names(search.loose(pictures.path)) or _cut(root or folder, folder, search) or _FOLDERS
+    raise DataError(f"{inside} are no classes", show(folder), fix)
 
 
-def one_class(root: Path, search: Search) -> str:
+def one_class(here: Path, search: Search) -> str:
     """What to do about data whose images are all in one class folder."""
-    folders = search.folders(root)
-    tables = [*_tables(root, search), *(table for folder in folders for table in _tables(folder.path, search))]
-    return _give(tables) or _cut(root, root, search) or "give images of at least 2 classes"
+    folders = [folder for folder in search.folders(here) if search.has_images(folder.path)]
+    tables = [*_tables(here, search), *(table for folder in folders for table in _tables(folder.path, search))]
+    deeper = [folder for folder in folders if len(search.folders(folder.path)) > 1]
+    if deeper:
+        return f"if the folders in {folder_name(deeper[0])} are the classes, give {show(deeper[0].path)}"
+    by_names = next(filter(None, (_by_names(search.loose(folder.path)) for folder in folders)), "")
+    return _give(tables) or by_names or _cut(here, here, search) or "give images of at least 2 classes"
 
 
 def no_classes(here: Path, folders: Sequence[Folder], search: Search) -> DataError:
@@ -57,11 +71,7 @@ def no_folders(here: Path, search: Search) -> DataError:
         return DataError(f"no images in it, but archives: {some(archives)}", show(here), "unpack them")
     what = f"no class folders in it, but {count_images(loose)}" if loose else "no class folders in it"
     above = f", or give {show(here.absolute().parent)} if this is one of the class folders" if loose else ""
-    fix = (
-        _give(_tables(here, search))
-        or _by_names(search.loose(here))
-        or f"make one folder per class and put the images in{above}"
-    )
+    fix = _give(_tables(here, search)) or _by_names(search.loose(here)) or f"{_FOLDERS}{above}"
     return DataError(what, show(here), fix)
 
 

@@ -68,7 +68,7 @@ def open_folder(root: Path, options: Options) -> Source:
     search = Search()
     parts, notes = find_parts(root, search, options.classes or ())
     for part in parts:
-        images = search.images(part.folder)
+        images = search.images(part.folder, root)
         if not images:
             notes.append(f"no image in {show(part.folder)}")
         files += images
@@ -77,7 +77,9 @@ def open_folder(root: Path, options: Options) -> Source:
     if not files:
         raise DataError("no images found", show(root), "; ".join(search.notes()) or "put images into the class folders")
     if options.classes is None and len(set(names)) < 2:
-        raise DataError(f"only class {names[0]!r} has images", show(root), one_class(root, search))
+        raise DataError(
+            f"only class {names[0]!r} has images", show(root), one_class(Path(parts[0].folder).parent, search)
+        )
     listing = Listing(
         wheres=[show(file) for file in files],
         names=names,

@@ -7,14 +7,14 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from selkern.data.advice import Folder, count_images, folder_name, no_classes, no_folders, refuse_boxes
+from selkern.data.advice import Folder, count_images, folder_name, no_classes, no_folders, refuse_parts
 from selkern.data.decode import show
 from selkern.data.labels import same_text
 from selkern.data.listing import Search, some
 from selkern.data.split_names import VAGUE, assign_splits, split_word, split_words
 from selkern.errors import DataError, printable
 
-_DEEPEST = 4  # folders that hold one folder each, as archives are packed
+_DEEPEST = 8  # folders that hold one folder each, as archives are packed
 _MOST_SPLITS = 12  # folders of class folders; more of them that hold the same names are classes
 
 
@@ -54,11 +54,11 @@ def find_parts(root: Path, search: Search, known: Collection[str] = ()) -> tuple
     if not folders:
         raise no_folders(here, search)
     if _are_known(here, search, known):
-        return _of_classes(here, folders, search, notes), notes
+        return [Part("", class_name(folder), folder.path) for folder in folders], notes
     parts = (
         _of_splits(here, folders, search, known, notes)
         or _of_splits_in_classes(folders, search, notes)
-        or _of_classes(here, folders, search, notes, doubt=True)
+        or _of_classes(here, folders, search, notes)
     )
     if not any(part.split for part in parts):
         notes += _beside(root, search)
@@ -135,7 +135,7 @@ def _of_splits(
     if not any(classes.values()):
         raise no_classes(here, list(layout.values()), search)
     names = {entry.name for inside in classes.values() for entry in inside}
-    refuse_boxes(here, layout, names, search)
+    refuse_parts(Path(next(iter(layout.values())).path), names, search, here)
     _note_others(here, layout, others, names, search, notes)
     parts = []
     learned = {_plain(entry) for entry in classes.get("train", ())}
@@ -240,23 +240,33 @@ def _of_splits_in_classes(folders: Sequence[Folder], search: Search, notes: list
     return parts
 
 
-def _of_classes(
-    here: Path, folders: Sequence[Folder], search: Search, notes: list[str], *, doubt: bool = False
-) -> list[Part]:
-    """One folder for each class. `doubt`: they could be something else."""
-    inside = _same_inside(folders, search) if doubt else []
-    if inside and len(folders) <= _MOST_SPLITS:
-        what = f"{some(map(folder_name, folders))} hold folders of the same names ({some(inside)}): splits or classes?"
+def _of_classes(here: Path, folders: Sequence[Folder], search: Search, notes: list[str]) -> list[Part]:
+    """One folder for each class."""
+    refuse_parts(here, {folder.name for folder in folders}, search)
+    inside = {folder.name: [inner.name for inner in search.folders(folder.path)] for folder in folders}
+    copies = [folder for folder in folders if _is_copy(folder, inside)]
+    notes += [f"ignored: {folder_name(copy)}, which holds folders of the same names as {here.name}/" for copy in copies]
+    folders = [folder for folder in folders if folder not in copies]
+    same = _same_inside(folders, search)
+    if same and len(folders) <= _MOST_SPLITS:
+        what = f"{some(map(folder_name, folders))} hold folders of the same names ({some(same)}): splits or classes?"
         fix = "give one of them; or call them train, val and test; or move the images up, into the class folders"
         raise DataError(what, show(here), fix)
-    if inside:
-        notes.append(f"every class folder holds the same folders ({some(inside)})")
     words = split_words([folder.name for folder in folders])
-    notes += [f"{folder_name(folder)} is taken for a class" for folder in folders if doubt and words[folder.name]]
-    loose = len(search.loose(here))
-    if loose:
+    notes += [f"{folder_name(folder)} is taken for a class" for folder in folders if words[folder.name]]
+    deep = [folder for folder in folders if len(inside[folder.name]) > 1]
+    if deep:
+        held = some(f"{folder_name(folder)}: {some(map(printable, inside[folder.name]))}" for folder in deep[:1])
+        notes.append(f"folders in class folders are not told apart ({held})")
+    if loose := len(search.loose(here)):
         notes.append(f"left out: {count_images(loose)} beside the class folders")
     return [Part("", class_name(folder), folder.path) for folder in folders]
+
+
+def _is_copy(folder: Folder, inside: dict[str, list[str]]) -> bool:
+    """Whether a folder holds again what lies beside it, as some archives do."""
+    others = inside.keys() - {folder.name}
+    return len(others & set(inside[folder.name])) > 1 and set(inside[folder.name]) <= inside.keys()
 
 
 def _same_inside(folders: Sequence[Folder], search: Search) -> list[str]:

@@ -53,9 +53,16 @@ class Search:
         self._ignored: dict[str, str] = {}  # path of a folder -> its name
         self._dead: dict[str, None] = {}  # links that lead nowhere, in order
 
-    def images(self, folder: str | Path) -> list[str]:
-        """Every image file below a folder, in lexical order; links are followed, but never back into one above."""
-        return list(self._walk(str(folder), (), Counter()))
+    def images(self, folder: str | Path, root: str | Path | None = None) -> list[str]:
+        """Every image file below a folder, in lexical order.
+
+        Args:
+            folder: where to look. Links are followed, but never back into a folder above them.
+            root: a folder above, from which on that holds; `folder` itself by default.
+        """
+        steps = [Path(folder), *Path(folder).parents]
+        above = steps[1 : steps.index(Path(root)) + 1] if root is not None and Path(root) in steps else []
+        return list(self._walk(str(folder), tuple(map(_identity, above)), Counter()))
 
     def has_images(self, folder: str | Path) -> bool:
         """Whether there is an image below a folder."""
@@ -98,8 +105,7 @@ class Search:
 
     def _walk(self, folder: str, above: tuple[tuple[int, int], ...], ways: Counter[tuple[int, int]]) -> Iterator[str]:
         """Image files below a folder; `above` are the folders it lies in, `ways` how often each was entered."""
-        status = Path(folder).stat()
-        here = (status.st_dev, status.st_ino)
+        here = _identity(folder)
         if here in above:  # a link back up: its images are listed already
             return
         ways[here] += 1
@@ -188,6 +194,12 @@ def _scan(folder: str | Path, only_folders: bool = False) -> list[os.DirEntry[st
     except OSError as error:
         fix = "check the name and rights"
         raise DataError(f"cannot read the folder ({error.strerror})", show(folder), fix) from error
+
+
+def _identity(folder: str | Path) -> tuple[int, int]:
+    """What two ways into the same folder have in common."""
+    status = Path(folder).stat()
+    return status.st_dev, status.st_ino
 
 
 def _suffix(name: str) -> str:
