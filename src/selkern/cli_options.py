@@ -252,6 +252,9 @@ class DataImportOptions:
     such as '(patient[0-9]+)'. By default each picture is a group."""
     seed: int = 0
     """Of new splits and of --most."""
+    white_level: str = "auto"
+    """Of 16-bit, 32-bit and float pixels, what is white in the crops, which have 8 bits: a value (or BLACK:WHITE),
+    full, percentile (each picture by its own values), or auto, the range that the pictures use, in whole bits."""
     json: bool = False
     """Print one JSON object instead of text."""
 

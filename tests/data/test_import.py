@@ -250,6 +250,20 @@ def test_a_turned_picture(tmp_path: Path) -> None:
     assert any("pictures stored turned" in note for note in done.notes)
 
 
+def test_deep_pixels_are_shown_in_the_range_they_use(tmp_path: Path) -> None:
+    """12 bits in a file of 16 would be black in a crop of 8."""
+    root = make_voc(tmp_path / "voc", boxes(3))
+    deep = np.random.default_rng(0).integers(0, 4096, (HEIGHT, WIDTH), dtype=np.uint16)
+    for i in range(3):
+        Image.fromarray(deep).save(root / "JPEGImages" / f"p{i}.png")
+    done = voc(root, tmp_path / "crops", size=16)
+    crop = pixels(tmp_path / "crops/train/dot/p0_01.png")
+    assert np.abs(crop - (deep[25:41, 35:51] / 4095 * 255)[..., None]).max() <= 1
+    assert any("white is 4,095" in note for note in done.notes)
+    voc(root, tmp_path / "full", size=16, white_level="full")
+    assert pixels(tmp_path / "full/train/dot/p0_01.png").max() < 17
+
+
 def test_names_that_are_no_folders(tmp_path: Path) -> None:
     labels = (
         "../evil",

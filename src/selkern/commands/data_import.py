@@ -33,6 +33,7 @@ def import_(argv: list[str]) -> int:
         splits=options.splits,
         group=options.group,
         seed=options.seed,
+        white_level=options.white_level,
     )
     from tqdm import tqdm
 

@@ -17,8 +17,11 @@ from PIL import Image
 from selkern.data.annotations import Annotations
 from selkern.data.coco import read_coco
 from selkern.data.decode import decode, show
-from selkern.data.objects import Corners, Scene, Wanted, plan
+from selkern.data.files import FileSplit
+from selkern.data.levels import Reading, parse_levels
+from selkern.data.objects import Corners, Plan, Scene, Wanted, plan
 from selkern.data.split import SPLITS, LeftOut
+from selkern.data.survey import settle_levels
 from selkern.data.voc import read_voc
 from selkern.data.yolo import read_yolo
 from selkern.errors import DataError, ResourceError, UsageError
@@ -93,13 +96,14 @@ def import_boxes(
     data: Annotations = {"voc": read_voc, "yolo": read_yolo}[kind](root) if kind != "coco" else read_coco(root, say)
     say(f"looking at {len(data.pictures):,} pictures")
     todo = plan(data, root, wanted, progress)
+    reading = _reading(todo, wanted)
     say(f"cutting {todo.boxes:,} objects out of {len(todo.scenes):,} pictures")
     rows: list[Row] = []
     pictures, padded = 0, 0
     with _staged(target) as folder:
         for scene in todo.scenes:
             try:
-                image = decode(scene.file, show(scene.file))
+                image = decode(scene.file, show(scene.file), reading)
             except DataError as error:
                 todo.left_out.append(LeftOut(error.where, f"{error.what}: {len(scene.objects)} objects"))
                 continue
@@ -139,6 +143,15 @@ def _check(root: Path, target: Path) -> None:
         raise UsageError("no such folder", f"--to {show(target.absolute().parent)}", "make it first, or choose another")
     if root.resolve() in (target.resolve(), *target.resolve().parents):
         raise UsageError("lies in the data set itself", f"--to {show(target)}", "give a folder beside it")
+
+
+def _reading(todo: Plan, wanted: Wanted) -> Reading:
+    """How pictures are decoded: deep pixels of all of them alike."""
+    files = tuple(str(scene.file) for scene in todo.scenes)
+    split = FileSplit(name="train", labels=np.zeros(len(files), dtype=np.int64), files=files)
+    levels, notes = settle_levels(split, parse_levels(wanted.white_level))
+    todo.notes += notes
+    return Reading(levels=levels)
 
 
 @contextmanager

@@ -17,6 +17,7 @@ from PIL.Image import Transpose
 
 from selkern.data.annotations import PICTURES, Annotations, Box, Picture, split_named
 from selkern.data.decode import read_header, show, turn_of
+from selkern.data.levels import parse_levels
 from selkern.data.split import SPLITS, LeftOut
 from selkern.errors import DataError, UsageError, printable
 
@@ -55,8 +56,11 @@ class Wanted:
     """What pictures of one group have in common in their names: a regular expression."""
     seed: int = 0
     """Of the splits and of `most`."""
+    white_level: str = "auto"
+    """What is white of deep pixels, as ``parse_levels`` reads it: crops have 8 bits."""
 
     def __post_init__(self) -> None:
+        parse_levels(self.white_level)
         if self.crop == "tight" and self.size is not None:
             raise UsageError("a tight crop has the size of its box", "--size", "leave it out, or use --crop window")
         if self.crop == "window" and self.margin:
