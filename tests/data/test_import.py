@@ -333,6 +333,19 @@ def test_yolo_outlines_names_and_layouts(tmp_path: Path) -> None:
     assert any("test: ../test/images is not below" in note for note in done.notes)
 
 
+def test_yolo_of_darknet(tmp_path: Path) -> None:
+    """As CVAT writes it: lists of pictures with paths of another machine, and obj.names."""
+    root = tmp_path / "yolo"
+    for i, part in enumerate(("obj_Train_data", "obj_Validation_data")):
+        picture(root / part / f"p{i}.png", i)
+        (root / part / f"p{i}.txt").write_text("1 0.5 0.5 0.25 0.25\n")
+        (root / f"{('train', 'valid')[i]}.txt").write_text(f"data/{part}/p{i}.png\n")
+    (root / "obj.names").write_text("cell\ndot\n")
+    (root / "obj.data").write_text("classes = 2\ntrain = data/train.txt\n")
+    done = import_boxes("yolo", root, tmp_path / "crops", Wanted())
+    assert done.counts == {"train": {"dot": 1}, "val": {"dot": 1}}
+
+
 def test_yolo_with_one_folder_for_train_and_val(tmp_path: Path) -> None:
     root = make_yolo(tmp_path / "yolo", boxes(12))
     (root / "data.yaml").write_text("train: images/train\nval: images/train\nnames: [cell, dot]\n")

@@ -70,7 +70,7 @@ def _text(done: Imported) -> Iterator[str]:
     target = shlex.quote(str(done.target))
     size = "" if done.size is None else f" --image-size {done.size}"
     yield "\nnext:"
-    yield f"  selkern data check {target}"
+    yield f"  selkern data check {target} --sheet sheet.png"
     yield f"  selkern train --data {target}{size}"
     if done.size is not None:
         yield f"  selkern analyze latest --boxes {shlex.quote(str(done.target / 'boxes.csv'))}"

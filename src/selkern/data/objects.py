@@ -245,7 +245,7 @@ def _measured(picture: Picture, wanted: Wanted, out: Plan, counts: Counter[str])
             what = f"its annotation is of a picture of another size than its {here[0]} x {here[1]} px: {told}"
             raise DataError(what, show(picture.file))
         turn = turn_of(picture.file, show(picture.file))
-        turned = "pictures stored turned, with boxes as stored; both are turned upright"
+        turned = "pictures stored turned, their sizes as stored: boxes are taken as such too, and turned (look at some)"
         swapped = "pictures whose annotation has width and height the wrong way round"
         counts[swapped if turn is None else turned] += 1
     kept = []

@@ -80,7 +80,7 @@ def _candidates(file: Path, root: Path) -> Iterator[Path]:
 
 
 def _config(root: Path, data: Annotations) -> dict[str, Any]:
-    """data.yaml; empty where there is none."""
+    """data.yaml, or the splits alone where there is none."""
     import yaml
 
     files = [path for path in files_below(root, ".yaml", ".yml") if len(path.relative_to(root).parts) <= 2]
@@ -92,7 +92,8 @@ def _config(root: Path, data: Annotations) -> dict[str, Any]:
             continue
         if isinstance(told, dict) and "names" in told:
             return told
-    return {}
+    # Darknet, as CVAT writes it: lists of pictures beside obj.names.
+    return {key: f"{key}.txt" for key in _KEYS if (root / f"{key}.txt").is_file()}
 
 
 def _names(root: Path, config: dict[str, Any], data: Annotations) -> dict[int, str] | None:
