@@ -369,7 +369,7 @@ def coco(tmp_path: Path, change: object) -> Imported:
 COCO_FAULTS = {
     "crowd": (lambda told: told["annotations"][0].update(iscrowd=1), "a crowd, not one object (iscrowd)"),
     "category": (lambda told: told["annotations"][0].update(category_id=99), "its category_id is not among"),
-    "image": (lambda told: told["annotations"][0].update(image_id=99), "its image_id is not among the images (99)"),
+    "image": (lambda told: told["annotations"][0].update(image_id=99), "its image_id is not among the images"),
     "box": (lambda told: told["annotations"][0].update(bbox=[1, 2, "x", 4]), "its bbox is not four numbers"),
     "picture": (lambda told: told["images"].append({"id": 77, "file_name": "../../gone.png"}), "no such picture"),
     "twice": (lambda told: told["images"].append({**told["images"][0], "id": 77}), "a picture that is listed already"),
@@ -381,6 +381,28 @@ def test_a_bad_entry_is_left_out_and_listed(fault: str, tmp_path: Path) -> None:
     change, reason = COCO_FAULTS[fault]
     (left,) = coco(tmp_path, change).left_out
     assert left.reason.startswith(reason)
+
+
+def test_a_broken_json_file_ends_the_import(tmp_path: Path) -> None:
+    """It may be all there is of a split: without it the others would be cut anew, and nothing would say so."""
+    root = make_coco(tmp_path / "coco", boxes())
+    for text in ("[" * 100_000, '{"images": [', "\x00"):
+        (root / "annotations/instances_train2017.json").write_text(text)
+        with pytest.raises(DataError, match="cannot be read as JSON"):
+            import_boxes("coco", root, tmp_path / "crops", Wanted())
+    (root / "annotations/instances_train2017.json").write_text('{"images": 3}')
+    done = import_boxes("coco", root, tmp_path / "crops", Wanted())
+    assert [each.reason[:22] for each in done.left_out] == ["no COCO file of boxes:"]
+
+
+def test_a_picture_in_two_formats(tmp_path: Path) -> None:
+    """The annotation's own file name decides."""
+    root = make_voc(tmp_path / "voc", boxes())
+    picture(root / "JPEGImages/p0.jpg", 7)
+    assert not voc(root, tmp_path / "crops").left_out
+    with Image.open(root / "JPEGImages/p0.png") as image:
+        box = pixels(tmp_path / "crops/train/dot/p0_01.png").shape[0] // 2
+        assert (pixels(tmp_path / "crops/train/dot/p0_01.png")[box, box] == np.asarray(image)[33, 43]).all()
 
 
 def test_coco_of_roboflow(tmp_path: Path) -> None:

@@ -114,7 +114,7 @@ class PictureIndex:
         same += self._stems[wanted.stem.casefold()]
         ranked = sorted(dict.fromkeys(same), key=lambda file: self._rank(file, wanted, near), reverse=True)
         if len(ranked) > 1 and self._rank(ranked[0], wanted, near) == self._rank(ranked[1], wanted, near):
-            raise LookupError(f"{show(ranked[0])} and {show(ranked[1])} both fit")
+            raise LookupError("several pictures fit its name")
         return ranked[0] if ranked else None
 
     def split(self, path: Path) -> str:

@@ -40,7 +40,7 @@ def read_coco(root: Path, say: Callable[[str], object] = lambda _: None) -> Anno
         say: called with the name of each large file.
 
     Raises:
-        DataError: no JSON file with pictures and boxes.
+        DataError: no JSON file, or one that cannot be read.
     """
     data, index = Annotations(), PictureIndex(root)
     files = list(files_below(root, ".json"))
@@ -49,10 +49,12 @@ def read_coco(root: Path, say: Callable[[str], object] = lambda _: None) -> Anno
         size = path.stat().st_size
         if size > 1 << 26:
             say(f"reading {show(path)} ({size >> 20:,} MiB)")
-        try:
-            _add(path, _load(path), index, data)
-        except DataError as error:
-            data.leave(show(path), error.what)
+        told = _load(path)
+        keys = ("images", "annotations", "categories")
+        if isinstance(told, dict) and all(isinstance(told.get(key), list) for key in keys):
+            _add(path, told, index, data)
+        else:
+            data.leave(show(path), "no COCO file of boxes: it lacks lists of images, annotations and categories")
     if not data.pictures and not data.left_out:
         raise DataError("no .json file in it", show(root), "give the folder that holds annotations/ and images")
     return data
@@ -68,20 +70,16 @@ def _slim(item: dict[str, Any]) -> Any:
     return item
 
 
-def _load(path: Path) -> dict[str, Any]:
-    """The lists of a COCO file. Raises DataError where it is none."""
+def _load(path: Path) -> Any:
+    """What a JSON file holds. Raises DataError where it cannot be read: it may be all there is of a split."""
     if path.stat().st_size > _LARGEST:
-        raise DataError(f"over {_LARGEST:,} bytes", show(path))
+        raise DataError(f"over {_LARGEST:,} bytes", show(path), "move it away if it lists no boxes")
     try:
         with path.open(encoding="utf-8-sig") as file:
-            told = json.load(file, object_hook=_slim)
+            return json.load(file, object_hook=_slim)
     except (OSError, ValueError, RecursionError) as error:  # JSON's and Unicode's errors are ValueErrors
         reason = "nested too deep" if isinstance(error, RecursionError) else f"{error}"[:200]
-        raise DataError(f"cannot be read as JSON ({reason})", show(path)) from error
-    keys = ("images", "annotations", "categories")
-    if not isinstance(told, dict) or not all(isinstance(told.get(key), list) for key in keys):
-        raise DataError("not a COCO file of boxes: no lists of images, annotations, categories", show(path))
-    return told
+        raise DataError(f"cannot be read as JSON ({reason})", show(path), "mend it, or move it away") from error
 
 
 def _add(path: Path, told: dict[str, Any], index: PictureIndex, data: Annotations) -> None:
@@ -125,9 +123,9 @@ def _add(path: Path, told: dict[str, Any], index: PictureIndex, data: Annotation
                 size=size if all(isinstance(side, int) and side > 0 for side in size) else None,
             )
         )
-    for name, lost in objects.items():
+    for lost in objects.values():
         for item in lost:
-            data.leave(f"{show(path)} annotation {item.id}", f"its image_id is not among the images ({name[:40]})")
+            data.leave(f"{show(path)} annotation {item.id}", "its image_id is not among the images")
 
 
 def _box(item: _Object, number: int, where: str, classes: dict[str, str], data: Annotations) -> Box | None:

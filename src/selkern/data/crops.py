@@ -132,7 +132,8 @@ def import_boxes(
 
 def _check(root: Path, target: Path) -> None:
     if not root.is_dir():
-        raise DataError("no such folder", show(root), "give the folder that holds pictures and annotations")
+        what = "not a folder" if root.exists() else "no such folder"
+        raise DataError(what, show(root), "give the folder that holds pictures and annotations")
     if target.exists() or target.is_symlink():
         left = [path.name for path in target.iterdir()] if target.is_dir() else [""]
         if left == [_UNFINISHED]:

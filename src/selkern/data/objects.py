@@ -242,8 +242,8 @@ def _measured(picture: Picture, wanted: Wanted, out: Plan, counts: Counter[str])
     if picture.size is not None and picture.size != here:
         told = " x ".join(map(str, picture.size))
         if picture.size != here[::-1]:
-            what = f"its annotation is of a picture of another size than its {here[0]} x {here[1]} px: {told}"
-            raise DataError(what, show(picture.file))
+            where = f"{show(picture.file)} ({here[0]} x {here[1]} px, not {told})"
+            raise DataError("its annotation is of a picture of another size", where)
         turn = turn_of(picture.file, show(picture.file))
         turned = "pictures stored turned, their sizes as stored: boxes are taken as such too, and turned (look at some)"
         swapped = "pictures whose annotation has width and height the wrong way round"

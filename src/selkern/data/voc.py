@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from xml.etree import ElementTree
 
 from selkern.data.annotations import Annotations, Box, Picture, PictureIndex, files_below, read_lines, read_small
@@ -88,11 +88,9 @@ def _read(path: Path, index: PictureIndex, data: Annotations) -> Picture:
     if tree.tag != "annotation":
         raise DataError(f"not an annotation (<{tree.tag[:40]}>)", show(path))
     # By the XML's own name first: programs that rename files leave the name inside as it was.
-    name = tree.findtext("filename") or ""
-    file = index.find(path.stem, path)
-    named = index.find(name, path) if name else None
-    if file is None or (named is not None and named.stem == file.stem):
-        file = named
+    name = (tree.findtext("filename") or "").strip()
+    same = PurePosixPath(name.replace("\\", "/")).stem == path.stem
+    file = index.find(name if same else path.stem, path) or (index.find(name, path) if name else None)
     if file is None:
         raise DataError("no picture for it", show(path))
     size = (_whole(tree.findtext("size/width")), _whole(tree.findtext("size/height")))
