@@ -190,7 +190,7 @@ BAD_FILES = {
     "empty": ("", "broken XML"),
     "other size": (
         xml("p1", [], size="<size><width>640</width><height>480</height></size>"),
-        "another size than its 64",
+        "of another size",
     ),
 }
 
