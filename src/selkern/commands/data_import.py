@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 import shlex
-import sys
 from collections import Counter
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
+
+from selkern.progress import Progress
 
 if TYPE_CHECKING:
     from selkern.data.crops import Imported
@@ -35,17 +36,14 @@ def import_(argv: list[str]) -> int:
         seed=options.seed,
         white_level=options.white_level,
     )
-    from tqdm import tqdm
-
-    hidden = not sys.stderr.isatty()
-    with tqdm(unit=" pictures", leave=False, dynamic_ncols=True, disable=hidden) as line:
+    with Progress("reading annotations", unit="pictures") as line:
         done = import_boxes(
             options.format,
             options.folder.expanduser(),
             options.to.expanduser(),
             wanted,
-            say=lambda text: tqdm.write(text, file=sys.stderr),
-            progress=line.update,
+            stage=line.show,
+            progress=line.advance,
         )
     print(json.dumps(done.to_dict(), ensure_ascii=False) if options.json else "\n".join(_text(done)))
     return 0

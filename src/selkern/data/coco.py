@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -30,14 +30,10 @@ class _Object(NamedTuple):
     crowd: bool
 
 
-def read_coco(root: Path, say: Callable[[str], object] = lambda _: None) -> Annotations:
+def read_coco(root: Path) -> Annotations:
     """Every picture that a JSON file below a folder describes.
 
     Where some files are called instances_*, they alone are read: captions and key points describe the same pictures.
-
-    Args:
-        root: the folder.
-        say: called with the name of each large file.
 
     Raises:
         DataError: no JSON file, or one that cannot be read.
@@ -46,9 +42,6 @@ def read_coco(root: Path, say: Callable[[str], object] = lambda _: None) -> Anno
     files = list(files_below(root, ".json"))
     files = [path for path in files if path.name.startswith("instances_")] or files
     for path in files:
-        size = path.stat().st_size
-        if size > 1 << 26:
-            say(f"reading {show(path)} ({size >> 20:,} MiB)")
         told = _load(path)
         keys = ("images", "annotations", "categories")
         if isinstance(told, dict) and all(isinstance(told.get(key), list) for key in keys):

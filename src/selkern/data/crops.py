@@ -69,7 +69,7 @@ def import_boxes(
     target: Path,
     wanted: Wanted,
     *,
-    say: Callable[[str], object] = lambda _: None,
+    stage: Callable[[str, int | None], object] = lambda _text, _total: None,
     progress: Callable[[int], object] = lambda _: None,
 ) -> Imported:
     """Cut every object out of its picture.
@@ -83,7 +83,7 @@ def import_boxes(
         root: the data set's folder, which is only read.
         target: a new or empty folder outside of it.
         wanted: which objects, and how.
-        say: called with a line when a stage begins.
+        stage: called with words, and a number of pictures or None, when a stage begins.
         progress: called with a number of pictures whenever so many more are looked at or cut.
 
     Raises:
@@ -92,12 +92,12 @@ def import_boxes(
         ResourceError: the disk is full.
     """
     _check(root, target)
-    say(f"reading annotations below {show(root)}")
-    data: Annotations = {"voc": read_voc, "yolo": read_yolo}[kind](root) if kind != "coco" else read_coco(root, say)
-    say(f"looking at {len(data.pictures):,} pictures")
+    stage("reading annotations", None)
+    data: Annotations = {"voc": read_voc, "yolo": read_yolo, "coco": read_coco}[kind](root)
+    stage("looking at pictures", len(data.pictures))
     todo = plan(data, root, wanted, progress)
     reading = _reading(todo, wanted)
-    say(f"cutting {todo.boxes:,} objects out of {len(todo.scenes):,} pictures")
+    stage(f"cutting out {todo.boxes:,} objects", len(todo.scenes))
     rows: list[Row] = []
     pictures, padded = 0, 0
     with _staged(target) as folder:
