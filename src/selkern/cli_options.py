@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Literal, TypeVar
@@ -305,6 +306,18 @@ class DoctorOptions:
     """Print one JSON object instead of text."""
 
 
+def parse_known(cls: type[T], argv: list[str], command: str) -> T:
+    """What of a command line a dataclass has options for; the rest, a request for help too, is passed over.
+
+    Raises:
+        UsageError: as `parse` says.
+    """
+    words = [word for word in argv if word not in ("-h", "--help")]
+    with _one_line_errors(command):
+        known, _ = tyro.cli(cls, args=words, prog=f"selkern {command}", return_unknown_args=True)
+    return known
+
+
 def parse(cls: type[T], argv: list[str], command: str, default: T | None = None) -> T:
     """A command line as a dataclass.
 
@@ -312,12 +325,19 @@ def parse(cls: type[T], argv: list[str], command: str, default: T | None = None)
         UsageError: a mistake, as one line instead of tyro's box.
         SystemExit: with code 0, after help was asked for and printed.
     """
+    with _one_line_errors(command):
+        if default is None:
+            return tyro.cli(cls, args=argv, prog=f"selkern {command}")
+        return tyro.cli(cls, args=argv, prog=f"selkern {command}", default=default)
+
+
+@contextlib.contextmanager
+def _one_line_errors(command: str) -> Iterator[None]:
+    """Within the block, the box that tyro prints for a mistake becomes an error of ours."""
     printed = io.StringIO()
     try:
         with contextlib.redirect_stderr(printed):
-            if default is None:
-                return tyro.cli(cls, args=argv, prog=f"selkern {command}")
-            return tyro.cli(cls, args=argv, prog=f"selkern {command}", default=default)
+            yield
     except SystemExit as stop:
         if not stop.code:
             raise

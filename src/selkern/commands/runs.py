@@ -11,16 +11,17 @@ import os
 import shlex
 import signal
 from contextlib import ExitStack
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from selkern import __version__
-from selkern.errors import Interrupted, UsageError, printable
+from selkern.errors import Interrupted, SelkernError, UsageError, printable
 from selkern.progress import Progress, say
 from selkern.tuning import tune
 
 if TYPE_CHECKING:
+    from selkern.train.defaults import Defaults
     from selkern.train.options import TrainOptions
 
 
@@ -48,12 +49,12 @@ def train(argv: list[str]) -> int:
             extend=options.extend,
         )
     else:
-        asked = _train_options(argv)
+        asked, defaults = _train_options(argv)
         _greet(f"{asked.model} on {asked.data}, recipe {asked.recipe}")
         from selkern.train import job
 
         tune(training=True)
-        run = job.train(asked)
+        run = job.train(asked, defaults)
     if run is not None:  # rank 0
         print(_next_commands(run.path))
     return 0
@@ -61,23 +62,31 @@ def train(argv: list[str]) -> int:
 
 def _greet(text: str) -> None:
     """The first line, before anything heavy is imported."""
-    if int(os.environ.get("RANK", "0")) == 0:
+    if _is_main():
         say(f"selkern {__version__}: {printable(text)}")
 
 
-def _train_options(argv: list[str]) -> TrainOptions:
-    """Options from the flags, on top of the recipe's, which follow from --recipe or else from the data."""
-    from selkern.cli_options import parse
-    from selkern.train.options import TrainOptions, recipe_named
+def _is_main() -> bool:
+    """Whether this process is the one that speaks."""
+    return int(os.environ.get("RANK", "0")) == 0
 
-    def given(flag: str, default: str) -> str:
-        values = [argv[i + 1] for i, word in enumerate(argv[:-1]) if word == flag]
-        values += [word.partition("=")[2] for word in argv if word.startswith(f"{flag}=")]
-        return values[-1] if values else default
 
-    name = given("--recipe", "digits" if given("--data", "digits").partition(":")[0] == "digits" else "cifar")
-    default = replace(TrainOptions(), recipe=name, training=recipe_named(name))
-    return parse(TrainOptions, argv, "train", default)
+def _train_options(argv: list[str]) -> tuple[TrainOptions, Defaults]:
+    """Options from the flags, on top of defaults that follow from some of them, and those defaults."""
+    from selkern.cli_options import parse, parse_known
+    from selkern.train.defaults import Asked, choose
+    from selkern.train.options import TrainOptions
+
+    helping = not {"-h", "--help"}.isdisjoint(argv)
+    try:
+        asked = parse_known(Asked, argv, "train")
+        with Progress(f"looking at {asked.data}", quiet=helping or not _is_main()):
+            defaults = choose(asked, fetch=not helping)
+    except SelkernError:
+        if not helping:
+            raise
+        defaults = choose(Asked())  # help is given whatever else is wrong
+    return parse(TrainOptions, argv, "train", defaults.options), defaults
 
 
 def _next_commands(run: Path) -> str:

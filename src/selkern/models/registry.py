@@ -182,6 +182,18 @@ def from_pretrained(
     )
 
 
+def card_of(path: Path, name: str | None = None) -> Card:
+    """The card of a weights file, ours or timm's, without making the network.
+
+    Args:
+        name: the architecture, where the file does not tell it.
+
+    Raises:
+        CheckpointError: a file that is missing, damaged, or neither.
+    """
+    return _sound(read_card(path) if describes_itself(path) else _read(path, name)[0], path)
+
+
 def _read(path: Path, name: str | None) -> tuple[Card, dict[str, Tensor]]:
     """Card and tensors of a file of ours, or of timm's."""
     try:

@@ -25,6 +25,7 @@ from selkern.models.registry import create_model
 from selkern.progress import Progress as Line
 from selkern.train.analyze import analyze
 from selkern.train.batch_size import fit_batch
+from selkern.train.defaults import Defaults
 from selkern.train.distributed import Ranks, join
 from selkern.train.inputs import write_inputs
 from selkern.train.loaded import find_weights, load
@@ -36,8 +37,12 @@ from selkern.train.run_data import RunData
 from selkern.train.run_folder import RunFolder
 
 
-def train(options: TrainOptions) -> RunFolder | None:
+def train(options: TrainOptions, defaults: Defaults | None = None) -> RunFolder | None:
     """Train a new run, with its report; the run's folder on rank 0, None on the others.
+
+    Args:
+        options: what to do.
+        defaults: what they were made from, with the data that were opened for it; said at the start.
 
     Raises:
         SelkernError: as `Training.fit`, `open_source` and `create_model` say.
@@ -49,7 +54,7 @@ def train(options: TrainOptions) -> RunFolder | None:
     with ExitStack() as held:
         with join(options.device) as ranks:
             with Line("listing the images", quiet=not ranks.main) as line:
-                source = open_source(
+                source = (defaults and defaults.source) or open_source(
                     options.data,
                     seed=options.seed,
                     val_fraction=options.val_fraction,
@@ -71,7 +76,7 @@ def train(options: TrainOptions) -> RunFolder | None:
                     write_inputs(run.path, options.data, source, first, model.variant.norms)
                     run.start(options, source)
                     draw_first_batch(training)
-            _announce(training, progress)
+            _announce(training, progress, defaults)
             training.fit()
         return _finish(run, options, ranks, progress)
 
@@ -175,14 +180,16 @@ def _settled(options: TrainOptions, source: Source, ranks: int) -> tuple[TrainOp
     return replace(options, training=recipe), replace(source, notes=(*source.notes, *notes, *told))
 
 
-def _announce(training: Training, progress: Progress) -> None:
+def _announce(training: Training, progress: Progress, defaults: Defaults | None) -> None:
     options, source = training.options, training.source
     parameters = sum(p.numel() for p in training.stepper.model.parameters())
     progress.say(
         f"{options.model} ({parameters / 1e6:.2f} M parameters) on {source.name}: {len(source.train):,} training, "
         f"{len(source.val):,} validation, {len(source.test):,} test images, {len(source.classes)} classes"
     )
-    for note in source.notes:
+    if defaults is not None:
+        progress.say(defaults.line(options, training.order.steps_per_epoch))
+    for note in (*source.notes, *(defaults.notes(options) if defaults is not None else ())):
         progress.say(f"note: {note}")
     progress.say(f"run folder {training.run.path}; {training.ranks.world} process(es) on {training.ranks.device.type}")
 

@@ -79,12 +79,12 @@ def load(given: str, device: str = "auto") -> Loaded:
     path = find_weights(given)
     model = create_model(weights=path).eval().to(pick_device(device), memory_format=torch.channels_last)  # type: ignore[call-overload]
     card = model.card or read_card(path)
-    _require_preprocess(card, path)
+    require_preprocess(card, path)
     inside = path.parent.parent
     return Loaded(model, card, path, RunFolder(inside) if (inside / "config.yaml").is_file() else None)
 
 
-def _require_preprocess(card: Card, path: Path) -> None:
+def require_preprocess(card: Card, path: Path) -> None:
     """Raise CheckpointError unless the card tells how to prepare images, in a way that can be."""
     if not card.preprocess:
         raise CheckpointError("the file does not tell how to prepare images", str(path), "use weights of a run")

@@ -30,15 +30,16 @@ _NAME_BYTES = 200  # of a run's folder, to which a number may come
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainOptions:
-    """Train a network, evaluate it, look at what its neurons chose, and write a report."""
+class RunOptions:
+    """All that a run is asked but how to train."""
 
     data: str = "digits"
     """digits (built in), a folder of images, a .csv or a .parquet file or folder."""
     model: str = "sknet_mini"
-    """Name of the network; `selkern models` lists them."""
+    """Name of the network (`selkern models`); by default the weights', else skresnet18 for photos, sknet_mini for less."""
     recipe: str = "digits"
-    """Preset of all the training options below: digits, cifar, cifar-paper, imagenet-paper, imagenet-light."""
+    """Preset of all the training options below: digits, cifar (small pictures), photos (fine-tuning of trained
+    weights), photos-scratch, cifar-paper, imagenet-paper, imagenet-light. By default as data and weights ask for."""
     weights: str | None = None
     """Start from this weights file, run or hf-hub:user/name instead of from random weights."""
     output: str = OUTPUT
@@ -66,7 +67,6 @@ class TrainOptions:
     report: bool = True
     """Evaluate, analyze and write report.html at the end."""
     table: tyro.conf.OmitArgPrefixes[TableOptions] = field(default_factory=TableOptions)
-    training: tyro.conf.OmitArgPrefixes[Recipe] = RECIPES["digits"]
 
     def __post_init__(self) -> None:
         if not 0 <= self.workers <= _MOST_WORKERS:
@@ -82,15 +82,7 @@ class TrainOptions:
                 raise UsageError(f"{name} is {getattr(self, name)!r}", flag, f"must be {' or '.join(allowed)}")
         if not self.save_minutes > 0:
             raise UsageError(f"save_minutes is {self.save_minutes}", "--save-minutes", "must be above 0")
-        if self.training.image_size > _LARGEST_IMAGE:
-            what = f"image_size is {self.training.image_size}"
-            raise UsageError(what, "--image-size", f"must be at most {_LARGEST_IMAGE}")
         self._check_texts()
-        try:
-            _ = self.training.preprocess
-        except UsageError as error:
-            flag = error.where.replace("Preprocess.", "--")
-            raise UsageError(error.what, flag, error.fix) from error
 
     def _check_texts(self) -> None:
         for flag in ("data", "output", "name", "weights"):
@@ -109,6 +101,28 @@ class TrainOptions:
         ):
             fix = f"give the name of a folder, of at most {_NAME_BYTES} bytes; --output tells where it is made"
             raise UsageError(f"name is {_shown(name)}", "--name", fix)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainOptions(RunOptions):
+    """Train a network, evaluate it, look at what its neurons chose, and write a report.
+
+    The defaults follow from data, weights and network: those below hold for what stands beside --help, which without
+    any is the digits. A run says at its start which it takes, and why.
+    """
+
+    training: tyro.conf.OmitArgPrefixes[Recipe] = RECIPES["digits"]
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.training.image_size > _LARGEST_IMAGE:
+            what = f"image_size is {self.training.image_size}"
+            raise UsageError(what, "--image-size", f"must be at most {_LARGEST_IMAGE}")
+        try:
+            _ = self.training.preprocess
+        except UsageError as error:
+            flag = error.where.replace("Preprocess.", "--")
+            raise UsageError(error.what, flag, error.fix) from error
 
     def to_yaml(self) -> str:
         """The options as text that `from_yaml` reads back to an equal value."""
