@@ -218,4 +218,5 @@ def test_options_of_before_are_written_as_before_unless_asked_for_more() -> None
     options = TrainOptions(training=replace(RECIPES["cifar"], resize="pad"))
     assert TrainOptions.from_yaml(options.to_yaml(), "config.yaml") == options
     assert options.training.preprocess.resize == "pad"
-    assert RECIPES["digits"].prepared(options.training.preprocess).preprocess == options.training.preprocess
+    for preprocess in (options.training.preprocess, replace(options.training.preprocess, levels=(0.0, 4095.0))):
+        assert RECIPES["digits"].prepared(preprocess).preprocess == preprocess

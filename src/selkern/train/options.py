@@ -36,7 +36,7 @@ class RunOptions:
     data: str = "digits"
     """digits (built in), a folder of images, a .csv or a .parquet file or folder."""
     model: str = "sknet_mini"
-    """Name of the network (`selkern models`); by default the weights', else skresnet18 for photos, sknet_mini for less."""
+    """Name of the network (`selkern models`); by default the weights', else skresnet18 for photos, sknet_mini."""
     recipe: str = "digits"
     """Preset of all the training options below: digits, cifar (small pictures), photos (fine-tuning of trained
     weights), photos-scratch, cifar-paper, imagenet-paper, imagenet-light. By default as data and weights ask for."""

@@ -24,7 +24,7 @@ from dataclasses import dataclass, field, replace
 from typing import Literal, get_args
 
 from selkern.data.augment import Augment
-from selkern.data.levels import parse_levels
+from selkern.data.levels import parse_levels, show_levels
 from selkern.data.preprocess import Preprocess, Resize
 from selkern.errors import UsageError
 from selkern.layers.memory import Memory
@@ -163,6 +163,7 @@ class Recipe:
             resize=preprocess.resize,
             mean=preprocess.mean,
             std=preprocess.std,
+            white_level=self.white_level if preprocess.levels == "full" else show_levels(preprocess.levels),
         )
 
     def lr_at(self, step: int, steps_per_epoch: int) -> float:
