@@ -13,10 +13,10 @@ from tiny import make_folder, make_options, train
 
 from selkern import cli
 from selkern.data.preprocess import Preprocess
+from selkern.data.sources import open_source
 from selkern.errors import CheckpointError, DataError, UsageError
 from selkern.models.registry import create_model
 from selkern.models.weights import read_card, save_weights
-from selkern.train import defaults as module
 from selkern.train import job
 from selkern.train.defaults import Asked, Defaults, choose
 from selkern.train.loaded import load
@@ -285,14 +285,13 @@ def test_a_run_says_it_once_opens_its_data_once_and_keeps_it(
     folders: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     opened: list[str] = []
-    original = module.open_source
 
     def count(data: str, **given: object) -> object:
         opened.append(data)
-        return original(data, **given)  # type: ignore[arg-type]
+        return open_source(data, **given)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(module, "open_source", count)
-    monkeypatch.setattr(job, "open_source", count)
+    monkeypatch.setattr("selkern.train.defaults.open_source", count)
+    monkeypatch.setattr("selkern.train.job.open_source", count)
     flags = f"--model sk_tiny --epochs 1 --batch-size 4 --no-report --device cpu --output {tmp_path} --name run".split()
     assert cli.main(["train", "--data", folders["wide"], "--resize", "pad", *flags]) == 0
     assert opened == [folders["wide"]]

@@ -80,7 +80,7 @@ def _train_options(argv: list[str]) -> tuple[TrainOptions, Defaults]:
     helping = not {"-h", "--help"}.isdisjoint(argv)
     try:
         asked = parse_known(Asked, argv, "train")
-        with Progress(f"looking at {asked.data}", quiet=helping or not _is_main()):
+        with Progress(f"looking at {printable(asked.data)}", quiet=helping or not _is_main()):
             defaults = choose(asked, fetch=not helping)
     except SelkernError:
         if not helping:
