@@ -93,12 +93,26 @@ WHOLE: dict[str, tuple[str | bytes, str]] = {  # name of the file: its text, wha
         "".join(json.dumps({"path": path, "label": c, "tags": [1]}) + "\n" for path, c in ROWS),
         "",
     ),
-    "lists/above.csv": (table(), "the files it names are in {root}"),
-    "inside.csv": (table(rows=[(path[4:], c) for path, c in ROWS]), "the files it names are in {root}/img"),
+    "loose quotes.csv": ('"Path " , "Label"\n' + "".join(f'{path}, "{c}"\n' for path, c in ROWS), ""),
+    "twice.csv": (table(rows=ROWS[:9]) + table(rows=ROWS[9:]), ""),
+    "mac.csv": (table().replace("\n", "\r"), ""),
+    "rooted.csv": (
+        table(rows=[(f"/{path}", c) for path, c in ROWS]),
+        "paths are taken relative to {root}, without their beginning '/'",
+    ),
+    "moved.csv": (
+        table(rows=[("C:\\Users\\bob\\" + path.replace("/", "\\"), c) for path, c in ROWS]),
+        "paths are taken relative to {root}, without their beginning 'C:/Users/bob'",
+    ),
+    "lists/above.csv": (table(), "paths are relative to {root}, where the files are"),
+    "inside.csv": (
+        table(rows=[(path[4:], c) for path, c in ROWS]),
+        "paths are relative to {root}/img, where the files are",
+    ),
     "ids.csv": (
         table("image_id", "label", rows=[(path[4:-4], c) for path, c in ROWS]),
-        "paths are taken from the column 'image_id' // the files it names are in {root}/img; .png is added to the "
-        "names in the table",
+        "paths are taken from the column 'image_id' // paths are relative to {root}/img, where the files are; .png is "
+        "added to the names in the table",
     ),
 }
 
@@ -167,12 +181,13 @@ REFUSED: dict[str, tuple[str | bytes, str]] = {
     "excel.csv": (b"PK\x03\x04....", "this is an Excel workbook or a zip"),
     "gz.csv": (b"\x1f\x8b....", "this is a compressed file"),
     "headless.csv": (table()[len("path,label\n") :], "the table has no header: its first line names an image"),
+    "list.csv": (table(rows=ROWS, sep=" ")[len("path label\n") :], "the table has no header"),
     "urls.csv": (
         table(rows=[(f"https://x.org/{p}", c) for p, c in ROWS]),
         "a URL, not a file: 'https://x.org/img/a/0.png'",
     ),
-    "drive.csv": (table(rows=[(f"C:\\{p}", c) for p, c in ROWS]), "these are paths of a Windows machine"),
-    "quote.csv": (table() + '"img/a/0.png,a\nimg/a/1.png,a\n', "cannot read the table (unexpected end of data)"),
+    "drive.csv": (table(rows=[(f"C:\\{p}x", c) for p, c in ROWS]), "these are paths of a Windows machine"),
+    "quote.csv": (table() + '"img/a/0.png,a\nimg/a/1.png,a\n', "a quotation mark is not closed"),
     "broken.jsonl": ('{"path": "img/a/0.png", "label": "a"}\n{no\n', "broken.jsonl line 2"),
     "gone.csv": (table(rows=[(f"x/{p}", c) for p, c in ROWS]), "20 of 20 image files are missing"),
     "labels.xlsx": (b"", "a spreadsheet | "),

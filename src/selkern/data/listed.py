@@ -20,7 +20,7 @@ from selkern.data.table_options import TableOptions
 from selkern.errors import DataError, printable
 
 METADATA = ("metadata.csv", "metadata.jsonl")
-_FILE = re.compile(r"\.(jpe?g|png|webp|bmp|tiff?|gif)$", flags=re.IGNORECASE)
+_FILE = re.compile(r"\.(jpe?g|png|webp|bmp|tiff?|gif)(\s+\S+)?$", flags=re.IGNORECASE)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -31,23 +31,32 @@ class Lookup:
     """What they are relative to."""
     suffix: str = ""
     """What they lack."""
+    drop: int = 0
+    """How many parts at their beginning mean nothing here: whole paths of another machine."""
     note: str = ""
-    """For the user, where the folder is not the table's or a suffix is added."""
+    """For the user, where any of these is not as it is with most tables."""
 
     names: dict[str, dict[str, list[str]]] = field(default_factory=dict, compare=False)
     """{folder: {a file's name without case and in one Unicode form: its names}}, of folders that lacked a file."""
 
     def __call__(self, name: str) -> tuple[str, Way]:
         """The file that a name stands for, and how it leads there; "" where there is none."""
-        file = str(self.folder / (_local(name) + self.suffix))
+        file = str(self.folder / (self._rest(name) + self.suffix))
         if is_file(file):
             return file, "exact"
         if "\\" in name:  # a table from Windows
-            other = str(self.folder / (_local(name).replace("\\", "/") + self.suffix))
+            other = str(self.folder / (self._rest(name).replace("\\", "/") + self.suffix))
             if is_file(other):
                 return other, "slash"
         alike = self._alike(file)
         return (alike, "alike") if alike else (file, "")
+
+    def _rest(self, name: str) -> str:
+        """A name as the file system has it."""
+        name = name.removeprefix("file://")
+        if self.drop:
+            return "/".join(_parts_of(name)[self.drop :])
+        return str(Path(name).expanduser()) if name.startswith("~/") else name
 
     def _alike(self, file: str) -> str:
         """The one file beside it that a file system of macOS or Windows would have taken; "" without one."""
@@ -114,18 +123,30 @@ def _others(folder: Path, names: Sequence[str]) -> Iterator[Lookup]:
     """The other ways to understand names, the likelier before."""
     above = [Path(path) for path in folder.absolute().parents[:_PARENTS]]
     inside = [Path(entry.path) for entry in Search().folders(folder)][:_CHILDREN]
+    whole = all(_is_whole(name) for name in names)
+    for drop in range(1, len(_parts_of(names[0]))) if whole else ():
+        if len({tuple(_parts_of(name)[drop:]) for name in names}) == len(set(names)):
+            note = f"paths are taken relative to {show(folder)}, without their beginning {_beginning(names[0], drop)}"
+            yield Lookup(folder=folder, drop=drop, note=note)
     bare = not any(re.search(r"\.[A-Za-z]{3,5}$", name) for name in names)
     for suffix in _SUFFIXES if bare else ("",):
         for place in (folder, *above, *inside):
-            notes = [f"the files it names are in {show(place)}"] if place != folder else []
+            notes = [f"paths are relative to {show(place)}, where the files are"] if place != folder else []
             notes += [f"{suffix} is added to the names in the table"] if suffix else []
             yield Lookup(folder=place, suffix=suffix, note="; ".join(notes))
 
 
-def _local(name: str) -> str:
-    """A name as the file system has it."""
-    name = name.removeprefix("file://")
-    return str(Path(name).expanduser()) if name.startswith("~/") else name
+def _is_whole(name: str) -> bool:
+    return Path(name).is_absolute() or _WINDOWS.match(name) is not None
+
+
+def _parts_of(name: str) -> list[str]:
+    """The folders of a path and its name, whichever system it is of; first what a whole path begins with."""
+    return re.split(r"[/\\]+", name)
+
+
+def _beginning(name: str, parts: int) -> str:
+    return repr("/".join(_parts_of(name)[:parts]) or "/")
 
 
 def _form(name: str) -> str:

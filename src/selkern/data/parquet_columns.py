@@ -178,9 +178,9 @@ def _choose_label(types: dict[str, Any], asked: str | None, file: str) -> tuple[
         if not _is_label(types[name]):
             raise _wrong(name, types[name], "be a class", file)
         return name, ()
-    fitting = [name for name, kind in types.items() if _is_label(kind)]
+    fitting = [name for name, kind in types.items() if _is_label(kind) and not name.startswith("__index_level_")]
     if (name := _preferred(fitting, _LABEL_NAMES)) is not None:
-        return name, ()
+        return name, () if name != "fine_label" else ("labels are taken from the column 'fine_label'",)
     named, note = column_called(fitting, None, LABEL_NAMES, "label", show(file))
     if named is not None:
         return named, (note,) if note else ()

@@ -16,6 +16,7 @@ from selkern.data.split import SPLITS
 from selkern.data.split_names import assign_splits, split_word, vague_notes
 from selkern.errors import DataError
 
+PARQUET = (".parquet", ".parq", ".pq")
 _DEEPEST = 3  # folders below the one that is given
 _ENTRIES, _FOLDERS = 1000, 30  # of a folder that are looked at: class folders of many images are none of ours
 
@@ -26,14 +27,14 @@ def find_parquet(root: Path) -> list[Path]:
     Tables of something else beside folders do not count.
     """
     search = Search()
-    files = [Path(entry.path) for entry in search.files(root) if entry.name.lower().endswith(".parquet")]
+    files = [Path(entry.path) for entry in search.files(root) if entry.name.lower().endswith(PARQUET)]
     if files and (not search.folders(root) or any(map(may_hold_images, files[:_FOLDERS]))):
         return files
     below: list[Path] = []
     for path in _walk(root, _DEEPEST):
         if path.suffix.lower() in IMAGE_SUFFIXES:
             return []
-        if path.suffix.lower() == ".parquet":
+        if path.suffix.lower() in PARQUET:
             below.append(path)
     return sorted(below)
 

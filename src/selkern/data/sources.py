@@ -9,7 +9,7 @@ from pathlib import Path
 from selkern.data.decode import show
 from selkern.data.kinds import not_data
 from selkern.data.listing import is_file, is_folder
-from selkern.data.parquet_files import find_parquet
+from selkern.data.parquet_files import PARQUET, find_parquet
 from selkern.data.split import OnBad, Options, Source, Split
 from selkern.data.table import TABLES
 from selkern.data.table_options import TableOptions
@@ -81,7 +81,7 @@ def open_source(
         if tables := find_tables(path, options):
             return open_tables(path, tables, options)
         return open_folder(path, options)
-    if is_file(path) and path.suffix.lower() == ".parquet":
+    if is_file(path) and path.suffix.lower() in PARQUET:
         from selkern.data.parquet import open_parquet
 
         return open_parquet(path, [path], options)

@@ -55,7 +55,7 @@ class Table:
     header_line: int
     """Number of the header's line."""
     rows: tuple[Row, ...]
-    """Those that are not blank; their number of cells may be another than that of the columns."""
+    """Those that are not blank, nor the header again; their number of cells may be another than that of the columns."""
     notes: tuple[str, ...]
     """What was assumed to read it."""
 
@@ -77,26 +77,36 @@ def read_table(path: Path, sep: str | None, fits: Callable[[Sequence[str]], bool
     """
     if path.suffix.lower() in JSON_LINES:
         return _read_json(path)
-    fix = "give a UTF-8 CSV whose first line names the columns, such as path,label"
-    line = 0
     try:
-        with path.open(newline="", encoding=_encoding(path)) as file:
-            lines = _lines(file, path)
-            header, line, said = _header_line(lines)
-            sep = sep or said or _separator(header, path.suffix.lower() == ".tsv", fits)
-            rows = csv.reader(itertools.chain([header], lines), delimiter=sep, strict=True)
-            columns = [cell.strip() for cell in next(rows, [])]
-            kept = tuple(
-                (line + rows.line_num - 1, cells)
-                for row in rows
-                if any(map(str.strip, cells := _cells(row, len(columns))))
-            )
+        try:
+            return _read_csv(path, sep, fits, strict=True)
+        except csv.Error as error:
+            if str(error) == "unexpected end of data":  # all that follows the mark would be one cell
+                raise DataError("a quotation mark is not closed", show(path), "remove it, or write it twice") from error
+            return _read_csv(path, sep, fits, strict=False)  # such as text after a closing quotation mark
     except UnicodeDecodeError as error:
         raise _other_encoding(path, error) from error
     except (OSError, csv.Error) as error:
+        fix = "give a UTF-8 CSV whose first line names the columns, such as path,label"
         raise DataError(f"cannot read the table ({error})", show(path), fix) from error
+
+
+def _read_csv(path: Path, sep: str | None, fits: Callable[[Sequence[str]], bool], *, strict: bool) -> Table:
+    with path.open(newline="", encoding=_encoding(path)) as file:
+        lines = _lines(file, path)
+        header, line, said = _header_line(lines)
+        sep = sep or said or _separator(header, path.suffix.lower() == ".tsv", fits)
+        text = itertools.chain([header], lines)
+        rows = csv.reader(text, delimiter=sep, strict=strict, skipinitialspace=sep != "\t")
+        first = next(rows, [])
+        kept = tuple(
+            (line + rows.line_num - 1, cells)
+            for row in rows
+            if row != first and any(map(str.strip, cells := _cells(row, len(first))))
+        )
     notes = (f"columns of {path.name} are separated by {_named(sep)}",) if sep != _usual(path) and not said else ()
-    return Table(path=path, columns=tuple(columns), header_line=line, rows=kept, notes=notes)
+    columns = tuple(cell.strip() for cell in first)
+    return Table(path=path, columns=columns, header_line=line, rows=kept, notes=notes)
 
 
 def _read_json(path: Path) -> Table:
