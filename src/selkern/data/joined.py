@@ -10,6 +10,7 @@ from PIL import Image
 
 from selkern.data.decode import Header
 from selkern.data.identity import fingerprint
+from selkern.data.levels import Reading, Span
 from selkern.data.split import WHOLE, Source, Split
 
 
@@ -38,6 +39,16 @@ class Joined:
         """As its part reads it."""
         part, at = self.find(index)
         return part.read(at, epoch)
+
+    def read_as(self, index: int, reading: Reading, epoch: int = 0) -> Image.Image:
+        """As its part reads it."""
+        part, at = self.find(index)
+        return part.read_as(at, reading, epoch)
+
+    def span(self, index: int) -> Span | None:
+        """As its part has it."""
+        part, at = self.find(index)
+        return part.span(at)
 
     def header(self, index: int) -> Header:
         """As its part reads it."""
