@@ -107,6 +107,7 @@ def evaluate(argv: list[str]) -> int:
     options = parse(EvaluateOptions, argv, "evaluate")
     _greet(f"evaluating {options.run}")
     from selkern.analysis import evaluation
+    from selkern.data.survey import header_notes, survey
     from selkern.train.choose import choose
     from selkern.train.loaded import load
     from selkern.train.outputs import make_folder, write_evaluation
@@ -121,6 +122,8 @@ def evaluate(argv: list[str]) -> int:
         source, split = chosen.source, chosen.split
         for text in chosen.lines:
             line.say(text)
+        for text in header_notes(survey(split).headers, loaded.preprocess.levels):
+            line.say(f"note: {text}")
         line.show("evaluating", total=len(split))
         result = evaluation.evaluate(
             loaded.model, split, source.classes, loaded.preprocess, on_bad=options.on_bad_image, seen=line.advance
@@ -225,6 +228,8 @@ def predict(argv: list[str]) -> int:
         loaded = load(options.run, options.device)
         top_k = min(options.top_k, len(loaded.card.classes))
         file = None if options.output is None else stack.enter_context(new_prediction_file(options.output, top_k))
+        for text in predicting.notes_on(images, loaded.preprocess.levels):
+            line.say(f"note: {text}")
         line.show("predicting", total=len(images))
         try:
             for answer in predicting.predict(loaded, images, top_k=top_k):

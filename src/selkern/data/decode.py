@@ -127,7 +127,7 @@ def _opened(data: bytes | Path, where: str) -> Iterator[IO[bytes]]:
     except Image.DecompressionBombError:
         raise _too_large(where, "") from None
     except Unread as error:
-        raise DataError(f"{error} cannot be read as it is", where, error.fix) from error
+        raise DataError(f"{error}", where, error.fix) from error
     except Exception as error:  # broken bytes make decoders raise anything
         raise _unreadable(data, where, error) from error
 

@@ -155,7 +155,7 @@ def _other_bytes(image: Image.Image, rawmode: str) -> NDArray[np.uint8]:
     """The lower byte of each 16-bit value; of grey with alpha, all bytes."""
     assert isinstance(image, ImageFile)
     if rawmode not in _SWAPPED:
-        raise Unread(f"16-bit pixels of this kind ({rawmode})")
+        raise Unread(f"16-bit pixels in a way that only --white-level full can be read ({rawmode})")
     _mend(image)
     _set_rawmode(image, _SWAPPED[rawmode])
     return np.asarray(image)
@@ -188,7 +188,7 @@ def _mend(image: Image.Image) -> None:
     if isinstance(image, TiffImageFile):
         tags = image.tag_v2
         if int(tags.get(_SUBFILE, 0)) & 1:
-            raise Unread("a TIFF that begins with a thumbnail, as a camera's raw file does,", "save it as JPEG or PNG")
+            raise Unread("a TIFF that begins with a thumbnail, as a camera's raw file does", "save it as JPEG or PNG")
         if _is_planar16(image) and image.tile[0].codec_name == "raw":
             # Pillow's own reader knows planes of 8 bits only; libtiff knows these.
             image.use_load_libtiff = True

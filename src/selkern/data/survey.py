@@ -92,6 +92,18 @@ def settle_levels(split: Split, asked: Levels | Literal["auto"], limit: int = LI
     return (black, white), (*notes, f"{share} and use {used}: {ends}; {choice}")
 
 
+def header_notes(headers: Sequence[Header], levels: Levels) -> tuple[str, ...]:
+    """What the user should know of images that a network is shown which was trained with these levels."""
+    deep = [header.deep for header in headers if header.deep]
+    notes = page_notes(headers)
+    if deep and levels == "full":
+        share = f"{_share(len(deep), len(headers))} {'/'.join(sorted(set(deep)))}"
+        notes += (
+            f"{share}: white is 65,535, since the network learned no range; where they use less, save them as 8 bits",
+        )
+    return notes
+
+
 def page_notes(headers: Sequence[Header]) -> tuple[str, ...]:
     """A remark on images of which only the first page or frame is read, if there are any."""
     more = sum(header.pages for header in headers)
@@ -111,7 +123,7 @@ def _number(value: float) -> str:
 def _spans(split: Split, indices: Sequence[int]) -> list[Span]:
     """The ranges of some images, spread evenly, that can be read."""
     found = []
-    for position in np.unique(np.linspace(0, len(indices) - 1, min(_MEASURED, len(indices))).astype(int)).tolist():
+    for position in spread(len(indices), _MEASURED):
         try:
             span = split.span(indices[position])
         except (DataError, MemoryError):  # as below
@@ -121,8 +133,14 @@ def _spans(split: Split, indices: Sequence[int]) -> list[Span]:
     return found
 
 
+def spread(count: int, limit: int) -> list[int]:
+    """Up to ``limit`` of the numbers below ``count``, spread evenly."""
+    numbers: list[int] = np.unique(np.linspace(0, count - 1, min(limit, count)).astype(int)).tolist()
+    return numbers
+
+
 def _headers(split: Split, limit: int) -> Iterator[tuple[int, Header]]:
-    for index in np.unique(np.linspace(0, len(split) - 1, min(limit, len(split))).astype(int)).tolist():
+    for index in spread(len(split), limit):
         try:
             yield index, split.header(index)
         except (DataError, MemoryError):  # it is named when its turn to be decoded comes

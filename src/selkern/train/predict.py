@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,10 +11,14 @@ import numpy as np
 import torch
 
 from selkern.analysis.evaluation import to_input
-from selkern.data.decode import decode, show
+from selkern.data.decode import decode, read_header, show
+from selkern.data.levels import Levels
 from selkern.data.listing import Search, is_file, is_folder
+from selkern.data.survey import header_notes, spread
 from selkern.errors import DataError, NumericsError, UsageError
 from selkern.train.loaded import Loaded
+
+_LOOKED_AT = 100  # headers read ahead of the first prediction
 
 
 @dataclass(frozen=True)
@@ -56,6 +61,15 @@ def list_images(paths: Sequence[str], note: Callable[[str], object] = lambda _: 
         else:
             raise DataError("no such file or folder", show(given), "check the path")
     return list(dict.fromkeys(found))
+
+
+def notes_on(images: Sequence[Path], levels: Levels) -> tuple[str, ...]:
+    """What the user should know of images, by the headers of some, before a network of such levels is shown them."""
+    headers = []
+    for position in spread(len(images), _LOOKED_AT):
+        with suppress(DataError):  # it is named when its turn to be decoded comes
+            headers.append(read_header(images[position]))
+    return header_notes(headers, levels)
 
 
 @torch.inference_mode()
