@@ -26,6 +26,7 @@ _SWAPPED = {
     for colours in ("RGB", "RGBX", "RGBA")
     for order, other in (("B", "L"), ("L", "B"), ("N", "B"))
 } | {"LA;16B": "RGBA"}  # four bytes: both of grey, both of alpha
+_NATIVE = {"I;16BS": "I;16NS", "I;32BS": "I;32NS", "F;32BF": "F;32NF"}  # raw modes of big-endian grey
 _FEW_BITS = {"L;2": 85, "L;4": 17}  # raw mode -> what a value is multiplied by
 # TIFF tags
 _SUBFILE, _BITS, _COLOUR, _PLANES, _PALETTE, _FORMAT, _SMALLEST, _LARGEST = 254, 258, 262, 284, 320, 339, 340, 341
@@ -189,6 +190,11 @@ def _mend(image: Image.Image) -> None:
         tags = image.tag_v2
         if int(tags.get(_SUBFILE, 0)) & 1:
             raise Unread("a TIFF that begins with a thumbnail, as a camera's raw file does", "save it as JPEG or PNG")
+        if tags.get(_PLANES) == 2 and len(image.getbands()) == 2:
+            raise Unread("a TIFF with grey and alpha each in a plane of its own")
+        if _rawmode(image) in _NATIVE and image.tile[0].codec_name == "libtiff":
+            # libtiff gives values in this machine's order, whatever the file's.
+            _set_rawmode(image, _NATIVE[_rawmode(image)])
         if _is_planar16(image) and image.tile[0].codec_name == "raw":
             # Pillow's own reader knows planes of 8 bits only; libtiff knows these.
             image.use_load_libtiff = True
