@@ -66,15 +66,26 @@ def decode(data: bytes | Path, where: str = "", reading: Reading = WHOLE) -> Ima
     with _opened(data, where) as file:
         image = _open_image(file, where)
         width, height = image.size
-        if reading.least and image.format in ("JPEG", "MPO"):
-            image.draft(image.mode, (reading.least, reading.least))
-        shrunk = round(width / image.width)
-        rgb, turn = to_rgb(image, lambda: _open_image(file, where), reading.levels), exif_turn(image)
+        shrunk = _divisor(image, reading.least)
+        if shrunk > 1:
+            image.draft(image.mode, (width // shrunk, height // shrunk))
+        rgb = to_rgb(image, lambda: _open_image(file, where), reading.levels)
+        turn = exif_turn(image)  # of a PNG the tags may come after the pixels
         if turn is not None:
             rgb = rgb.transpose(turn)
         if shrunk > 1:
             rgb.info[SHRUNK] = (height, width, shrunk) if turn in SIDEWAYS else (width, height, shrunk)
         return rgb
+
+
+def _divisor(image: Image.Image, least: int) -> int:
+    """By how much a JPEG's sides may be divided while it is decoded: 1, 2, 4 or 8; 1 for other formats."""
+    if not least or image.format not in ("JPEG", "MPO"):
+        return 1
+    (width, height), turned = image.size, exif_turn(image) is not None
+    # Sides that are no multiples get a part of a pixel more at their ends, which a turn would bring to their beginning.
+    fine = (by for by in (8, 4, 2) if by * least <= min(width, height) and not (turned and (width % by or height % by)))
+    return next(fine, 1)
 
 
 def read_header(data: bytes | Path, where: str = "") -> Header:

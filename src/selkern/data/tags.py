@@ -58,7 +58,8 @@ def exif_turn(image: Image.Image) -> Image.Transpose | None:
     try:
         exif = _exif(image)
         fits = tags_fit(io.BytesIO(exif), len(exif))
-        return _UPRIGHT.get(image.getexif().get(_ORIENTATION, 1)) if fits else None
+        # Not PNG's own, which decodes the pixels to see what may come after them.
+        return _UPRIGHT.get(Image.Image.getexif(image).get(_ORIENTATION, 1)) if fits else None
     except Exception:  # noqa: BLE001  broken EXIF makes the parser raise anything; the pixels are sound
         return None
 

@@ -1,0 +1,90 @@
+"""Large JPEGs decoded at a smaller scale: what the network sees stays the same within 3 grey levels."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from selkern.data.augment import Augment, augment, reading
+from selkern.data.decode import decode
+from selkern.data.levels import WHOLE, Reading
+from selkern.data.order import sample_rng
+from selkern.data.preprocess import Preprocess, Resize, whole_size
+from selkern.data.sources import open_source
+
+
+@pytest.fixture(scope="module")
+def photo() -> Image.Image:
+    """2,075 x 1,301 px: soft detail in every size, as cameras give it."""
+    rng = np.random.default_rng(0)
+    total = np.zeros((1301, 2075, 3))
+    for cells in (5, 20, 80, 320):
+        small = Image.fromarray(rng.integers(0, 256, (cells, cells * 8 // 5, 3), dtype=np.uint8))
+        total += np.asarray(small.resize((2075, 1301), Image.Resampling.BICUBIC)) / 4
+    return Image.fromarray(total.astype(np.uint8))
+
+
+def jpeg(image: Image.Image, orientation: int = 1) -> bytes:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    buffer = io.BytesIO()
+    image.save(buffer, "JPEG", quality=92, exif=exif)
+    return buffer.getvalue()
+
+
+def test_it_comes_no_smaller_than_asked(photo: Image.Image) -> None:
+    data = jpeg(photo)
+    assert decode(data).size == decode(data, reading=Reading(least=651)).size == (2075, 1301)
+    assert decode(data, reading=Reading(least=650)).size == (1038, 651)
+    assert decode(data, reading=Reading(least=1)).size == (260, 163)
+    assert whole_size(decode(data, reading=Reading(least=1))) == (2075, 1301)
+
+
+def test_turned_sides_that_are_no_multiples_stay_whole(photo: Image.Image) -> None:
+    for size, wanted in (((2072, 1296), (324, 518)), ((2076, 1300), (650 // 2, 519)), ((2075, 1300), (1300, 2075))):
+        data = jpeg(photo.resize(size), orientation=6)
+        assert decode(data, reading=Reading(least=300)).size == wanted
+
+
+@pytest.mark.parametrize("orientation", [1, 3, 6])
+@pytest.mark.parametrize("resize", ["crop", "squash", "pad"])
+def test_the_input_is_the_same_within_three_grey_levels(photo: Image.Image, resize: Resize, orientation: int) -> None:
+    preprocess = Preprocess(size=112, crop=0.875, resize=resize)
+    data = jpeg(photo.crop((0, 0, 2074, 1300)) if orientation > 1 else photo, orientation)
+    whole, small = decode(data), decode(data, reading=preprocess.reading())
+    assert min(small.size) in (650, 651)
+    assert whole_size(small) == whole.size
+    for zoom in (1.0, 2.0):
+        difference = preprocess(whole, zoom).astype(int) - preprocess(small, zoom)
+        assert np.abs(difference).max() <= 3
+
+
+def test_crops_are_drawn_alike_and_lack_no_pixels(photo: Image.Image) -> None:
+    preprocess = Preprocess(size=48)
+    data = jpeg(photo)
+    for spec in (Augment(crop="resized", crop_scale=(0.25, 1.0)), Augment(crop="pad")):
+        how = reading(spec, preprocess)
+        whole, small = decode(data), decode(data, reading=how)
+        assert small.width < whole.width
+        for index in range(5):
+            pair = [
+                augment(image, spec, preprocess, sample_rng(0, 0, index, 0)).astype(int) for image in (whole, small)
+            ]
+            assert np.abs(pair[0] - pair[1]).max() <= 3
+    least = reading(Augment(crop="resized", crop_scale=(0.01, 1.0)), preprocess).least
+    assert least >= 4 * 48 / (0.01 * 3 / 4) ** 0.5
+
+
+def test_a_split_read_plainly_has_all_pixels(photo: Image.Image, tmp_path: Path) -> None:
+    for label in "ab":
+        for number in range(3):
+            (tmp_path / label).mkdir(exist_ok=True)
+            (tmp_path / label / f"{number}.jpg").write_bytes(jpeg(photo))
+    split = open_source(str(tmp_path)).train
+    assert split.read(0).size == split.read_as(0, WHOLE).size == (2075, 1301)
+    assert split.read_as(0, Preprocess(size=48).reading()).size == (1038, 651)
+    assert (split.header(0).width, split.header(0).height) == (2075, 1301)

@@ -1,0 +1,152 @@
+"""Levels of deep pixels: as text, from a range in use, from a split; and the 8 bits that come of them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from image_files import tiff
+from PIL import Image
+
+from selkern.data.check import check_data
+from selkern.data.decode import decode
+from selkern.data.levels import Levels, Reading, parse_levels, show_levels, to_bytes, whole_bits
+from selkern.data.preprocess import Preprocess
+from selkern.data.sources import open_source
+from selkern.data.survey import header_notes, settle_levels, survey
+from selkern.errors import DataError, UsageError
+
+SIXTEEN = np.arange(0, 3201, 200, dtype=np.uint16).reshape(1, 17)
+
+
+def folder(root: Path, values: np.ndarray, count: int = 6) -> Path:
+    for label in "ab":
+        for split in ("train", "val", "test"):
+            (root / split / label).mkdir(parents=True)
+            for number in range(count):
+                (root / split / label / f"{number}.tif").write_bytes(tiff(values, 1))
+    return root
+
+
+@pytest.mark.parametrize(
+    ("text", "levels"),
+    [
+        ("full", "full"),
+        ("percentile", "percentile"),
+        ("4095", (0.0, 4095.0)),
+        ("-1024:3000", (-1024.0, 3000.0)),
+        ("0.25", (0.0, 0.25)),
+        ("0.1:0.7", (0.1, 0.7)),
+    ],
+)
+def test_levels_as_text(text: str, levels: Levels) -> None:
+    assert parse_levels(text) == levels
+    assert show_levels(levels) == text
+
+
+@pytest.mark.parametrize("text", ["", "white", "nan", "0", "5:5", "9:1", "1:inf", "-4", "1:2:3", "1e999"])
+def test_a_level_that_is_none_names_the_flag(text: str) -> None:
+    with pytest.raises(UsageError, match="--white-level"):
+        parse_levels(text)
+
+
+@pytest.mark.parametrize(
+    ("used", "bits"),
+    [
+        ((320, 3200), (0, 4095)),
+        ((0, 4095), (0, 4095)),
+        ((0, 4096), (0, 8191)),
+        ((7, 65535), (0, 65535)),
+        ((0, 200), (0, 255)),
+        ((0, 0), (0, 1)),
+        ((-1000, 3000), (-1024, 4095)),
+        ((0.02, 0.988), (0, 1)),
+        ((0, 0.2), (0, 0.25)),
+        ((-0.3, 0.9), (-0.5, 1)),
+        ((-3, -1), (-4, 0)),
+    ],
+)
+def test_a_range_widened_to_whole_bits(used: tuple[float, float], bits: tuple[float, float]) -> None:
+    assert whole_bits(*used) == bits
+
+
+def test_percentiles_stretch_each_image() -> None:
+    values = np.concatenate([np.full(5, -1e9), np.linspace(10, 20, 9990), np.full(5, 1e9)])
+    shown = to_bytes(values, "percentile")
+    assert shown[5] == 0
+    assert shown[9994] == 255
+    assert abs(int(shown[5000]) - 128) <= 1
+    assert to_bytes(np.full((3, 3), 7, dtype=np.uint16), "percentile").max() == 0
+
+
+def test_twelve_bits_are_seen_in_a_folder(tmp_path: Path) -> None:
+    source = open_source(str(folder(tmp_path / "d", SIXTEEN)))
+    levels, notes = settle_levels(source.train, "auto")
+    assert levels == (0, 4095)
+    (note,) = notes
+    assert "16-bit and use 0 to 3,200: white is 4,095; --white-level full for 65,535" in note
+    assert note in check_data(source).notes
+    image = source.train.read_as(0, Preprocess(size=8, levels=levels).reading())
+    assert np.array_equal(np.asarray(image)[0, :, 0], np.rint(SIXTEEN[0] * 255.0 / 4095))
+    assert settle_levels(source.train, (0.0, 9.0)) == ((0.0, 9.0), ())
+    (note,) = header_notes(survey(source.train).headers, "full")
+    assert "white is 65,535" in note
+    assert header_notes(survey(source.train).headers, levels) == ()
+
+
+def test_all_sixteen_bits_and_eight_need_no_word(tmp_path: Path) -> None:
+    assert settle_levels(open_source(str(folder(tmp_path / "d", SIXTEEN * 16))).train, "auto") == ("full", ())
+    eight = open_source(str(folder(tmp_path / "e", SIXTEEN.astype(np.uint8)))).train
+    assert settle_levels(eight, "auto") == ("full", ())
+
+
+def test_floats_have_the_range_of_the_set(tmp_path: Path) -> None:
+    source = open_source(str(folder(tmp_path / "d", (SIXTEEN / 3300).astype(np.float32))))
+    levels, (note,) = settle_levels(source.train, "auto")
+    assert levels == (0, 1)
+    assert "32-bit float and use 0 to 0.9697: white is 1" in note
+    assert not check_data(source).unreadable
+
+
+def test_integers_and_floats_have_no_range_in_common(tmp_path: Path) -> None:
+    root = folder(tmp_path / "d", SIXTEEN)
+    (root / "train/a/0.tif").write_bytes(tiff(SIXTEEN.astype(np.float32), 1))
+    source = open_source(str(root))
+    with pytest.raises(DataError, match="integer and float"):
+        settle_levels(source.train, "auto")
+    assert any("integer and float" in note for note in check_data(source).notes)
+    assert settle_levels(source.train, "percentile")[0] == "percentile"
+
+
+def test_what_cannot_be_measured_is_said(tmp_path: Path) -> None:
+    source = open_source(str(folder(tmp_path / "d", SIXTEEN)))
+    planes = tiff(np.stack([SIXTEEN] * 3, axis=2), 2, planar=True)
+    for index in range(len(source.train)):
+        Path(source.train.where(index)).write_bytes(planes)
+    levels, (note,) = settle_levels(source.train, "auto")
+    assert levels == "full"
+    assert "cannot be measured" in note
+
+
+def test_further_pages_are_said(tmp_path: Path) -> None:
+    root = folder(tmp_path / "d", SIXTEEN.astype(np.uint8))
+    frames = [Image.new("L", (4, 4), shade) for shade in (10, 200)]
+    for name, kind in (("0.tif", "TIFF"), ("1.gif", "GIF"), ("2.png", "PNG"), ("3.webp", "WEBP")):
+        frames[0].save(root / "train" / "a" / name, kind, save_all=True, append_images=frames[1:], lossless=True)
+    source = open_source(str(root))
+    _, (note,) = settle_levels(source.train, "auto")
+    assert note == "4 of 15 images looked at are of several pages or frames: the first is read"
+    assert decode(root / "train/a/0.tif").getpixel((0, 0)) == (10, 10, 10)
+
+
+def test_levels_in_a_card() -> None:
+    plain = Preprocess(size=8)
+    assert "levels" not in plain.to_dict()
+    for levels in ("percentile", (0.0, 4095.0)):
+        there = Preprocess(size=8, levels=levels)  # type: ignore[arg-type]
+        assert Preprocess.from_dict(there.to_dict()) == there
+        assert there.reading() == Reading(levels=levels, least=512)  # type: ignore[arg-type]
+    for wrong in ("auto", [1], [5, 5], [0, "a"], None, [0, float("nan")]):
+        with pytest.raises(ValueError):
+            Preprocess.from_dict({**plain.to_dict(), "levels": wrong})
