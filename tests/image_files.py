@@ -5,6 +5,7 @@ from __future__ import annotations
 import struct
 import zlib
 from collections.abc import Mapping, Sequence
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,7 +25,7 @@ def tiff(
     **tags: Sequence[int] | Sequence[float],
 ) -> bytes:
     """A TIFF of (H, W) or (H, W, C) values; `colours` is its photometric interpretation; t123=[4] adds a tag."""
-    order = ">" if big_endian else "<"
+    order: Literal["<", ">"] = ">" if big_endian else "<"
     height, width, channels = values.shape if values.ndim == 3 else (*values.shape, 1)
     ordered = values.astype(values.dtype.newbyteorder(order))
     planes = [ordered[..., c] for c in range(channels)] if planar else [ordered]
@@ -59,7 +60,7 @@ def tiff(
     return head + entries + bytes(4) + extra + b"".join(strips)
 
 
-def png(values: NDArray[np.generic], depth: int, kind: int, clear: Sequence[int] = ()) -> bytes:
+def png(values: NDArray[np.integer], depth: int, kind: int, clear: Sequence[int] = ()) -> bytes:
     """A PNG of (H, W, C) values; `kind` is its colour type, `clear` the transparent value."""
     height, width = values.shape[:2]
     rows = values.reshape(height, -1)
