@@ -1,0 +1,105 @@
+"""The sheet shows the very pixels that a network is given, of every class and split, whatever the names and files."""
+
+from __future__ import annotations
+
+import io
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from PIL import Image
+
+from selkern.data import lettering
+from selkern.data.preprocess import Preprocess
+from selkern.data.sheet import draw_sheet, pick
+from selkern.data.sources import open_source
+
+
+def fill(root: Path, counts: dict[str, int], size: tuple[int, int] = (12, 8)) -> Path:
+    rng = np.random.default_rng(0)
+    for folder, count in counts.items():
+        (root / folder).mkdir(parents=True)
+        for number in range(count):
+            pixels = rng.integers(0, 256, (*size, 3), dtype=np.uint8)
+            Image.fromarray(pixels).save(root / folder / f"{number}.png")
+    return root
+
+
+def drawn(root: Path, preprocess: Preprocess) -> NDArray[np.uint8]:
+    with Image.open(io.BytesIO(draw_sheet(open_source(str(root)), preprocess, ["heading"]))) as image:
+        return np.asarray(image.convert("RGB"))
+
+
+def holds(sheet: NDArray[np.uint8], part: NDArray[np.uint8]) -> bool:
+    """Whether a part is somewhere in the sheet."""
+    height, width = part.shape[:2]
+    rows, columns = np.nonzero((sheet[: 1 - height, : 1 - width] == part[0, 0]).all(axis=2))
+    return any(
+        (sheet[y : y + height, x : x + width] == part).all()
+        for y, x in zip(rows.tolist(), columns.tolist(), strict=True)
+    )
+
+
+@pytest.mark.parametrize("resize", ["crop", "squash", "pad"])
+def test_the_pixels_are_those_of_the_input(resize: str, tmp_path: Path) -> None:
+    root = fill(tmp_path / "data", {"train/a": 2, "train/b": 2, "val/a": 1, "val/b": 1}, size=(20, 40))
+    preprocess = Preprocess(size=16, resize=resize)  # type: ignore[arg-type]
+    sheet = drawn(root, preprocess)
+    source = open_source(str(root))
+    for split in (source.train, source.val):
+        for index in range(len(split)):
+            pixels = preprocess(split.read(index)).transpose(1, 2, 0)
+            assert holds(sheet, pixels.repeat(7, axis=0).repeat(7, axis=1))  # 112 px: seven for each
+
+
+def test_every_class_and_split_has_its_share(tmp_path: Path) -> None:
+    source = open_source(str(fill(tmp_path / "data", {"train/a": 50, "train/b": 3, "val/a": 2, "val/b": 9})))
+    chosen = pick(source, 16)
+    found = Counter((source.classes[split.labels[index]], split.name) for split, index in chosen)
+    assert found == {("a", "train"): 6, ("a", "val"): 2, ("b", "train"): 3, ("b", "val"): 5}
+    assert len(set(chosen)) == 16
+    assert [source.classes[split.labels[index]] for split, index in chosen] == ["a"] * 8 + ["b"] * 8
+
+
+def test_more_classes_than_images(tmp_path: Path) -> None:
+    source = open_source(
+        str(fill(tmp_path / "data", {f"{split}/c{n:02d}": 1 for n in range(20) for split in ("train", "val")}))
+    )
+    chosen = pick(source, 6)
+    names = [source.classes[split.labels[index]] for split, index in chosen]
+    assert names[0] == "c00"
+    assert names[-1] == "c19"
+    assert len(set(names)) == 6
+
+
+def test_names_and_files_of_any_kind(tmp_path: Path) -> None:
+    """No letter for it, a name of 200 letters, a formula, a control character, broken images: no exception, no blot."""
+    odd = ("\u732b", "x" * 200, "$x^2$", "a\x07b", "\u0642\u0637\u0629")
+    root = fill(tmp_path / "data", {f"{split}/{name}": 1 for name in odd for split in ("train", "val")})
+    (root / "train/$x^2$/0.png").write_bytes(b"not an image")
+    (root / "val/$x^2$/0.png").write_bytes(b"")
+    sheet = drawn(root, Preprocess(size=8))
+    red = (np.abs(sheet.astype(int) - (0xFB, 0xE9, 0xE7)) < 4).all(axis=2)
+    assert red.sum() > 2 * 112 * 112 * 0.7  # two cells
+    assert sheet.shape[1] < 1200
+
+
+def test_large_inputs_are_reduced(tmp_path: Path) -> None:
+    root = fill(tmp_path / "data", {"train/a": 30, "train/b": 30, "val/a": 1, "val/b": 1})
+    height, width, _ = drawn(root, Preprocess(size=900)).shape
+    assert width < 2000
+    assert height < 4500
+
+
+def test_texts_are_cut_to_their_width() -> None:
+    assert lettering.shortened("short", 200, 12) == "short"
+    cut = lettering.shortened("a" * 3000 + "end", 100, 12)
+    assert cut.endswith("end")
+    assert lettering.font(cut, 12).getlength(cut) <= 100
+    assert all(
+        lettering.font(line, 12).getlength(line) <= 100 for line in lettering.wrapped("many words " * 20, 100, 12)
+    )
+    assert lettering.shown("caf\u00e9", 3) == "caf\u00e9"
+    assert lettering.shown("\U000e0001", 3).startswith("3: ")
