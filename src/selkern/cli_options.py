@@ -211,12 +211,30 @@ class DataCheckOptions:
     """Processes that decode; by default one for each usable core, at most 16. Cannot change a result."""
     output: Path | None = None
     """A new .csv file with every unreadable image and every picture that is there twice."""
+    sheet: Path | None = None
+    """A new .png file with up to 48 images as training would show them to the network: decoded, resized, cropped."""
+    model: str = ""
+    """Of the sheet: the network, by default as for `train`."""
+    weights: str | None = None
+    """Of the sheet: weights or a run, whose card says how images are prepared."""
+    image_size: int | None = None
+    """Of the sheet: side of the network's input, px; by default as for `train`."""
+    resize: Literal["crop", "squash", "pad"] | None = None
+    """Of the sheet: centre crop, squashed to a square, or padded to one; by default as for `train`."""
     json: bool = False
     """Print one JSON object instead of text."""
 
     def __post_init__(self) -> None:
         if self.workers is not None and self.workers < 0:
             raise UsageError(f"workers is {self.workers}", "--workers", "must be at least 0")
+        if self.image_size is not None and not 1 <= self.image_size <= 8192:
+            raise UsageError(f"image size is {self.image_size}", "--image-size", "must lie between 1 and 8192")
+        if self.sheet is not None and self.sheet.suffix.lower() != ".png":
+            raise UsageError("not a .png file", f"--sheet {self.sheet}", "give a name that ends with .png")
+        for name in ("model", "weights", "image_size", "resize"):
+            if self.sheet is None and getattr(self, name):
+                flag = "--" + name.replace("_", "-")
+                raise UsageError("only for the sheet", flag, "give --sheet sheet.png with it")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,10 +11,12 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
+from selkern import cli
 from selkern.data import lettering
 from selkern.data.preprocess import Preprocess
 from selkern.data.sheet import draw_sheet, pick
 from selkern.data.sources import open_source
+from selkern.train.recipe import RECIPES
 
 
 def fill(root: Path, counts: dict[str, int], size: tuple[int, int] = (12, 8)) -> Path:
@@ -103,3 +105,48 @@ def test_texts_are_cut_to_their_width() -> None:
     )
     assert lettering.shown("caf\u00e9", 3) == "caf\u00e9"
     assert lettering.shown("\U000e0001", 3).startswith("3: ")
+
+
+def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    root = fill(tmp_path / "data", {"train/a": 4, "train/b": 4, "val/a": 2, "val/b": 2}, size=(40, 80))
+    sheet = tmp_path / "sheet.png"
+    words = ["data", "check", str(root), "--workers", "0", "--sheet"]
+    assert cli.main([*words, str(sheet)]) == 0
+    said = capsys.readouterr().out
+    assert f"written: {sheet}\n" in said
+    assert "input 40 px (as the pictures), centre crop 1" in said
+    assert "the centre crop does not show their ends" in said
+    before = sheet.read_bytes()
+    assert cli.main([*words, str(sheet)]) == 2
+    assert sheet.read_bytes() == before
+    assert cli.main([*words, str(tmp_path / "pad.png"), "--resize", "pad", "--image-size", "24"]) == 0
+    said = capsys.readouterr().out
+    assert "input 24 px (as asked), padded" in said
+    assert "the centre crop" not in said
+    shown = Preprocess(size=24, resize="pad", mean=RECIPES["cifar"].mean, std=RECIPES["cifar"].std)
+    with Image.open(tmp_path / "pad.png") as image:
+        pixels = shown(open_source(str(root)).train.read(0)).transpose(1, 2, 0)
+        assert holds(np.asarray(image), pixels.repeat(5, axis=0).repeat(5, axis=1))
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("--sheet", "sheet.jpg"), "not a .png file"),
+        (("--image-size", "32"), "only for the sheet"),
+        (("--sheet", "no/sheet.png"), "no such folder"),
+        (("--sheet", "sheet.png", "--image-size", "0"), "image size is 0"),
+        (("--sheet", "sheet.png", "--model", "sknet"), "sknet"),
+    ],
+)
+def test_flags_that_cannot_be(
+    words: tuple[str, ...],
+    said: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    root = fill(tmp_path / "data", {"train/a": 4, "val/a": 2})
+    monkeypatch.chdir(tmp_path)
+    assert cli.main(["data", "check", str(root), "--workers", "0", *words]) == 2
+    assert said in capsys.readouterr().err

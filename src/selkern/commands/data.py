@@ -65,8 +65,9 @@ def check(argv: list[str]) -> int:
     from selkern.cli_options import DataCheckOptions, parse
 
     options = parse(DataCheckOptions, argv, "data check")
-    if options.output is not None:
-        require_new(options.output)
+    for flag, path in (("--output", options.output), ("--sheet", options.sheet)):
+        if path is not None:
+            require_new(path, flag)
     say(f"selkern {__version__}: checking {printable(options.source)}")
     from selkern.data.check import check_data
     from selkern.data.sources import open_source
@@ -75,6 +76,11 @@ def check(argv: list[str]) -> int:
     workers = min(usable_cores()[0], _MOST_WORKERS) if options.workers is None else options.workers
     with Progress("listing the images") as line:
         source = open_source(options.source, on_bad="skip", table=options.table)
+        if options.sheet is not None:
+            from selkern.commands.data_sheet import write_sheet
+
+            line.show("drawing the sheet")
+            drawn = write_sheet(options, options.sheet)
         splits = {id(split): len(split) for split in (source.train, source.val, source.test)}
         line.show("decoding", total=sum(splits.values()))
         found = check_data(source, workers=workers, progress=line.advance)
@@ -87,6 +93,8 @@ def check(argv: list[str]) -> int:
         write_csv(options.output, ("finding", "number", "file", "split", "label", "reason"), list(found.to_rows()))
         if not options.json:
             print(f"\nwritten: {options.output}")
+    if options.sheet is not None and not options.json:
+        print(f"\nwritten: {options.sheet}", *drawn, sep="\n")
     if not options.json:
         print(f"\n{_verdict(found)}")
     return 3 if found.serious else 0

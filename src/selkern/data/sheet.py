@@ -59,11 +59,9 @@ def draw_sheet(source: Source, preprocess: Preprocess, heading: Sequence[str], l
     columns = min(_COLUMNS, (_WIDTH + _GAP) // (side + _GAP))
     cells = [_cell(source, split, index, preprocess) for split, index in pick(source, min(limit, columns * _ROWS))]
     width = max(min(columns, len(cells)) * (side + _GAP) - _GAP, _NARROWEST)
-    scale = (
-        f"each pixel is drawn as {factor} x {factor}"
-        if preprocess.size <= _MOST
-        else f"reduced here from {preprocess.size} to {_MOST} px"
-    )
+    scale = f"each pixel is drawn as {factor} x {factor}"
+    if preprocess.size > _MOST:
+        scale = f"reduced here from {preprocess.size} to {_MOST} px"
     texts = (*heading, *([] if side == preprocess.size else [scale]))
     lines = [line for text in texts for line in lettering.wrapped(text, width, _HEADING)]
     top = _PAGE + round(len(lines) * _HEADING * _LINE) + _GAP

@@ -67,22 +67,31 @@ class Defaults:
 
     def line(self, options: TrainOptions, steps: int) -> str:
         """What a run with these options takes, and why; `steps` are those of an epoch."""
+        now = options.training
+        return (
+            f"{self.input_line(options)}; "
+            f"recipe {options.recipe} ({RECIPE_NOTES[options.recipe]}), batch {now.batch_size}: "
+            f"{now.epochs} epoch{'s' * (now.epochs != 1)} of {steps} step{'s' * (steps != 1)}"
+        )
+
+    def input_line(self, options: TrainOptions) -> str:
+        """How pictures become inputs in a run with these options, and why."""
         now, was = options.training, self.options.training
         size_of = self.size_of if now.image_size == was.image_size else "as asked"
         colours_of = self.colours_of if (now.mean, now.std) == (was.mean, was.std) else "as asked"
         way = {"crop": "centre crop", "squash": "squashed, crop", "pad": "padded, crop"}[now.resize]
         pictures = f"pictures of {self.seen.short_side:g} px (short side, median), " if self.seen else ""
-        return (
-            f"{pictures}input {now.image_size} px ({size_of}), {way} {now.eval_crop:g}, mean and std {colours_of}; "
-            f"recipe {options.recipe} ({RECIPE_NOTES[options.recipe]}), batch {now.batch_size}: "
-            f"{now.epochs} epoch{'s' * (now.epochs != 1)} of {steps} step{'s' * (steps != 1)}"
-        )
+        return f"{pictures}input {now.image_size} px ({size_of}), {way} {now.eval_crop:g}, mean and std {colours_of}"
+
+    def input_notes(self, options: TrainOptions) -> Iterator[str]:
+        """What the network may not see of the pictures."""
+        if self.seen is not None and self.seen.headers:
+            yield from _notes_on_pictures(self.seen, options, _design_size(options.model))
 
     def notes(self, options: TrainOptions) -> Iterator[str]:
         """What of these options may not be meant."""
+        yield from self.input_notes(options)
         design = _design_size(options.model)
-        if self.seen is not None and self.seen.headers:
-            yield from _notes_on_pictures(self.seen, options, design)
         if design > _SMALL >= options.training.image_size:
             yield f"{options.model} is designed for {design} px, its maps keep little of {options.training.image_size}"
         if self.card is not None:
