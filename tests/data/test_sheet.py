@@ -146,7 +146,7 @@ def test_flags_that_cannot_be(
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    root = fill(tmp_path / "data", {"train/a": 4, "val/a": 2})
+    root = fill(tmp_path / "data", {"train/a": 4, "train/b": 4, "val/a": 2, "val/b": 2})
     monkeypatch.chdir(tmp_path)
     assert cli.main(["data", "check", str(root), "--workers", "0", *words]) == 2
     assert said in capsys.readouterr().err

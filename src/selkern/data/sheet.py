@@ -76,7 +76,7 @@ def draw_sheet(source: Source, preprocess: Preprocess, heading: Sequence[str], l
         row, column = divmod(number, columns)
         _draw(sheet, drawing, cell, (_PAGE + column * (side + _GAP), top + row * step), side)
     data = io.BytesIO()
-    sheet.save(data, "PNG")
+    sheet.save(data, "PNG", compress_level=2)
     return data.getvalue()
 
 
