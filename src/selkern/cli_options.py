@@ -221,17 +221,19 @@ class DataCheckOptions:
     """Of the sheet: side of the network's input, px; by default as for `train`."""
     resize: Literal["crop", "squash", "pad"] | None = None
     """Of the sheet: centre crop, squashed to a square, or padded to one; by default as for `train`."""
+    white_level: str = ""
+    """Of the sheet: what is white of deep pixels; by default as for `train`."""
     json: bool = False
     """Print one JSON object instead of text."""
 
     def __post_init__(self) -> None:
         if self.workers is not None and self.workers < 0:
             raise UsageError(f"workers is {self.workers}", "--workers", "must be at least 0")
-        if self.image_size is not None and not 1 <= self.image_size <= 8192:
-            raise UsageError(f"image size is {self.image_size}", "--image-size", "must lie between 1 and 8192")
+        if self.image_size is not None and not 8 <= self.image_size <= 8192:
+            raise UsageError(f"image size is {self.image_size}", "--image-size", "must lie between 8 and 8192")
         if self.sheet is not None and self.sheet.suffix.lower() != ".png":
             raise UsageError("not a .png file", f"--sheet {self.sheet}", "give a name that ends with .png")
-        for name in ("model", "weights", "image_size", "resize"):
+        for name in ("model", "weights", "image_size", "resize", "white_level"):
             if self.sheet is None and getattr(self, name):
                 flag = "--" + name.replace("_", "-")
                 raise UsageError("only for the sheet", flag, "give --sheet sheet.png with it")

@@ -129,6 +129,20 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
         assert holds(np.asarray(image), pixels.repeat(5, axis=0).repeat(5, axis=1))
 
 
+def test_deep_pixels_are_shown_as_training_takes_them(tmp_path: Path) -> None:
+    root = fill(tmp_path / "data", {"train/a": 2, "train/b": 2, "val/a": 1, "val/b": 1})
+    deep = np.random.default_rng(0).integers(0, 4096, (32, 32), dtype=np.uint16)
+    for path in root.rglob("*.png"):
+        Image.fromarray(deep).save(path)
+    words = ["data", "check", str(root), "--workers", "0", "--sheet"]
+    assert cli.main([*words, str(tmp_path / "auto.png")]) == 3  # one picture under two labels
+    assert cli.main([*words, str(tmp_path / "full.png"), "--white-level", "full"]) == 3
+    auto, full = (np.asarray(Image.open(tmp_path / name).convert("RGB"))[-200:] for name in ("auto.png", "full.png"))
+    grey = np.repeat((deep / 4095 * 255).round()[..., None], 3, axis=2)
+    assert holds(auto, grey.repeat(4, axis=0).repeat(4, axis=1))
+    assert not holds(full, grey.repeat(4, axis=0).repeat(4, axis=1))
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [

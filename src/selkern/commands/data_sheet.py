@@ -10,6 +10,8 @@ from selkern.cli_options import DataCheckOptions
 
 def write_sheet(options: DataCheckOptions, path: Path) -> list[str]:
     """Write the sheet; how images became inputs, and remarks on that, a line each."""
+    from selkern.data.check import settled_levels
+    from selkern.data.levels import parse_levels, show_levels
     from selkern.data.sheet import draw_sheet
     from selkern.data.sources import open_source
     from selkern.files import write_atomic
@@ -29,12 +31,15 @@ def write_sheet(options: DataCheckOptions, path: Path) -> list[str]:
     if options.image_size is not None:
         training = replace(training, image_size=options.image_size)
     chosen = replace(defaults.options, training=training)
-    preprocess = training.preprocess
+    levels, _ = settled_levels(source, parse_levels(options.white_level or training.white_level))
+    preprocess = replace(training.preprocess, levels=levels)
     said = defaults.input_line(chosen)
     colours = ", ".join(
         f"{name} {' '.join(f'{value:.3g}' for value in values)}"
         for name, values in (("mean", preprocess.mean), ("std", preprocess.std))
     )
+    if levels != "full":
+        colours += f", white level {show_levels(levels)}"
     heading = f"{source.name}, as {chosen.model} is shown it"
     write_atomic(path, draw_sheet(source, preprocess, [heading, said, colours]))
     return [said, *(f"note: {note}" for note in defaults.input_notes(chosen))]

@@ -10,6 +10,7 @@ import hashlib
 import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
+from typing import Literal
 
 import numpy as np
 import torch
@@ -77,7 +78,7 @@ def check_data(source: Source, *, workers: int = 0, progress: Callable[[int], ob
         ResourceError: a worker was killed.
     """
     splits = list({id(split): split for split in (source.train, source.val, source.test) if len(split)}.values())
-    levels, notes = _levels(source)
+    levels, notes = settled_levels(source)
     images = _Images(splits, Reading(levels=levels))
     cut_off = tuple(name for name in ("val", "test") if any(_tells_cut(note, name) for note in source.notes))
     # What is cut off at random is one with what it is cut from: only splits of the source's own can leak.
@@ -131,10 +132,10 @@ def _doubtful(source: Source, parts: Sequence[Part]) -> tuple[str, ...]:
     return doubtful({name: count for name, count in counts.items() if count}, folders=source.kind == "folder")
 
 
-def _levels(source: Source) -> tuple[Levels, tuple[str, ...]]:
-    """The levels that training would take, and remarks."""
+def settled_levels(source: Source, asked: Levels | Literal["auto"] = "auto") -> tuple[Levels, tuple[str, ...]]:
+    """The levels that training would take, and remarks; where it would take none, those of each image."""
     try:
-        return settle_levels(source.train, "auto")
+        return settle_levels(source.train, asked)
     except DataError as error:  # training would end with it
         return "percentile", (f"{error.what}: {error.fix}",)
 
