@@ -83,7 +83,7 @@ def test_percentiles_stretch_each_image() -> None:
 def test_twelve_bits_are_seen_in_a_folder(tmp_path: Path) -> None:
     source = open_source(str(folder(tmp_path / "d", SIXTEEN)))
     levels, notes = settle_levels(source.train, "auto")
-    assert levels == (0, 4095)
+    assert levels == (0.0, 4095.0)
     (note,) = notes
     assert "16-bit and use 0 to 3,200: white is 4,095; --white-level full for 65,535" in note
     assert note in check_data(source).notes
@@ -104,7 +104,7 @@ def test_all_sixteen_bits_and_eight_need_no_word(tmp_path: Path) -> None:
 def test_floats_have_the_range_of_the_set(tmp_path: Path) -> None:
     source = open_source(str(folder(tmp_path / "d", (SIXTEEN / 3300).astype(np.float32))))
     levels, (note,) = settle_levels(source.train, "auto")
-    assert levels == (0, 1)
+    assert levels == (0.0, 1.0)
     assert "32-bit float and use 0 to 0.9697: white is 1" in note
     assert not check_data(source).unreadable
 
@@ -144,9 +144,9 @@ def test_levels_in_a_card() -> None:
     plain = Preprocess(size=8)
     assert "levels" not in plain.to_dict()
     for levels in ("percentile", (0.0, 4095.0)):
-        there = Preprocess(size=8, levels=levels)  # type: ignore[arg-type]
+        there = Preprocess(size=8, levels=levels)
         assert Preprocess.from_dict(there.to_dict()) == there
-        assert there.reading() == Reading(levels=levels, least=512)  # type: ignore[arg-type]
+        assert there.reading() == Reading(levels=levels, least=512)
     for wrong in ("auto", [1], [5, 5], [0, "a"], None, [0, float("nan")]):
         with pytest.raises(ValueError):
             Preprocess.from_dict({**plain.to_dict(), "levels": wrong})
