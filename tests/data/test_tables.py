@@ -328,6 +328,7 @@ def test_metadata_of_an_image_folder(tmp_path: Path) -> None:
     source = open_source(str(tmp_path / "one"))
     assert (images(source), source.classes) == (20, ("a", "b"))
     source = open_source(str(tmp_path / "two"))
+    assert "the images are those of test/metadata.csv, train/metadata.csv" in source.notes
     assert (len(source.train) + len(source.val), len(source.test)) == (16, 4)
     assert next(source.split_rows())[0].startswith("train/")
     for folder in ("train", "test"):
@@ -344,5 +345,27 @@ def test_metadata_of_an_image_folder(tmp_path: Path) -> None:
 def test_metadata_without_labels_leaves_the_class_folders(tmp_path: Path) -> None:
     for i in range(12):
         draw(tmp_path / "ab"[i % 2] / f"{i}.png")
-    put(tmp_path / "metadata.csv", table("file_name", "text", rows=[("a/0.png", "a photo")]))
-    assert open_source(str(tmp_path)).kind == "folder"
+    for header, rows in (
+        (("file_name", "text"), [("a/0.png", "a photo")]),
+        (("image", "class"), [("0.png", "old")]),
+        ((), [(b"caf\xe9".decode("latin-1"), "b")]),
+    ):
+        put(tmp_path / "metadata.csv", table(*header, rows=rows), "latin-1")
+        assert open_source(str(tmp_path)).kind == "folder"
+
+
+def test_a_table_for_each_split(tmp_path: Path) -> None:
+    for i in range(16):
+        draw(tmp_path / "images" / f"{i}.png")
+    rows = [(f"{i}.png", "ab"[i % 2]) for i in range(16)]
+    put(tmp_path / "train.csv", table("filename", "label", rows=rows[:10]))
+    put(tmp_path / "val.csv", table("filename", "label", rows=rows[10:]))
+    put(tmp_path / "test.csv", table("filename", rows=[row[:1] for row in rows[:2]]))  # no labels: not used
+    source = open_source(str(tmp_path))
+    assert [len(part) for part in (source.train, source.val)] == [10, 6]
+    assert source.train.where(3) == f"{tmp_path}/images/3.png"
+    assert next(source.split_rows()) == ("images/0.png", "a", "train")
+    for name in "ab":
+        for i in range(5):
+            draw(tmp_path / name / f"{i}.png")
+    assert open_source(str(tmp_path)).kind == "folder", "class folders count before lists"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import itertools
 import re
 from collections import Counter
 from collections.abc import Sequence
@@ -11,11 +13,11 @@ from pathlib import Path
 from selkern.data.bad_rows import NEARLY_ALL, BadRows
 from selkern.data.decode import show
 from selkern.data.files import file_source
-from selkern.data.listing import Search, is_file
+from selkern.data.listing import Search, is_file, some
 from selkern.data.lookup import Lookup, Way, find_lookup
 from selkern.data.split import Listing, Options, Source
 from selkern.data.split_names import assign_splits, split_word, vague_notes
-from selkern.data.table import LABEL_NAMES, PATH_NAMES, SPLIT_NAMES, Table, column_called, read_table
+from selkern.data.table import LABEL_NAMES, PATH_NAMES, SPLIT_NAMES, TABLES, Table, column_called, plain, read_table
 from selkern.data.table_options import TableOptions
 from selkern.errors import DataError, printable
 
@@ -63,24 +65,42 @@ def open_csv(path: Path, options: Options) -> Source:
 
 
 def find_tables(root: Path, options: Options) -> list[tuple[str, Path]]:
-    """(split, table) of a folder whose images are listed in metadata.csv, as Hugging Face's ImageFolder has it.
+    """(split, table) of a folder whose images are listed in tables; none of a folder without such.
 
-    One in the folder, or one in each split folder, with columns of files and of labels; none of a folder without.
+    metadata.csv in the folder or one in each split folder, as Hugging Face's ImageFolder has it; or train.csv with
+    val.csv or test.csv beside images that are in no class folders.
     """
     if (own := _metadata(root, options)) is not None:
         return [("", own)]
-    folders = {folder.path: split_word(folder.name) for folder in Search().folders(root)}
+    search = Search()
+    folders = {folder.path: split_word(folder.name) for folder in search.folders(root)}
     tables = {path: table for path, word in folders.items() if word and (table := _metadata(Path(path), options))}
-    meant = assign_splits({folders[path] for path in tables})
-    return [(meant[folders[path]], table) for path, table in tables.items()]
+    if tables:
+        meant = assign_splits({folders[path] for path in tables})
+        return [(meant[folders[path]], table) for path, table in tables.items()]
+    files = [Path(entry.path) for entry in search.files(root)]
+    words = {file: split_word(file.stem) for file in files if file.suffix.lower() in TABLES}
+    meant = assign_splits({word for word in words.values() if word})
+    if "train" not in meant.values() or len(meant) < 2:
+        return []
+    classes = (path for path, word in folders.items() if search.has_images(path) and (not word or search.folders(path)))
+    if len(list(itertools.islice(classes, 2))) > 1:
+        return []
+    lists = {meant[word]: file for file, word in words.items() if word and _fits(file, options)}
+    return list(lists.items()) if "train" in lists and len(lists) > 1 else []
 
 
 def _metadata(folder: Path, options: Options) -> Path | None:
-    for name in METADATA:
-        if is_file(folder / name):
-            table = read_table(folder / name, options.table.separator, lambda columns: fit(columns, options.table))
-            return folder / name if fit(table.columns, options.table) else None
-    return None
+    return next((folder / name for name in METADATA if is_file(folder / name) and _fits(folder / name, options)), None)
+
+
+def _fits(path: Path, options: Options) -> bool:
+    """Whether a table can be read, and has the columns of images and labels."""
+    with contextlib.suppress(DataError):
+        table = read_table(path, options.table.separator, lambda columns: fit(columns, options.table))
+        own = path.name not in METADATA or options.table.path_column or "filename" in map(plain, table.columns)
+        return bool(own) and fit(table.columns, options.table)
+    return False
 
 
 def open_tables(name: Path, tables: Sequence[tuple[str, Path]], options: Options) -> Source:
@@ -93,6 +113,8 @@ def open_tables(name: Path, tables: Sequence[tuple[str, Path]], options: Options
     """
     listed = _Listed()
     root = show(name)
+    if name.is_dir():
+        listed.notes.append(f"the images are those of {some(show(path.relative_to(name)) for _, path in tables)}")
     for split, path in tables:
         table = read_table(path, options.table.separator, lambda columns: fit(columns, options.table))
         columns = _columns(table, options.table)
