@@ -190,6 +190,7 @@ def test_other_folders_beside_splits_are_named(tmp_path: Path) -> None:
     [
         ((under("entrenamiento"), under("prueba")), "entrenamiento/, prueba/ hold folders of the same", "train, val"),
         ((under("color"), under("gray"), under("segmented")), "same names (a, b)", "give one of them"),
+        ((under("drive-001/photos"), under("drive-002/photos")), "same names (a, b)", "give one of them"),
         (({"train": 9, "test": 9},), "no class folders in test/ and train/", "one folder per class in each"),
         (({"train": 9, "test": 9, "train.csv": b"id,label"},), "no class folders in test/ and train/", "train.csv"),
         ((under("train"), under("train_images")), "two train folders: train/ and train_images/", "keep one"),
@@ -273,6 +274,10 @@ def test_an_archive_is_called_one(tmp_path: Path, name: str) -> None:
     assert "unpack it" in told
 
 
+def test_a_web_address_is_called_one() -> None:
+    assert error("https://example.org/photos.zip").startswith("a web address")
+
+
 def test_a_single_image_is_called_one(tmp_path: Path) -> None:
     (tmp_path / "cat.png").write_bytes(PNG[0])
     assert error(str(tmp_path / "cat.png")).startswith("a single image")
@@ -293,6 +298,11 @@ def test_splits_beside_the_folder_that_is_given_are_named(tmp_path: Path) -> Non
     (note,) = (note for note in open_source(str(tmp_path / "train")).notes if note.startswith("not used"))
     assert note == f"not used: test/, val/ beside train/ (give {tmp_path} to use it)"
     assert not [note for note in open_source(str(tmp_path / "test")).notes if note.startswith("not used")]
+
+
+def test_class_folders_that_hold_one_folder_each_are_classes(tmp_path: Path) -> None:
+    source = open_source(lay(tmp_path, {"n01/images": 8, "n02/images": 8, "n02/boxes.txt": b""}))
+    assert source.classes == ("n01", "n02")
 
 
 def test_a_copy_among_the_class_folders_is_no_class(tmp_path: Path) -> None:

@@ -161,18 +161,23 @@ def _unwrap(layout: dict[str, Folder], search: Search, known: Collection[str], n
     """{split: where its class folders are}, which may be a folder of their own: train/train/cat."""
     inside = [search.folders(folder.path) for folder in layout.values()]
     known = {*known, *(entry.name for entries in inside if len(entries) > 1 for entry in entries)}
-    places = {}
-    for split, folder in layout.items():
-        place = Path(folder.path)
-        for _ in range(_DEEPEST):
-            entries = search.folders(place)
-            if not _is_wrapped(place, entries, search, known):
-                break
-            place = Path(entries[0].path)
-        if place != Path(folder.path):
-            notes.append(f"the {split} split is taken from {show(place.relative_to(Path(folder.path).parent))}/")
-        places[split] = place
+    places = {split: _innermost(folder, search, known) for split, folder in layout.items()}
+    for split, place in places.items():
+        outer = Path(layout[split].path)
+        if place != outer:
+            notes.append(f"the {split} split is taken from {show(place.relative_to(outer.parent))}/")
     return places
+
+
+def _innermost(folder: Folder, search: Search, known: Collection[str] = ()) -> Path:
+    """A folder, or the one in it that all its images are in: train/train."""
+    place = Path(folder.path)
+    for _ in range(_DEEPEST):
+        inside = search.folders(place)
+        if not _is_wrapped(place, inside, search, known):
+            break
+        place = Path(inside[0].path)
+    return place
 
 
 def _unlabelled(split: str, folder: Path, images: int, is_inner: bool) -> str:
@@ -273,9 +278,10 @@ def _same_inside(folders: Sequence[Folder], search: Search) -> list[str]:
     """The names of the folders that each of these folders holds; empty where they differ, or are fewer than two."""
     first: list[str] = []
     for folder in folders:
-        names = [printable(inner.name) for inner in search.folders(folder.path)]
+        place = _innermost(folder, search)
+        names = [printable(inner.name) for inner in search.folders(place)]
         first = first or names
-        if len(folders) < 2 or len(names) < 2 or names != first or search.loose(folder.path):
+        if len(folders) < 2 or len(names) < 2 or names != first or search.loose(place):
             return []
     return first
 

@@ -66,6 +66,8 @@ def open_source(
         return open_digits(options, data.partition(":")[2] if ":" in data else None)
     if not data.strip():  # which a path would take for the folder we are in
         raise DataError("no such data", "(empty name)", _ACCEPTED)
+    if "://" in data:
+        raise DataError("a web address, not data of this machine", data, "download it, and give the folder or file")
     try:
         path = Path(data).expanduser()
     except RuntimeError as error:  # ~name, where nobody is called so
