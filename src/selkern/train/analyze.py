@@ -77,7 +77,7 @@ def analyze(
     source, split = chosen.source, chosen.split
     for line in chosen.lines:
         say(line)
-    folder = _folder(loaded, chosen, output)
+    folder = report_folder(loaded, chosen, output)
     started = time.monotonic()
     with Progress("evaluating", total=len(split)) as shown:
         evaluation = evaluate(loaded.model, split, source.classes, loaded.preprocess, on_bad=on_bad, seen=shown.advance)
@@ -113,7 +113,7 @@ def analyze(
     return Analysis(evaluation, studies, page, (*remarks, *studies.notes))
 
 
-def _folder(loaded: Loaded, chosen: Chosen, output: Path | None) -> Path:
+def report_folder(loaded: Loaded, chosen: Chosen, output: Path | None) -> Path:
     """The folder for a report, made: as asked for, the run's own, or a new one within it."""
     run = None if loaded.run is None else loaded.run.path
     if output is None and run is not None and chosen.is_test_of_run:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -11,7 +12,7 @@ from selkern.data.joined import Joined, whole
 from selkern.data.sources import Source, open_source
 from selkern.data.split import SPLITS, WHOLE, OnBad, Split, relative
 from selkern.data.table_options import TableOptions
-from selkern.errors import UsageError
+from selkern.errors import DataError, SelkernError, UsageError
 from selkern.train.loaded import Loaded, require_named
 from selkern.train.run_data import RunData
 
@@ -86,12 +87,16 @@ def choose(
                 table = known.options.table
             source = open_source(data, classes=loaded.card.classes, cut=False, on_bad=on_bad, table=table)
     lines += [f"note: {note}" for note in source.notes]
+    if own and part == "auto" and not len(source.test):
+        raise DataError("none of the run's test images is there", source.name, "restore them, or give --split all")
     split = _part(source, part)
     if split.name == WHOLE and part == "auto":
         lines.append(f"note: {source.name} has no splits of its own: all {len(split):,} images are taken")
-    if known is None:
+    seen = None if known is None else _seen(known, source, split, own)
+    if known is None or seen is None:
+        if source.kind != "digits" and loaded.source is None:
+            lines.append("note: which images the weights were trained on is not known: see that none of these were")
         return Chosen(source=source, split=split, own=own, lines=tuple(lines))
-    seen = _seen(known, source, split, own)
     return Chosen(
         source=source,
         split=split,
@@ -107,27 +112,35 @@ def _part(source: Source, part: str) -> Split:
     if part == WHOLE or (part == "auto" and (source.test.name == WHOLE or not len(source.test))):
         return whole(source)
     split: Split = source.test if part == "auto" else getattr(source, part)
-    if split.name == WHOLE:
+    if split.name == WHOLE or not len(split):
         raise UsageError(f"{source.name} has no {part} split", "--split", "give all, or leave it out")
     return split
 
 
-def _seen(known: RunData, source: Source, split: Split, own: bool) -> Counter[str]:
-    """How many images of a split were in each part of the run, by their bytes, else by name; "changed" ones."""
+def _seen(known: RunData, source: Source, split: Split, own: bool) -> Counter[str] | None:
+    """How many images of a split were in each part of the run, by their bytes, else by name; "changed" ones.
+
+    None where that cannot be known.
+    """
     seen: Counter[str] = Counter()
     if known.drawn:
         if source.kind == "digits":  # the digits in them are those of the run's, in each part
             for each in split.parts if isinstance(split, Joined) else (split,):
                 seen[each.name] += len(each)
         return seen
-    prints = known.prints("" if own else source.name)
+    if not known.rows:  # split.csv is gone
+        with suppress(SelkernError):
+            known.open_at(known.find())
+    prints, part_of = known.prints("" if own else source.name), known.part_of
+    if not part_of or not (own or prints):
+        return None
     part_by: dict[str, str] = {}
     for name, text in prints.items():
-        if part_by.get(text) != "train" and name in known.part_of:
-            part_by[text] = known.part_of[name]
+        if part_by.get(text) != "train" and name in part_of:
+            part_by[text] = part_of[name]
     for index in range(len(split)):
         name, text = relative(split.where(index), source.root), fingerprint(split, index)
-        before = part_by.get(text, known.part_of.get(name, "") if own else "")
+        before = part_by.get(text, part_of.get(name, "") if own else "")
         seen[before] += 1
         seen["changed"] += own and bool(text) and prints.get(name, text) != text
     return seen

@@ -15,6 +15,7 @@ from selkern.analysis.figures import image_grid
 from selkern.analysis.style import to_png
 from selkern.data.levels import parse_levels, show_levels
 from selkern.data.order import TrainOrder
+from selkern.data.saved import names_some
 from selkern.data.sources import Source, open_source
 from selkern.data.survey import settle_levels
 from selkern.errors import CheckpointError
@@ -66,13 +67,13 @@ def train(options: TrainOptions, defaults: Defaults | None = None) -> RunFolder 
                 model = _new_model(options, source)
                 # Built again in `Training`; here it refuses a batch size that cannot be before a folder is made.
                 TrainOrder(len(source.train), options.training.batch_size, options.seed, ranks.rank, ranks.world)
+            first = None if options.weights is None else find_weights(options.weights)  # "latest" is soon this run
             run = RunFolder(ranks.from_main(RunFolder.create(options).path if ranks.main else Path()))
             progress = Progress(run.log if ranks.main else None)
             held.enter_context(locked(run.path, ranks, progress.say))
             with Line("reading the first images", quiet=not ranks.main):
                 training = Training(options, source, model, run, ranks, progress)
                 if ranks.main:
-                    first = None if options.weights is None else find_weights(options.weights)
                     write_inputs(run.path, options.data, source, first, model.variant.norms)
                     run.start(options, source)
                     draw_first_batch(training)
@@ -130,6 +131,9 @@ def resume(
                 if ranks.main:
                     write_atomic(run.path / "config.yaml", options.to_yaml())
                     known.keep(place, source, training.stepper.model.variant.norms)
+                    if changed := known.changed(source):
+                        what = f"{len(changed):,} images have changed since the run was started"
+                        progress.say(f"warning: {what}; it goes on with them as they are: {names_some(changed)}")
                 for note in source.notes:
                     progress.say(f"note: {note}")
                 progress.say(f"resuming {run.path} at epoch {training.epoch + 1}, step {training.step + 1}")

@@ -61,7 +61,7 @@ class RunData:
     Attributes:
         options: the run's.
         inputs: what it remembers; None for a run of an earlier version.
-        part_of: {image, by its name: train, val or test}; empty for data that are drawn, or where split.csv is gone.
+        rows: of split.csv; none for data that are drawn, or where the file is gone.
 
     Raises:
         CheckpointError: the folder's files are not as they were written.
@@ -73,12 +73,16 @@ class RunData:
         self.options: TrainOptions = read_options(run.path)
         self.inputs: Inputs | None = read_inputs(run.path)
         self.rows = read_split(run.split_csv) if run.split_csv.is_file() else []
-        self.part_of = {name: part for name, _, part in self.rows}
         self._prints: Mapping[str, str] | None = None if self.inputs is None else self.inputs.fingerprints
 
         if self.rows and self.inputs is not None and self.inputs.split != digest(self.rows):
             what = "the run's split was changed since the run wrote it"
             raise DataError(what, str(run.split_csv), "restore it from a copy")
+
+    @property
+    def part_of(self) -> dict[str, str]:
+        """{image, by its name: train, val or test}."""
+        return {name: part for name, _, part in self.rows}
 
     @property
     def drawn(self) -> bool:
@@ -92,11 +96,12 @@ class RunData:
             apart: a place that is not to be taken for that of the run's data.
         """
         if self._prints is None:
+            place = next(self._places(), "")
+            if not (self.rows and place) or same_place(place, apart):
+                return {}
             self._prints = {}
-            places = [place for place in self._places() if not same_place(place, apart)]
-            if self.rows and places:
-                with suppress(SelkernError):
-                    self._prints = fingerprints(self.open_at(places[0]))
+            with suppress(SelkernError):
+                self._prints = fingerprints(self.open_at(place))
         return self._prints
 
     def find(self) -> str:
@@ -143,7 +148,7 @@ class RunData:
             return
         if inputs is not None:
             first = given if same_place(given, inputs.data) else inputs.data
-            places = [first, str(here / inputs.beside), given]
+            places = [first, str((here / inputs.beside).resolve()), given]
         else:  # of an earlier version: from where the run was started, or from here
             output = Path(self.options.output)
             up = len(Path("/" / output).parts)  # folders from that place to the run, less one
@@ -163,9 +168,9 @@ class RunData:
 
     def agreement(self, source: Source, place: str) -> Agreement:
         """How far the images of a source, which lies at a place, are the run's: by their names and by their bytes."""
-        split = whole(source)
+        split, part_of = whole(source), self.part_of
         number_of = {relative(split.where(index), source.root): index for index in range(len(split))}
-        shared = [name for name in number_of if name in self.part_of]
+        shared = [name for name in number_of if name in part_of]
         prints = self.prints(place) if shared else {}
         known = [name for name in shared if name in prints]
         some = np.unique(np.linspace(0, len(known) - 1, min(_COMPARED, len(known))).astype(int)).tolist()
@@ -202,6 +207,13 @@ class RunData:
         elif not self.drawn and not same_place(place, self.inputs.data):
             save_inputs(self.run.path, self.inputs.moved(self.run.path, place))
 
+    def changed(self, source: Source) -> list[str]:
+        """The images of a source, by their names, whose bytes are no longer those that the run remembers."""
+        if self.inputs is None or not self.inputs.fingerprints:
+            return []
+        now = fingerprints(source)
+        return [name for name, text in self.inputs.fingerprints.items() if now.get(name, text) != text]
+
     def open_at(self, data: str, *, classes: Sequence[str] | None = None, keep_gone: bool = False) -> Source:
         """The data at a place, split as the run had them.
 
@@ -219,9 +231,12 @@ class RunData:
             on_bad="skip" if saved else self.options.on_bad_image,  # of a saved split, what is gone is no error
             table=self.options.table,
         )
-        if not saved and self.inputs is not None and self.inputs.split not in ("", digest(source.split_rows())):
-            what = "the run's split is gone, and the data give another one now"
-            raise DataError(what, str(self.run.split_csv), "restore it from a copy")
+        if not saved:  # made again by the run's seed
+            rows = list(source.split_rows())
+            if self.inputs is not None and self.inputs.split not in ("", digest(rows)):
+                what = "the run's split is gone, and the data give another one now"
+                raise DataError(what, str(self.run.split_csv), "restore it from a copy")
+            self.rows = rows
         return source
 
 
