@@ -20,7 +20,7 @@ from selkern.analysis.probe import record
 from selkern.analysis.scale import ScaleStudy, observe
 from selkern.analysis.scale import zoom_sweep as study_of
 from selkern.analysis.selection import Selected, preference, select_over, studied_units
-from selkern.analysis.statistics import Array
+from selkern.analysis.statistics import Array, within_rank_correlation
 from selkern.analysis.stream import stream
 from selkern.analysis.studies import Run
 from selkern.analysis.style import to_svg
@@ -187,6 +187,9 @@ def test_intensity_and_contrast_are_removed_within_classes() -> None:
     assert bright.within is not None and bright.within_lit is not None
     assert bright.within.sign == 1
     assert abs(bright.within_lit.value) < 0.15
+    seen = observe(fake(bright=BRIGHT), squares, PREPROCESS, range(N))
+    want = within_rank_correlation(squares.scale, seen.preference, squares.labels, seen.light)
+    assert bright.within_lit.value == pytest.approx(want[0]), "both, the mean and the deviation of the pixels"
 
 
 def test_few_images_and_equal_sizes_give_figures_without_a_warning() -> None:

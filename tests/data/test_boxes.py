@@ -193,7 +193,10 @@ def test_analyze_holds_the_selection_against_the_boxes(
         "--json",
     ]
     assert cli.main([*words, "--boxes", str(table(tmp_path, "path,size\n" + rows))]) == 0
-    found = json.loads(capsys.readouterr().out.splitlines()[-1])["studies"]
+    printed = json.loads(capsys.readouterr().out.splitlines()[-1])
+    found = printed["studies"]
+    assert printed["above_chance"] == ("not better than" not in printed["said"]["main"][0])
+    assert any("no column group" in note for note in printed["notes"])
     assert {row["n"] for row in found["true_scale"]} == {20}
     assert len(found["field_growth"]) == 2
     assert {"within_rho", "within_both_rho", "rho", "partial_both_rho"} < found["true_scale"][0].keys()

@@ -123,21 +123,29 @@ def bootstrap(
     ]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)  # a figure without a value has no interval either
-        both = _at_once(values, np.stack(drawn)) if together else np.nanpercentile(drawn, [2.5, 97.5], axis=0)
+        both = (
+            _at_once(values, np.stack(drawn), len(members))
+            if together
+            else np.nanpercentile(drawn, [2.5, 97.5], axis=0)
+        )
     low, high = both
     return [Estimate(*map(float, three)) for three in zip(values, low, high, strict=True)]
 
 
-def _at_once(values: Array, drawn: Array) -> Array:
+def _at_once(values: Array, drawn: Array, originals: int) -> Array:
     """(2, U) ends of intervals that all hold in 95 % of samples: the largest standardised deviation among them.
 
-    On Fisher's z, on which correlations have nearly the same deviation wherever they lie.
+    On Fisher's z, on which correlations have nearly the same deviation wherever they lie. Resampling few originals
+    gives too small a deviation; the intervals are as much wider as Student's t is than the normal distribution.
     """
+    from scipy.stats import t
+
+    wider = t.ppf(0.975, originals - 1) / 1.96 * math.sqrt(originals / (originals - 1))
     centre, z = (np.arctanh(np.clip(part, -_ALMOST, _ALMOST)) for part in (values, drawn))
     deviation = np.sqrt(np.nanmean((z - centre) ** 2, axis=0))
     with np.errstate(invalid="ignore", divide="ignore"):
         largest = np.nanmax(np.abs(z - centre) / deviation, axis=1)
-    reach = np.nan_to_num(np.nanpercentile(largest, 95)) * deviation
+    reach = wider * np.nan_to_num(np.nanpercentile(largest, 95)) * deviation
     return np.tanh(np.stack([centre - reach, centre + reach]))
 
 
