@@ -212,5 +212,7 @@ def _unreadable(data: bytes | Path, where: str, error: Exception) -> DataError:
 
 
 def _tiff_kind(data: bytes | Path) -> str:
-    with io.BytesIO(data) if isinstance(data, bytes) else data.open("rb") as file:
-        return tiff_kind(file)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # as above
+        with io.BytesIO(data) if isinstance(data, bytes) else data.open("rb") as file:
+            return tiff_kind(file)

@@ -131,12 +131,14 @@ def _values(image: Image.Image, again: Again, deep: Deep) -> tuple[NDArray[np.ge
     values: NDArray[np.generic]
     alpha: NDArray[np.generic] | None = None
     if deep.rawmode:
-        high, low = np.asarray(image).astype(np.uint16), _other_bytes(again(), deep.rawmode).astype(np.uint16)
+        high, low = np.asarray(image), _other_bytes(again(), deep.rawmode)
         if deep.rawmode == "LA;16B":
-            values, alpha = low[..., 0] << 8 | low[..., 1], low[..., 2]
+            values, alpha = low[..., 0].astype(np.uint16) << 8 | low[..., 1], low[..., 2]
         else:
-            values = high[..., :3] << 8 | low[..., :3]
-            alpha = high[..., 3] if high.shape[2] == 4 else None
+            wide = high[..., :3].astype(np.uint16)
+            wide <<= 8  # in place: a large image takes much memory as it is
+            wide |= low[..., :3]
+            values, alpha = wide, high[..., 3] if high.shape[2] == 4 else None
     else:
         values = np.asarray(image)
         if deep.words == "32-bit":  # Pillow has no unsigned ones
