@@ -605,3 +605,13 @@ def test_offline_without_the_file(offline: Client) -> None:
     pushed = refused(CheckpointError, 4, lambda: offline.call(push, "me/far", token="owner"))
     assert pushed.startswith("cannot reach the Hub (")
     assert "`save_pretrained` writes the same files" in pushed
+
+
+def test_the_model_card_says_what_is_white_in_deep_pixels(tmp_path: Path) -> None:
+    model = create_model("sknet_mini", num_classes=2)
+    assert model.card is not None
+    for name, preprocess in (("plain", Preprocess(size=48)), ("deep", Preprocess(size=48, levels=(0.0, 4095.0)))):
+        model.card = replace(model.card, preprocess=preprocess.to_dict())
+        model.save_pretrained(tmp_path / name)
+    assert "as with `--white-level 4095`." in (tmp_path / "deep" / "README.md").read_text()
+    assert "white-level" not in (tmp_path / "plain" / "README.md").read_text()

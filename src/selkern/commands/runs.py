@@ -107,7 +107,6 @@ def evaluate(argv: list[str]) -> int:
     options = parse(EvaluateOptions, argv, "evaluate")
     _greet(f"evaluating {options.run}")
     from selkern.analysis import evaluation
-    from selkern.data.survey import header_notes, survey
     from selkern.train.choose import choose
     from selkern.train.loaded import load
     from selkern.train.outputs import make_folder, write_evaluation
@@ -122,8 +121,6 @@ def evaluate(argv: list[str]) -> int:
         source, split = chosen.source, chosen.split
         for text in chosen.lines:
             line.say(text)
-        for text in header_notes(survey(split).headers, loaded.preprocess.levels):
-            line.say(f"note: {text}")
         line.show("evaluating", total=len(split))
         result = evaluation.evaluate(
             loaded.model, split, source.classes, loaded.preprocess, on_bad=options.on_bad_image, seen=line.advance

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import PurePath
 from typing import Any
 
+from selkern.data.levels import check_levels, show_levels
 from selkern.models.cost import Cost
 from selkern.models.weights import Card
 
@@ -30,13 +31,14 @@ model = selkern.from_pretrained({load}).eval()
 """
 USE_ON_IMAGES = """\
 ```python
+from pathlib import Path
 import torch, selkern
-from PIL import Image
+from selkern.data.decode import decode
 from selkern.data.preprocess import Preprocess
 
 model = selkern.from_pretrained({load}).eval()
 prepare = Preprocess.from_dict(model.card.preprocess)
-image = torch.from_numpy(prepare(Image.open("picture.png").convert("RGB")))
+image = torch.from_numpy(prepare(decode(Path("picture.png"), reading=prepare.reading())))
 with torch.inference_mode():
     scores = model(prepare.normalise(image[None])).softmax(dim=1)[0]
 print(model.card.classes[scores.argmax()], scores.max().item())
@@ -157,7 +159,11 @@ def _images(card: Card, facts: Facts) -> str:
         "pad": f"the long side resized to {resized} px (bicubic) and filled to a square with the mean colour",
     }.get(told.get("resize", "crop"), f"the short side resized to {resized} px (bicubic)")
     cut = "" if resized == side and "resize" in told else f", the centre of {side} x {side} px cut out"
-    return f"## Images\n\nRGB from 0 to 1, {square}{cut}, less the mean {told['mean']}, divided by {told['std']}.\n"
+    how = f"RGB from 0 to 1, {square}{cut}, less the mean {told['mean']}, divided by {told['std']}."
+    levels = check_levels(told.get("levels", "full"))
+    if levels != "full":
+        how += f" Pixels of more than 8 bits as with `--white-level {show_levels(levels)}`."
+    return f"## Images\n\n{how}\n"
 
 
 def _classes(card: Card) -> str:
