@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -35,10 +36,12 @@ def check(root: Path, workers: int = 0) -> DataCheck:
 
 
 def call(capsys: pytest.CaptureFixture[str], *words: object) -> tuple[int, str, str]:
-    """Exit code, output and errors of `selkern data`."""
+    """Exit code, output and errors of `selkern data`, without the lines that say what it does and how long it takes."""
     capsys.readouterr()
     code = cli.main(["data", *map(str, words)])
-    return code, *capsys.readouterr()
+    out, err = capsys.readouterr()
+    lines = [line for line in err.splitlines(keepends=True) if not re.match(r"selkern \d|\d{4}-\d\d-\d\dT", line)]
+    return code, out, "".join(lines)
 
 
 @pytest.fixture(scope="module")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -41,10 +42,12 @@ def check(root: Path, workers: int = 0) -> DataCheck:
 
 
 def call(capsys: pytest.CaptureFixture[str], *words: object) -> tuple[int, str, str]:
-    """Exit code, output and errors of `selkern data`."""
+    """Exit code, output and errors of `selkern data`, without the lines that say what it does and how long it takes."""
     capsys.readouterr()
     code = cli.main(["data", *map(str, words)])
-    return code, *capsys.readouterr()
+    out, err = capsys.readouterr()
+    lines = [line for line in err.splitlines(keepends=True) if not re.match(r"selkern \d|\d{4}-\d\d-\d\dT", line)]
+    return code, out, "".join(lines)
 
 
 def encoded(colour: int, number: int, folder: Path) -> bytes:
