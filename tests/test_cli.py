@@ -426,6 +426,7 @@ HEAVY = ["torch", "numpy", "PIL", "matplotlib", "scipy", "sklearn", "pyarrow", "
         (["evaluate", "--help"], HEAVY),
         (["evaluate", "r", "--spilt", "x"], HEAVY),
         (["predict", "r", "p", "--top-k", "0"], HEAVY),
+        (["models"], HEAVY),
         (["train", "--help"], [name for name in HEAVY if name not in ("numpy", "PIL")]),
         (["train", "--epohcs", "3"], [name for name in HEAVY if name not in ("numpy", "PIL")]),
     ],

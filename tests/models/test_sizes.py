@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import astuple
+from dataclasses import asdict, astuple
 from functools import cache
 
 import pytest
@@ -13,6 +13,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from selkern.layers.selective_kernel import SelectiveKernel
 from selkern.models.backbone import Backbone
 from selkern.models.cost import count
+from selkern.models.costs import SMALL, counted, recorded
 from selkern.models.describe import blocks
 from selkern.models.paper import PUBLISHED, differences, origin
 from selkern.models.registry import ARCHITECTURES, create_model, list_models
@@ -160,14 +161,25 @@ def test_the_networks_of_table_5_have_the_published_sizes(name: str) -> None:
     assert parameters(on_meta(name, row.num_classes)) / 1e6 == pytest.approx(row.parameters, abs=0.1)
 
 
+def test_the_table_of_costs_has_every_network() -> None:
+    assert sorted(recorded()) == list_models()
+
+
+@pytest.mark.parametrize("name", [name for name, row in recorded().items() if row["num_classes"] == 10])
+def test_the_table_of_costs_is_true_of_small_networks(name: str) -> None:
+    assert recorded()[name] == counted(name)
+
+
 @pytest.mark.parametrize("name", list_models())
 def test_blocks_add_up_to_the_network(name: str) -> None:
     model = on_meta(name)
     lines = blocks(model, model.arch.input_size)
     assert all(line.what for line in lines)
-    assert (sum(line.parameters for line in lines), sum(line.macs for line in lines)) == astuple(
-        count(model, model.arch.input_size)
-    )
+    cost = count(model, model.arch.input_size)
+    assert (sum(line.parameters for line in lines), sum(line.macs for line in lines)) == astuple(cost)
+    if model.arch.input_size >= SMALL:  # as the table counts it
+        row = {"num_classes": 1000, "input_size": model.arch.input_size, **asdict(cost)}
+        assert recorded()[name] == row, "run tools/count_costs.py"
     assert lines[-1].output == (1000,)
 
 

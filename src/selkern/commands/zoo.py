@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from dataclasses import asdict
+from fnmatch import fnmatchcase
 from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
@@ -23,9 +24,9 @@ def models(argv: list[str]) -> int:
     from selkern.cli_options import ModelsOptions, parse
 
     options = parse(ModelsOptions, argv, "models")
-    from selkern.models.registry import list_models
+    from selkern.models.costs import recorded
 
-    names = list_models(options.pattern)
+    names = sorted(name for name in recorded() if fnmatchcase(name, options.pattern))
     if not names:
         raise UsageError(f"no model fits {options.pattern!r}", "pattern", "`selkern models` lists all")
     if names == [options.pattern]:
@@ -90,21 +91,13 @@ def _alike(lines: list[Block]) -> Iterator[tuple[str, Block]]:
 
 def _model_row(name: str) -> dict[str, Any]:
     """A network's counted cost, with the figures that its source prints beside it."""
-    import torch
-
-    from selkern.models.cost import count
+    from selkern.models.costs import recorded
     from selkern.models.paper import PUBLISHED, origin
-    from selkern.models.registry import architecture, create_model
 
-    paper, size = PUBLISHED.get(name), architecture(name).input_size
-    with torch.device("meta"):
-        model = create_model(name, num_classes=1000 if size >= 64 else 10)
-    cost = count(model, size)
+    paper = PUBLISHED.get(name)
     return {
         "name": name,
-        "num_classes": model.num_classes,
-        "input_size": size,
-        **asdict(cost),
+        **recorded()[name],
         "source": origin(name),
         "paper": None if paper is None else asdict(paper),
     }

@@ -1,0 +1,144 @@
+"""A sign of life: within 2 s, ever fewer lines after it, never on stdout, and no harm where nobody reads it."""
+
+from __future__ import annotations
+
+import io
+import sys
+import threading
+
+import pytest
+
+from selkern.progress import GAPS, Progress, on_terminal, say
+
+
+class Clock:
+    """Seconds that pass when the test says so."""
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def run_for(line: Progress, clock: Clock, seconds: float, each: int = 0) -> None:
+    """Let time pass in halves of a second, `each` images done in every one."""
+    for _ in range(int(seconds * 2)):
+        clock.now += 0.5
+        line.advance(each)
+        line.tick()
+
+
+def plain(
+    clock: Clock, lines: list[str], what: str = "evaluating", total: int | None = None, done: int = 0
+) -> Progress:
+    def write(text: str) -> None:
+        lines.append(f"{clock.now - 1000:g}: {text}")
+
+    return Progress(what, total=total, done=done, write=write, clock=clock, terminal=False, beat=False)
+
+
+def test_a_step_that_says_nothing_is_told_within_two_seconds_and_then_ever_less() -> None:
+    clock, lines = Clock(), list[str]()
+    with plain(clock, lines) as line:
+        run_for(line, clock, 250)
+    assert [float(text.partition(":")[0]) for text in lines] == [2, 10, 30, 60, 120, 180, 240]
+    assert lines[0] == "2: evaluating  2 s so far"
+    assert lines[-1] == "240: evaluating  4 min so far"
+
+
+def test_a_line_says_how_far_how_fast_and_how_long() -> None:
+    clock, lines = Clock(), list[str]()
+    with plain(clock, lines, total=5000, done=1000) as line:
+        run_for(line, clock, 10, each=50)
+    assert lines == [
+        "2: evaluating  1,200/5,000 images  100 images/s  38 s left",
+        "10: evaluating  2,000/5,000 images  100 images/s  30 s left",
+    ]
+    assert plain(clock, lines, total=10).line(clock.now) == "evaluating  0/10 images  0 s so far"
+
+
+def test_what_is_said_otherwise_is_a_sign_of_life_too() -> None:
+    clock, lines = Clock(), list[str]()
+    with plain(clock, lines) as line:
+        for _ in range(20):
+            run_for(line, clock, 1.5)
+            line.say("epoch done")
+    assert lines == []
+
+
+def test_another_part_is_counted_anew() -> None:
+    clock, lines = Clock(), list[str]()
+    with plain(clock, lines, "listing the images") as line:
+        run_for(line, clock, 2)
+        line.show("decoding", total=400)
+        run_for(line, clock, 8, each=5)
+    assert lines == ["2: listing the images  2 s so far", "10: decoding  80/400 images  10 images/s  32 s left"]
+
+
+def test_a_terminal_has_one_live_line_and_a_line_that_stays_does_not_break_it(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    clock = Clock()
+    with Progress("predicting", total=10, clock=clock, terminal=True, beat=False) as line:
+        line.advance(4)
+        clock.now += 5
+        line.tick()
+        line.answer("a.png\tcat")
+        line.say("note: odd")
+    out, err = capsys.readouterr()
+    assert out == "a.png\tcat\n"
+    assert "predicting" in err
+    assert "\rnote: odd\n" in err
+    assert "\n" not in err.replace("\rnote: odd\n", ""), "the live line stays one line"
+
+
+def test_a_quiet_one_says_nothing_and_has_no_thread(capsys: pytest.CaptureFixture[str]) -> None:
+    before = threading.active_count()
+    with Progress("x", quiet=True) as line:
+        assert threading.active_count() == before
+        line.say("y")
+        line.advance()
+    assert capsys.readouterr() == ("", "")
+
+
+def test_the_thread_comes_and_goes(monkeypatch: pytest.MonkeyPatch) -> None:
+    ticked = threading.Event()
+    monkeypatch.setattr("selkern.progress._BEAT", 0.001)
+    monkeypatch.setattr(Progress, "tick", lambda _self: ticked.set())
+    with pytest.raises(KeyboardInterrupt), Progress("x", terminal=False):
+        assert ticked.wait(60)
+        raise KeyboardInterrupt
+    assert "progress" not in [thread.name for thread in threading.enumerate()]
+
+
+class Gone(io.StringIO):
+    """A stream whose reader has left."""
+
+    def write(self, _text: str) -> int:
+        raise BrokenPipeError
+
+    def isatty(self) -> bool:
+        return False
+
+
+@pytest.mark.parametrize("stream", [None, Gone(), "closed"])
+def test_a_screen_that_is_gone_is_no_error(
+    stream: io.StringIO | str | None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    if stream == "closed":
+        stream = io.StringIO()
+        stream.close()
+    monkeypatch.setattr(sys, "stderr", stream)
+    clock = Clock()
+    assert not on_terminal()
+    with Progress("x", total=3, clock=clock, beat=False) as line:
+        run_for(line, clock, 40, each=1)
+        line.say("y")
+    say("z")
+    assert capsys.readouterr().out == "", "stdout is for answers"
+
+
+def test_the_first_line_comes_within_two_seconds() -> None:
+    assert GAPS[0] <= 2
+    assert list(GAPS) == sorted(GAPS)

@@ -1,0 +1,69 @@
+"""Data sets smaller than the recipe's batch: the batch that is taken, and what is said of it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from tiny import make_folder, make_options, train
+
+from selkern.errors import DataError
+from selkern.train.batch_size import fit_batch
+from selkern.train.options import read_options
+from selkern.train.recipe import Recipe
+
+LEAST = 2
+
+
+@pytest.mark.parametrize("ranks", [1, 2, 3, 8])
+@pytest.mark.parametrize("accumulate", [1, 3, 64])
+def test_every_small_data_set_has_a_batch_that_holds_for_all_ranks(ranks: int, accumulate: int) -> None:
+    recipe = Recipe(batch_size=128, accumulate=accumulate)
+    for images in range(LEAST * ranks, 128):
+        fitted, notes = fit_batch(recipe, images, ranks, "data")
+        size = fitted.batch_size
+        assert LEAST * ranks <= size <= images
+        assert size % ranks == 0
+        assert 1 <= fitted.accumulate <= size // (LEAST * ranks)
+        assert size / fitted.accumulate <= max(128 / accumulate, 2 * LEAST * ranks) + 1, "parts that fit the memory"
+        assert notes[0].startswith(f"batch size {size}, not 128: there are {images} training images")
+        if ranks == 1 and images >= 32:
+            assert images // size >= 3, "some steps in an epoch"
+            assert images % size <= 0.1 * images, "little is left over"
+
+
+@pytest.mark.parametrize(("images", "size"), [(2, 2), (3, 3), (5, 5), (8, 8), (32, 8), (31, 10), (100, 25), (127, 25)])
+def test_the_size_that_is_taken(images: int, size: int) -> None:
+    assert fit_batch(Recipe(batch_size=128), images, 1, "data")[0].batch_size == size
+
+
+def test_a_batch_that_fits_is_the_user_s_own_and_what_it_leaves_out_is_said() -> None:
+    recipe = Recipe(batch_size=32)
+    assert fit_batch(recipe, 64, 1, "data") == (recipe, ())
+    assert fit_batch(recipe, 1000, 1, "data") == (recipe, ()), "8 of 1,000"
+    note = "each epoch leaves out 8 of 40 images, others each time; --batch-size 20 leaves out 0"
+    assert fit_batch(recipe, 40, 1, "data") == (recipe, (note,))
+
+
+@pytest.mark.parametrize(
+    ("images", "ranks", "told"),
+    [(0, 1, "0 training images"), (1, 1, "1 training image,"), (3, 2, "2 for each of 2 processes")],
+)
+def test_too_few_for_any_batch(images: int, ranks: int, told: str) -> None:
+    with pytest.raises(DataError, match=told):
+        fit_batch(Recipe(), images, ranks, "data")
+
+
+@pytest.mark.usefixtures("tiny_networks")
+@pytest.mark.parametrize("images", [2, 3, 5])
+def test_some_images_of_each_class_train_and_the_config_holds_what_was_used(
+    images: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = make_folder(tmp_path / "data" / "train", images=images).parent
+    make_folder(data / "val", images=1)
+    run = train(make_options(data, tmp_path, model="sk_tiny", epochs=1, batch_size=128, accumulate=16))
+    kept = read_options(run.path).training
+    assert 2 <= kept.batch_size <= 2 * images
+    assert run.read_metrics()[0]["step"] == 2 * images // kept.batch_size
+    assert f"note: batch size {kept.batch_size}, not 128" in capsys.readouterr().err
+    assert f"note: batch size {kept.batch_size}, not 128" in run.log.read_text()
