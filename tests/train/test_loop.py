@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import math
+import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from torch import Tensor
 from selkern.analysis.evaluation import evaluate, to_input
 from selkern.data.preprocess import Preprocess
 from selkern.data.sources import open_source
-from selkern.errors import CheckpointError, DataError, NumericsError
+from selkern.errors import CheckpointError, DataError, NumericsError, UsageError
 from selkern.models.registry import create_model
 from selkern.models.weights import read_card
 from selkern.train import job
@@ -251,7 +252,7 @@ def test_a_finished_run_holds_its_files(learned: RunFolder, data: Path) -> None:
         split = list(csv.DictReader(file))
     assert {row["path"] for row in split} == set(tree(data))
     log = (learned.path / "log.txt").read_text().splitlines()
-    assert sum(" epoch " in line for line in log) == 8
+    assert sum(" val loss " in line for line in log) == 8
     assert (learned.path.parent / "latest.txt").read_text().strip() == str(learned.path)
 
 
@@ -263,6 +264,32 @@ def test_a_run_folder_is_never_overwritten(data: Path, tmp_path: Path) -> None:
     assert tree(first.path) == before
     assert RunFolder.find("latest", str(tmp_path)).path.name == "mine-3"
     assert RunFolder.find("mine", str(tmp_path)).path == tmp_path / "mine"
+    assert "mine-3 (mine exists already); 1 process" in (tmp_path / "mine-3" / "log.txt").read_text()
+    older = tmp_path / "train" / "older"  # where the version before put it
+    older.mkdir(parents=True)
+    (older / "config.yaml").write_bytes((first.path / "config.yaml").read_bytes())
+    assert RunFolder.find("older", str(tmp_path)).path == older
+
+
+def test_the_latest_run_of_the_version_before_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It kept the path in runs/latest.txt, and one of today in runs/train/latest.txt is the later."""
+    monkeypatch.chdir(tmp_path)
+    for name, pointer, seconds in (("old", "runs/latest.txt", 1), ("new", "runs/train/latest.txt", 2)):
+        folder = tmp_path / "runs" / "train" / name
+        folder.mkdir(parents=True)
+        (folder / "config.yaml").write_text("")
+        (tmp_path / pointer).write_text(f"{folder}\n")
+        os.utime(tmp_path / pointer, (seconds, seconds))
+        assert RunFolder.find("latest").path == folder
+        assert RunFolder.find(name).path.resolve() == folder
+
+
+def test_no_run_is_made_in_the_data(data: Path) -> None:
+    before = tree(data)
+    for output in (data, data / "runs", data / ".." / data.name):
+        with pytest.raises(UsageError, match="lies in the data"):
+            train(make_options(data, output, model="sk_tiny", epochs=1, batch_size=28))
+    assert tree(data) == before
 
 
 def test_what_cannot_be_trained_leaves_no_folder(data: Path, tmp_path: Path) -> None:

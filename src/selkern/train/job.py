@@ -35,7 +35,7 @@ from selkern.train.loop import Training
 from selkern.train.options import TrainOptions, read_options
 from selkern.train.progress import Progress
 from selkern.train.run_data import RunData
-from selkern.train.run_folder import RunFolder
+from selkern.train.run_folder import RunFolder, name_of
 
 
 def train(options: TrainOptions, defaults: Defaults | None = None) -> RunFolder | None:
@@ -195,7 +195,9 @@ def _announce(training: Training, progress: Progress, defaults: Defaults | None)
         progress.say(defaults.line(options, training.order.steps_per_epoch))
     for note in (*source.notes, *(defaults.notes(options) if defaults is not None else ())):
         progress.say(f"note: {note}")
-    progress.say(f"run folder {training.run.path}; {training.ranks.world} process(es) on {training.ranks.device.type}")
+    run, name = training.run.path, name_of(options)
+    taken = "" if run.name == name else f" ({name} exists already)"
+    progress.say(f"run folder {run}{taken}; {training.ranks.world} process(es) on {training.ranks.device.type}")
 
 
 def _finish(run: RunFolder, options: TrainOptions, ranks: Ranks, progress: Progress) -> RunFolder | None:

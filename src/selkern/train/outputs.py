@@ -106,7 +106,7 @@ def write_evaluation(evaluation: Evaluation, split: Split, folder: Path) -> None
     write_predictions(evaluation, split, folder / "predictions.csv")
     counts = evaluation.confusion().tolist()
     rows = [[name, *row] for name, row in zip(names, counts, strict=True)]
-    write_csv(folder / "confusion.csv", ["true class, predicted:", *names], rows)
+    write_csv(folder / "confusion.csv", ["true class", *names], rows)
     write_csv(folder / "per_class.csv", ("class", "images", "right"), evaluation.per_class())
     write_atomic(folder / "evaluation.json", json.dumps(evaluation.to_dict(), indent=1))
 

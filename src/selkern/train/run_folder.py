@@ -66,12 +66,11 @@ class RunFolder:
             ResourceError: the folder cannot be made.
             UsageError: it would lie in the data, where it would be taken for a class.
         """
-        name = options.name or f"{options.model}-{Path(options.data).stem or 'data'}"
         base = Path(options.output)
         if is_folder(options.data) and base.resolve().is_relative_to(Path(options.data).resolve()):
             raise UsageError("lies in the data", f"--output {base}", "give a folder outside: nothing is written there")
         try:
-            path = new_folder(base, name)
+            path = new_folder(base, name_of(options))
             (path / "weights").mkdir()
         except OSError as error:
             raise ResourceError(
@@ -170,6 +169,11 @@ class RunFolder:
     def write_metrics(self, rows: Sequence[dict[str, float]]) -> None:
         """Replace the rows: the table is small, and a kill leaves the old one or the new one."""
         write_csv(self.metrics, COLUMNS, [[row[column] for column in COLUMNS] for row in rows])
+
+
+def name_of(options: TrainOptions) -> str:
+    """The name of a run's folder, before a number that another of the name may make necessary."""
+    return options.name or f"{options.model}-{Path(options.data).stem or 'data'}"
 
 
 def new_folder(base: Path, name: str) -> Path:
