@@ -15,7 +15,6 @@ from tiny import ENVIRONMENT, make_options, train
 
 from selkern import cli
 from selkern.errors import ResourceError
-from selkern.train import lock
 from selkern.train.distributed import Ranks
 from selkern.train.lock import FILE, locked
 from selkern.train.run_folder import RunFolder
@@ -86,7 +85,7 @@ def test_a_file_system_without_locks_is_told(tmp_path: Path, monkeypatch: pytest
     def refuse(*_: object) -> None:
         raise OSError(37, "No locks available")
 
-    monkeypatch.setattr(lock.fcntl, "lockf", refuse)
+    monkeypatch.setattr("fcntl.lockf", refuse)
     said: list[str] = []
     with locked(tmp_path, ALONE, said.append):
         assert said == [
