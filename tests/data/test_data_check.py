@@ -122,7 +122,7 @@ def test_every_planted_fault_is_found_and_no_other(faulty: Path, workers: int) -
     thin, large = str(faulty / "train/dog/thin.png"), str(faulty / "train/dog/large.png")
     assert (found.sizes.smallest, found.sizes.longest) == (Size(thin, 8, 250), Size(thin, 8, 250))
     assert found.sizes.largest == Size(large, 320, 240)
-    assert (found.sizes.small, found.sizes.long) == (1, 2)
+    assert (found.sizes.small, found.sizes.long, found.sizes.wide) == (1, 2, 4)
     assert any(".cache" in note for note in found.notes)
     assert any("docs" in note for note in found.notes)
     assert (found.images, found.serious, found.remarks) == (114, 3, 7)
@@ -194,6 +194,7 @@ def test_the_screen(faulty: Path, capsys: pytest.CaptureFixture[str]) -> None:
         "test 7 2 eel 3 cat 4 1.3",
     ]
     assert "sizes    8 x 250 to 320 x 240 px" in lines
+    assert any(line.strip().startswith("4 of 4:3 or longer: a centre crop does not show the ends") for line in lines)
     told = [line for line in lines if line.startswith(("SERIOUS", "look", "note"))]
     assert told == [
         "SERIOUS  3 images cannot be read",

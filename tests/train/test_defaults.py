@@ -193,7 +193,11 @@ def test_the_line_says_what_is_taken_and_why(
         ("small", ["--model", "sknet50"], ["pictures of 32 px are enlarged to 224 px; sknet_mini and sknet29"]),
         ("photos", ["--image-size", "320"], ["enlarged to 320 px; --image-size 160 takes 4 times less time"]),
         ("photos", ["--model", "sknet_mini"], ["of pictures of 160 px the network sees 48 px", "--image-size 128"]),
-        ("photos", ["--model", "sknet50", "--image-size", "32"], ["--image-size 224 is what", "keep little of 32"]),
+        (
+            "photos",
+            ["--model", "sknet50", "--image-size", "32"],
+            ["--image-size 224 is what", "its last maps are 1 x 1"],
+        ),
         ("photos", ["--recipe", "photos"], ["goes on from trained weights"]),
         ("photos", [], ["--weights hf-hub:timm/skresnet18.ra_in1k goes on from ImageNet's"]),
         ("photos", ["--model", "sknet26"], ["--model skresnet18 --weights hf-hub:timm/skresnet18.ra_in1k"]),
@@ -235,7 +239,7 @@ def test_a_mix_of_sizes_is_taken_by_its_middle(tmp_path: Path) -> None:
     found = choose(Asked(data=data))
     assert found.options.recipe == "photos-scratch"
     assert found.seen is not None
-    share, size = found.seen.long
+    share, size = found.seen.wide
     assert 0.5 < share < 1
     assert size in ((400, 300), (300, 400))
 

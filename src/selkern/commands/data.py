@@ -116,6 +116,9 @@ def _text(found: DataCheck, all_told: bool) -> Iterator[str]:
         low, high = found.sizes.smallest, found.sizes.largest
         alike = (low.width, low.height) == (high.width, high.height)
         yield f"\nsizes    {low.width} x {low.height}" + ("" if alike else f" to {high.width} x {high.height}") + " px"
+        if found.sizes.wide:
+            shown = "a centre crop does not show the ends; train --resize squash or pad shows all"
+            yield f"         {found.sizes.wide:,} of 4:3 or longer: {shown}"
     for what, examples in _serious(found):
         yield f"\nSERIOUS  {what}"
         yield from _listed(examples, all_told)

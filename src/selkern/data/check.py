@@ -21,7 +21,7 @@ from selkern.data.findings import LONG, SMALL, DataCheck, Part, Place, Size, Siz
 from selkern.data.labels import doubtful
 from selkern.data.levels import Levels, Reading
 from selkern.data.split import Source, Split
-from selkern.data.survey import settle_levels
+from selkern.data.survey import WIDE, settle_levels
 from selkern.errors import DataError, ResourceError
 
 _BATCH = 32  # images that a worker decodes before it answers
@@ -215,4 +215,5 @@ def _measure(sizes: NDArray[np.int32], file: Callable[[int], str]) -> Sizes | No
         longest=size(ratios.argmax()),
         small=int((short < SMALL).sum()),
         long=int((ratios > LONG).sum()),
+        wide=int((ratios > WIDE).sum()),
     )

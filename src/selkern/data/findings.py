@@ -82,6 +82,8 @@ class Sizes:
     """How many have a side below ``SMALL``."""
     long: int
     """How many have sides in a ratio above ``LONG``."""
+    wide: int
+    """How many have sides in a ratio from 4:3 on, so that a centre crop leaves out a quarter and more."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -15,7 +15,7 @@ from selkern.data.split import Split
 from selkern.errors import DataError
 
 _MEASURED = 100  # deep images whose pixels are decoded for the range in use
-LONG = 4 / 3  # of the sides: from here on, a centre crop leaves out a quarter and more of a picture
+WIDE = 4 / 3 - 0.005  # ratio of the sides from which a centre crop leaves out a quarter and more; 500 x 376 too
 LIMIT = 500  # images looked at: a header takes a fraction of a millisecond where the file is near
 
 
@@ -39,11 +39,11 @@ class Survey:
         return float(np.median(self.sizes.min(axis=1))) if self.headers else 0.0
 
     @property
-    def long(self) -> tuple[float, tuple[int, int]]:
-        """The share of images whose sides have a ratio from ``LONG`` on, and width and height of a middling one."""
+    def wide(self) -> tuple[float, tuple[int, int]]:
+        """The share of images whose sides have a ratio from ``WIDE`` on, and width and height of a middling one."""
         sizes = self.sizes
         ratios = sizes.max(axis=1) / sizes.min(axis=1)
-        there = np.flatnonzero(ratios > LONG - 0.005)  # 500 x 376 too
+        there = np.flatnonzero(ratios > WIDE)
         if not there.size:
             return 0.0, (0, 0)
         width, height = sizes[there[np.argsort(ratios[there], kind="stable")[there.size // 2]]].tolist()

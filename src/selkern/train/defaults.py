@@ -93,7 +93,7 @@ class Defaults:
         yield from self.input_notes(options)
         design = _design_size(options.model)
         if design > _SMALL >= options.training.image_size:
-            yield f"{options.model} is designed for {design} px, its maps keep little of {options.training.image_size}"
+            yield _last_maps(options.model, design, options.training.image_size)
         if self.card is not None:
             yield from _notes_on_card(self.card, options.training.preprocess)
         if options.recipe == "photos" and options.weights is None:
@@ -197,6 +197,13 @@ def _design_size(model: str) -> int:
     return architecture(model).input_size
 
 
+def _last_maps(model: str, design: int, size: int) -> str:
+    from selkern.models.registry import architecture
+
+    side = math.ceil(size / architecture(model).strides_of_maps[-1])
+    return f"{model} is designed for {design} px: of {size} px its last maps are {side} x {side}"
+
+
 def _size_for(model: str, seen: Survey | None) -> tuple[int, str]:
     """The input size of a network, and whose it is: small pictures are shown as they are to networks for such."""
     design = _design_size(model)
@@ -214,7 +221,7 @@ def _prepared(recipe: Recipe, card: Preprocess | None, size: int, *, cut: bool) 
 
 def _notes_on_pictures(seen: Survey, options: TrainOptions, design: int) -> Iterator[str]:
     size, short = options.training.image_size, seen.short_side
-    share, (width, height) = seen.long
+    share, (width, height) = seen.wide
     if options.training.resize == "crop" and share >= _MANY:
         yield (
             f"{share:.0%} of the pictures are 4:3 or longer (such as {width} x {height}): the centre crop does not "
