@@ -233,7 +233,9 @@ def _notes_on_pictures(seen: Survey, options: TrainOptions, design: int) -> Iter
             fix = "sknet_mini and sknet29 are designed for small ones"
         yield f"pictures of {short:g} px are enlarged to {size} px" + ("" if options.weights else f"; {fix}")
     if size <= _SMALL and short >= _REDUCED * size:
-        fix = "--image-size 128 shows more, --model skresnet18 is designed for 224 px"
+        fix = "--image-size 128 shows more"
+        if options.weights is None:
+            fix += ", --model skresnet18 is designed for 224 px"
         if design > _SMALL:
             fix = f"--image-size {design} is what {options.model} is designed for"
         yield f"of pictures of {short:g} px the network sees {size} px, and nothing small in them; {fix}"
