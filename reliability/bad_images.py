@@ -115,7 +115,8 @@ def odd_files(place: Place) -> Iterator[Case]:
         data = place.data()
         make(data / "train" / "cat" / "x.jpg")
         (data / "table.csv").write_text("path,label\ntrain/dog/000.png,dog\ntrain/cat/x.jpg,cat\n")
-        yield Case(f"{name} in a table", place.train(data / "table.csv"), (DATA,), ("table.csv line 3", "x.jpg"))
+        words = place.train(data / "table.csv", "--on-bad-image", "error")
+        yield Case(f"{name} in a table", words, (DATA,), ("table.csv line 3", "x.jpg"))
     yield from _rights(place)
     yield from _predicted_paths(place)
 

@@ -268,6 +268,18 @@ def test_check_lists_all_of_them(root: Path, tmp_path: Path, capsys: pytest.Capt
     assert len(found["unreadable"]) == 1
 
 
+@pytest.mark.parametrize("name", ["a\0b.png", "x" * 5000, "img/a", "a" * 300 + ".png"])
+def test_a_name_that_no_image_can_have_is_a_missing_image(root: Path, name: str) -> None:
+    path = put(root / "t.csv", table(rows=[*ROWS, (name, "a")]))
+    assert "no such image file" in message(path)
+    source = open_source(path, on_bad="skip")
+    assert images(source) == 21
+    with pytest.raises(DataError, match=r"no such image file|not a file with an image"):
+        for split in (source.train, source.val, source.test):
+            for index in range(len(split)):
+                split.read(index)
+
+
 # ------------------------------------------------------------------------------------------------- labels
 
 

@@ -192,7 +192,11 @@ def _too_large(where: str, detail: str) -> DataError:
 
 def _unreadable(data: bytes | Path, where: str, error: Exception) -> DataError:
     if isinstance(data, Path):
-        if not data.exists():
+        try:
+            there = data.exists()
+        except OSError:  # a name longer than any can be
+            there = False
+        if not there:
             return DataError("no such image file", where, "check the path")
         if isinstance(error, PermissionError):
             return DataError("the image file may not be read", where, "give yourself the right to read it")
