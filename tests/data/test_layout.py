@@ -194,6 +194,7 @@ def test_other_folders_beside_splits_are_named(tmp_path: Path) -> None:
         (({"train": 9, "test": 9},), "no class folders in test/ and train/", "one folder per class in each"),
         (({"train": 9, "test": 9, "train.csv": b"id,label"},), "no class folders in test/ and train/", "train.csv"),
         ((under("train"), under("train_images")), "two train folders: train/ and train_images/", "keep one"),
+        ((under("train"), {"val/0": 2, "val/1": 2}), "train and val have no class in common (0/, 1/ in val)", "alike"),
         (({"train": 9}, under("test")), "no class folders in it", "one folder per class"),
         ((under("data/train"), under("data/val"), {"docs": 3}), "data/ holds splits, and docs/", "give "),
         ((under("train"), {"car/x": 2, "boat/y": 2}), "train/ could be a split, or a class like boat/, car/", "rename"),
@@ -309,7 +310,7 @@ def test_a_copy_among_the_class_folders_is_no_class(tmp_path: Path) -> None:
     source = open_source(lay(tmp_path / "leaves", A_B, under("leaves")))
     assert source.classes == ("a", "b")
     assert set().union(*places(source).values()) == {"a", "b"}
-    assert "ignored: leaves/, which holds folders of the same names as leaves/" in source.notes
+    assert "ignored: leaves/, which holds folders of the same names as beside it" in source.notes
 
 
 def test_links_back_up_do_not_bring_images_of_other_classes(tmp_path: Path) -> None:

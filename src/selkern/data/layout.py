@@ -146,6 +146,9 @@ def _of_splits(
             raise DataError("no class folders in it", show(folder.path), fix)
         if learned and len(inside) == 1 and _plain(inside[0]) not in learned and not search.folders(inside[0].path):
             where, inside = Path(inside[0].path), []  # such as test/images
+        if learned and inside and not any(_plain(entry) in learned for entry in inside):
+            what = f"train and {split} have no class in common ({some(map(folder_name, inside))} in {split})"
+            raise DataError(what, show(folder.path), "call the folders of a class alike in every split")
         loose = len(search.loose(where))
         if not inside:
             notes.append(_unlabelled(split, where, loose, is_inner=where != places[split]))
@@ -201,7 +204,7 @@ def _assign(here: Path, folders: Sequence[Folder], notes: list[str]) -> tuple[di
             continue
         if split in layout:
             what = f"two {split} folders: {folder_name(layout[split])} and {folder_name(folder)}"
-            raise DataError(what, show(here), "keep one of them")
+            raise DataError(what, show(here), "keep one of them, or rename them if they are classes")
         layout[split] = folder
         if word in VAGUE:
             notes.append(f"{folder_name(folder)} is taken for the {split} split")
@@ -250,7 +253,7 @@ def _of_classes(here: Path, folders: Sequence[Folder], search: Search, notes: li
     refuse_parts(here, {folder.name for folder in folders}, search)
     inside = {folder.name: [inner.name for inner in search.folders(folder.path)] for folder in folders}
     copies = [folder for folder in folders if _is_copy(folder, inside)]
-    notes += [f"ignored: {folder_name(copy)}, which holds folders of the same names as {here.name}/" for copy in copies]
+    notes += [f"ignored: {folder_name(copy)}, which holds folders of the same names as beside it" for copy in copies]
     folders = [folder for folder in folders if folder not in copies]
     same = _same_inside(folders, search)
     if same and len(folders) <= _MOST_SPLITS:
