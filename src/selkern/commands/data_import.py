@@ -66,7 +66,8 @@ def _text(done: Imported) -> Iterator[str]:
     yield ""
     yield from (f"note: {note}" for note in done.notes)
     target = shlex.quote(str(done.target))
-    size = "" if done.size is None else f" --image-size {done.size}"
+    # Random parts of an image, enlarged, would take away the size that a window keeps.
+    size = "" if done.size is None else f" --image-size {done.size} --eval-crop 1 --crop pad"
     yield "\nnext:"
     yield f"  selkern data check {target} --sheet sheet.png"
     yield f"  selkern train --data {target}{size}"
