@@ -383,6 +383,25 @@ def test_a_bad_entry_is_left_out_and_listed(fault: str, tmp_path: Path) -> None:
     assert left.reason.startswith(reason)
 
 
+def test_file_names_with_folders(tmp_path: Path) -> None:
+    """As much of the end of a path as fits, from whatever machine it is."""
+    root = tmp_path / "coco"
+    names = ("C:\\data\\a\\p.png", "/home/me/b/p.png")
+    for i, folder in enumerate("ab"):
+        picture(root / "images" / folder / "p.png", i)
+    told = {
+        "images": [{"id": i, "file_name": name} for i, name in enumerate(names)],
+        "annotations": [{"id": i, "image_id": i, "category_id": i, "bbox": [5, 5, 20, 20]} for i in range(2)],
+        "categories": [{"id": 0, "name": "first"}, {"id": 1, "name": "second"}],
+    }
+    (root / "labels.json").write_text(json.dumps(told))
+    import_boxes("coco", root, tmp_path / "crops", Wanted(crop="tight"))
+    assert {row["label"]: row["group"] for row in rows(tmp_path / "crops")} == {
+        "first": "images/a/p",
+        "second": "images/b/p",
+    }
+
+
 def test_a_broken_json_file_ends_the_import(tmp_path: Path) -> None:
     """It may be all there is of a split: without it the others would be cut anew, and nothing would say so."""
     root = make_coco(tmp_path / "coco", boxes())
