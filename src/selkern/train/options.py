@@ -23,7 +23,8 @@ _LARGEST = 1 << 18  # bytes of a config.yaml; ours have 2,000
 _LONGEST_WORD = 4200  # characters; no path is longer, and YAML makes a number of 1:1:1:... in quadratic time
 _MOST_WORKERS = 1024  # processes: a slip of the keyboard is not to fill the machine
 _LARGEST_IMAGE = 8192  # px a side, 200 MB for each image of a batch
-# Of a recipe, unknown to versions before: left out at their defaults, since a study compares its runs' options.
+# What versions before do not know, of a recipe: left out at the defaults, as the table is, since a study compares its
+# runs' options with those that it wrote before an update.
 _LATER = ("resize", "white_level")
 OUTPUT = "runs/train"  # where runs are made, and looked for by name
 _NAME_BYTES = 200  # of a run's folder, to which a number may come
@@ -130,6 +131,8 @@ class TrainOptions(RunOptions):
         for name in _LATER:
             if values["training"][name] == getattr(Recipe, name):
                 del values["training"][name]
+        if self.table == TableOptions():
+            del values["table"]
         return yaml.safe_dump(values, sort_keys=False, allow_unicode=True)
 
     @classmethod
