@@ -49,6 +49,12 @@ def bad_checksum() -> bytes:
     return bytes(data)
 
 
+def claiming(jp2: bytes, edge: int) -> bytes:
+    """A JPEG 2000 file whose header promises edge^2 pixels."""
+    at = jp2.index(b"ihdr") + 4
+    return jp2[:at] + struct.pack(">II", edge, edge) + jp2[at + 8 :]
+
+
 BROKEN: dict[str, tuple[Callable[[], bytes], str]] = {
     "truncated.jpg": (lambda: encode(Image.fromarray(PICTURE), "JPEG")[:-200], "broken"),
     "truncated.png": (lambda: encode(Image.fromarray(PICTURE))[:-60], "broken"),
@@ -58,6 +64,11 @@ BROKEN: dict[str, tuple[Callable[[], bytes], str]] = {
     "header.png": (lambda: b"\x89PNG\r\n\x1a\n", "not an image|broken"),
     "bomb.png": (lambda: bomb(100_000), "too large"),  # above Pillow's error
     "mild.png": (lambda: bomb(10_000), "too large"),  # above its warning, below its error
+    "bomb.ppm": (lambda: b"P6 100000 100000 255\n", "too large"),
+    "bomb.jp2": (lambda: claiming(encode(Image.fromarray(PICTURE), "JPEG2000"), 60_000), "too large"),
+    "truncated.jp2": (lambda: encode(Image.fromarray(PICTURE), "JPEG2000")[:-300], "broken"),
+    "truncated.avif": (lambda: encode(Image.fromarray(PICTURE), "AVIF")[:-200], "broken|not an image"),
+    "short.ppm": (lambda: encode(Image.fromarray(PICTURE), "PPM")[:-9], "broken"),
     "script.eps": (lambda: b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "not an image"),
     "float.tif": (lambda: encode(Image.fromarray(np.zeros((4, 4), np.float32)), "TIFF"), "32-bit"),
 }

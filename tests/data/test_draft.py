@@ -50,7 +50,7 @@ def test_turned_sides_that_are_no_multiples_stay_whole(photo: Image.Image) -> No
         assert decode(data, reading=Reading(least=300)).size == wanted
 
 
-@pytest.mark.parametrize("orientation", [1, 3, 6])
+@pytest.mark.parametrize("orientation", [1, 6])
 @pytest.mark.parametrize("resize", ["crop", "squash", "pad"])
 def test_the_input_is_the_same_within_three_grey_levels(photo: Image.Image, resize: Resize, orientation: int) -> None:
     preprocess = Preprocess(size=112, crop=0.875, resize=resize)
