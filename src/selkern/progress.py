@@ -20,14 +20,8 @@ if TYPE_CHECKING:
     from tqdm import tqdm
     from typing_extensions import Self
 
-GAPS = (
-    2.0,
-    8.0,
-    20.0,
-    30.0,
-    60.0,
-)  # s of silence before each plain line; then always the last
-_BEAT = 0.5  # s between two looks of the thread
+GAPS = (1.5, 8.5, 20.0, 30.0, 60.0)  # s of silence before each plain line; then always the last
+_BEAT = 0.4  # s between two looks of the thread
 _FORMAT = "{desc}  {rate_fmt}  eta {remaining} {bar}"
 _FORMAT_OPEN = "{desc}  {n_fmt}{unit}  {elapsed}"  # where nobody knows how many there will be
 
@@ -189,7 +183,7 @@ class Progress:
             parts.append(f"{rate:,.{0 if rate >= 10 else 1}f} {self.unit}/s")
             if self.total is not None:
                 parts.append(f"{_duration((self.total - self.done) / rate)} left")
-        return "  ".join([*parts, f"{_duration(seconds)} so far"] if not counted else parts)
+        return "  ".join([*parts, f"{_duration(math.floor(seconds))} so far"] if not counted else parts)
 
     @contextmanager
     def _aside(self) -> Iterator[None]:

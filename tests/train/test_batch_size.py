@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from tiny import make_folder, make_options, train
+from tiny import make_folder, make_options, signal_at, train
 
-from selkern.errors import DataError
+from selkern.errors import DataError, Interrupted
 from selkern.train.batch_size import fit_batch
 from selkern.train.options import read_options
 from selkern.train.recipe import Recipe
+from selkern.train.run_folder import RunFolder
 
 LEAST = 2
 
@@ -67,3 +69,19 @@ def test_some_images_of_each_class_train_and_the_config_holds_what_was_used(
     assert run.read_metrics()[0]["step"] == 2 * images // kept.batch_size
     assert f"note: batch size {kept.batch_size}, not 128" in capsys.readouterr().err
     assert f"note: batch size {kept.batch_size}, not 128" in run.log.read_text()
+
+
+@pytest.mark.usefixtures("tiny_networks")
+def test_a_restart_of_all_processes_goes_on_with_the_run_whose_batch_was_lowered(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options = make_options(data, tmp_path, model="sk_tiny", epochs=1, batch_size=128, name="run")
+    signal_at(monkeypatch, [1])
+    with pytest.raises(Interrupted):
+        train(options)
+    found = RunFolder.unfinished(options)
+    assert found is not None
+    assert found.path.samefile(tmp_path / "run")
+    assert RunFolder.unfinished(replace(options, training=replace(options.training, lr=0.5))) is None
+    monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "1")
+    assert train(options).path == found.path
