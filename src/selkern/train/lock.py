@@ -7,8 +7,9 @@ import os
 import socket
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
+from typing import IO
 
 from selkern.errors import ResourceError
 from selkern.train.distributed import Ranks
@@ -28,39 +29,39 @@ def locked(folder: Path, ranks: Ranks, say: Callable[[str], None]) -> Iterator[N
         say: told where a file system has no locks.
 
     Raises:
-        ResourceError: another process trains this run, on every rank.
+        ResourceError: another process trains this run, on every rank; or the folder cannot be written to.
     """
-    handle, holder = _take(folder / FILE, say) if ranks.main else (None, "")
-    if holder := ranks.from_main(holder):
-        if handle is not None:
-            os.close(handle)
-        fix = "wait for its end or stop it; `evaluate` and `predict` work meanwhile"
-        raise ResourceError(f"this run is being trained by {holder}", str(folder), fix)
-    try:
+    file, holder = _take(folder / FILE, say) if ranks.main else (None, "")
+    with file or nullcontext():
+        if holder := ranks.from_main(holder):
+            fix = "wait for its end or stop it; `evaluate` and `predict` work meanwhile"
+            raise ResourceError(f"this run is being trained by {holder}", str(folder), fix)
         yield
-    finally:
-        if handle is not None:
-            os.close(handle)
 
 
-def _take(file: Path, say: Callable[[str], None]) -> tuple[int | None, str]:
-    """The open file that holds the lock, and "", or who else has it."""
+def _take(path: Path, say: Callable[[str], None]) -> tuple[IO[bytes] | None, str]:
+    """The open file that holds the lock, and "", or who else has it.
+
+    Raises:
+        ResourceError: the folder cannot be written to.
+    """
     if sys.platform == "win32":  # which has no such locks
         return None, ""
     try:
-        handle = os.open(file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-    except OSError:  # a folder that cannot be written to: what is to be written there says so
-        return None, ""
-    try:
-        # Not flock: workers, which are forked, would keep such a lock for some seconds after a kill.
-        fcntl.lockf(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        file = path.open("ab")
+        try:
+            # Not flock: workers, which are forked, would keep such a lock for some seconds after a kill.
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            file.close()
+            if error.errno in (errno.EACCES, errno.EAGAIN):
+                return None, path.read_text(errors="replace").strip()[:300] or "another process"
+            say(f"warning: no lock on {path.parent} ({error.strerror}): see that no other process trains this run")
+            return None, ""
+        file.truncate(0)
+        file.write(f"process {os.getpid()} on {socket.gethostname()}\n".encode())
+        file.flush()
     except OSError as error:
-        if error.errno in (errno.EACCES, errno.EAGAIN):
-            return handle, os.pread(handle, 300, 0).decode(errors="replace").strip() or "another process"
-        os.close(handle)
-        say(f"warning: no lock on {file.parent} ({error.strerror}): see that no other process trains this run")
-        return None, ""
-    with suppress(OSError):  # a full disk: the lock holds all the same
-        os.ftruncate(handle, 0)
-        os.pwrite(handle, f"process {os.getpid()} on {socket.gethostname()}\n".encode(), 0)
-    return handle, ""
+        fix = "free space, or give yourself the right to write there"
+        raise ResourceError(f"cannot write ({error.strerror})", str(path), fix) from error
+    return file, ""
