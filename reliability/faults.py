@@ -43,7 +43,7 @@ FLAGS = "--recipe digits --epochs 2 --batch-size 14 --image-size 16 --ema 0.8 --
 USUAL = 2000  # of 3,814: five minutes of one core
 RESUMED_REPORTS = 12  # a report takes seconds
 RUN = Path("output") / "run"
-THIRD_SAVE = ("rename", "train/run/state/step-000004")
+THIRD_SAVE = ("rename", "run/state/step-000004")
 
 
 @dataclass
