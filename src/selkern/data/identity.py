@@ -13,7 +13,7 @@ import numpy as np
 
 from selkern.data.split import Source, Split, relative
 
-MOST = 50_000  # images of a source that are fingerprinted, an even sample of more
+MOST = 100_000  # images of a source that are fingerprinted, an even sample of more
 SECONDS = 10.0  # that it may take: a far disk gives fewer of them
 _PIECE = 1 << 17  # bytes read at the start, the middle and the end of a larger file
 

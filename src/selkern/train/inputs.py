@@ -19,7 +19,7 @@ from selkern.data.sources import Source
 from selkern.errors import CheckpointError
 from selkern.files import write_atomic
 
-_LARGEST = 1 << 26  # bytes of an inputs.json; 50,000 images make 3,000,000
+_LARGEST = 1 << 26  # bytes of an inputs.json; 100,000 images make 6,000,000
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -132,7 +132,7 @@ def resume(
                     write_atomic(run.path / "config.yaml", options.to_yaml())
                     known.keep(place, source, training.stepper.model.variant.norms)
                     if changed := known.changed(source):
-                        what = f"{len(changed):,} images have changed since the run was started"
+                        what = f"at least {len(changed):,} images have changed since the run was started"
                         progress.say(f"warning: {what}; it goes on with them as they are: {names_some(changed)}")
                 for note in source.notes:
                     progress.say(f"note: {note}")

@@ -208,10 +208,10 @@ class RunData:
             save_inputs(self.run.path, self.inputs.moved(self.run.path, place))
 
     def changed(self, source: Source) -> list[str]:
-        """The images of a source, by their names, whose bytes are no longer those that the run remembers."""
+        """Images of a source, by their names, whose bytes are not what the run remembers; a sample is looked at."""
         if self.inputs is None or not self.inputs.fingerprints:
             return []
-        now = fingerprints(source)
+        now = fingerprints(source, most=_COMPARED)
         return [name for name, text in self.inputs.fingerprints.items() if now.get(name, text) != text]
 
     def open_at(self, data: str, *, classes: Sequence[str] | None = None, keep_gone: bool = False) -> Source:
