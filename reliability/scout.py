@@ -186,7 +186,7 @@ class Scout:
         if name not in self.lefts:
             self.lefts.add(name)
             case.left = name
-            shutil.copytree(path, self.base / "left" / name / "train" / path.name)
+            shutil.copytree(path, self.base / "left" / name / path.name)
 
     def _look(self) -> dict[str, tuple[int, int]]:
         files = [*(self.base / "data").rglob("*"), *(self.output / "older").rglob("*")]
