@@ -12,9 +12,11 @@ import pytest
 from PIL import Image
 
 from selkern import cli
+from selkern.cli_options import AnalyzeOptions, DataCheckOptions, EvaluateOptions, parse
 from selkern.data.sources import Source, open_source
 from selkern.data.table_options import TableOptions
 from selkern.errors import DataError, UsageError
+from selkern.train.options import TrainOptions
 
 ROWS = [(f"img/{name}/{i}.png", name) for name in "ab" for i in range(10)]
 
@@ -170,6 +172,18 @@ def test_columns_that_the_user_chooses(root: Path) -> None:
     assert images(open_source(path, table=TableOptions(sep=";"))) == 20
     with pytest.raises(UsageError, match="sep is 'x'"):
         TableOptions(sep="x")
+
+
+def test_commands_take_the_columns_and_a_run_keeps_them() -> None:
+    words = ["--path-column", "foto", "--label-column", "breed", "--split-column", "part", "--sep", ";"]
+    table = TableOptions(path_column="foto", label_column="breed", split_column="part", sep=";")
+    options = parse(TrainOptions, ["--data", "x.csv", *words], "train")
+    assert options.table == table
+    assert TrainOptions.from_yaml(options.to_yaml(), "config.yaml").table == table
+    assert TrainOptions.from_yaml("data: x.csv\n", "config.yaml").table == TableOptions()  # a run of before
+    assert parse(EvaluateOptions, ["RUN", *words], "evaluate").table == table
+    assert parse(AnalyzeOptions, ["RUN", *words], "analyze").table == table
+    assert parse(DataCheckOptions, ["x.csv", *words], "data check").table == table
 
 
 REFUSED: dict[str, tuple[str | bytes, str]] = {
