@@ -63,20 +63,22 @@ def test_the_input_is_the_same_within_three_grey_levels(photo: Image.Image, resi
         assert np.abs(difference).max() <= 3
 
 
-def test_crops_are_drawn_alike_and_lack_no_pixels(photo: Image.Image) -> None:
-    preprocess = Preprocess(size=48)
-    data = jpeg(photo)
-    for spec in (Augment(crop="resized", crop_scale=(0.25, 1.0)), Augment(crop="pad")):
-        how = reading(spec, preprocess)
-        whole, small = decode(data), decode(data, reading=how)
-        assert small.width < whole.width
-        for index in range(5):
-            pair = [
-                augment(image, spec, preprocess, sample_rng(0, 0, index, 0)).astype(int) for image in (whole, small)
-            ]
-            assert np.abs(pair[0] - pair[1]).max() <= 3
-    least = reading(Augment(crop="resized", crop_scale=(0.01, 1.0)), preprocess).least
-    assert least >= 4 * 48 / (0.01 * 3 / 4) ** 0.5
+@pytest.mark.parametrize("resize", ["crop", "squash", "pad"])
+@pytest.mark.parametrize("orientation", [1, 6])
+def test_crops_are_drawn_alike_and_lack_no_pixels(photo: Image.Image, resize: Resize, orientation: int) -> None:
+    preprocess = Preprocess(size=48, resize=resize)
+    data = jpeg(photo.crop((0, 0, 2074, 1300)), orientation)
+    whole, widths = decode(data), set()
+    for spec in (Augment(crop="resized"), Augment(crop="pad")):
+        for index in range(6):
+            rng = sample_rng(0, 0, index, 0)
+            small = decode(data, reading=reading(spec, preprocess, rng))
+            seen = augment(small, spec, preprocess, rng).astype(int)
+            assert np.abs(augment(whole, spec, preprocess, sample_rng(0, 0, index, 0)) - seen).max() <= 3
+            widths.add(small.width)
+    assert whole.width // 2 in widths
+    tiny = reading(Augment(crop="resized", crop_scale=(0.01, 0.02)), preprocess, sample_rng(0, 0, 0, 0))
+    assert decode(data, reading=tiny).size == whole.size  # its crop needs all pixels
 
 
 def test_a_split_read_plainly_has_all_pixels(photo: Image.Image, tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from copy import deepcopy
 from dataclasses import dataclass
 from typing import Literal
 
@@ -68,11 +69,11 @@ class Augment:
             raise UsageError(f"{field} {getattr(self, field)}", "--" + field.replace("_", "-"), fix)
 
 
-def reading(spec: Augment, preprocess: Preprocess) -> Reading:
-    """How to decode an image for ``augment``: its smallest crop must not lack pixels."""
-    low, high = spec.crop_ratio
-    share = math.sqrt(spec.crop_scale[0] * min(low, 1 / high)) if spec.crop == "resized" else 1.0
-    return preprocess.reading(min(1.0, share))
+def reading(spec: Augment, preprocess: Preprocess, rng: np.random.Generator) -> Reading:
+    """How to decode an image for ``augment`` with the same ``rng``, which is left as it is."""
+    if spec.crop != "resized":
+        return preprocess.reading()
+    return preprocess.reading_of(lambda wide, high: _random_region(wide, high, spec, preprocess.resize, deepcopy(rng)))
 
 
 def augment(image: Image.Image, spec: Augment, preprocess: Preprocess, rng: np.random.Generator) -> Pixels:

@@ -66,7 +66,7 @@ def decode(data: bytes | Path, where: str = "", reading: Reading = WHOLE) -> Ima
     with _opened(data, where) as file:
         image = _open_image(file, where)
         width, height = image.size
-        shrunk = _divisor(image, reading.least)
+        shrunk = _divisor(image, reading)
         if shrunk > 1:
             image.draft(image.mode, (width // shrunk, height // shrunk))
         rgb = to_rgb(image, lambda: _open_image(file, where), reading.levels)
@@ -78,11 +78,14 @@ def decode(data: bytes | Path, where: str = "", reading: Reading = WHOLE) -> Ima
         return rgb
 
 
-def _divisor(image: Image.Image, least: int) -> int:
+def _divisor(image: Image.Image, reading: Reading) -> int:
     """By how much a JPEG's sides may be divided while it is decoded: 1, 2, 4 or 8; 1 for other formats."""
-    if not least or image.format not in ("JPEG", "MPO"):
+    if not reading.least or image.format not in ("JPEG", "MPO"):
         return 1
-    (width, height), turned = image.size, exif_turn(image) is not None
+    (width, height), turn = image.size, exif_turn(image)
+    upright = (height, width) if turn in SIDEWAYS else (width, height)
+    least = reading.least if isinstance(reading.least, int) else reading.least(*upright)
+    turned = turn is not None
     # Sides that are no multiples get a part of a pixel more at their ends, which a turn would bring to their beginning.
     fine = (by for by in (8, 4, 2) if by * least <= min(width, height) and not (turned and (width % by or height % by)))
     return next(fine, 1)

@@ -7,6 +7,7 @@ a 12-bit camera in a 16-bit file is black where 65,535 is white, and a float has
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
@@ -31,8 +32,9 @@ class Reading:
 
     levels: Levels = "full"
     """How deep pixels become 8 bits."""
-    least: int = 0
-    """The shorter side that suffices, px: a larger JPEG may come smaller, but not below it. 0 takes all pixels."""
+    least: int | Callable[[int, int], int] = 0
+    """The shorter side that suffices, px: a larger JPEG may come smaller, but not below it. 0 takes all pixels. Or what
+    gives it from the width and height of the whole, upright image, px."""
 
 
 WHOLE = Reading()

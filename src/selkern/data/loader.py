@@ -79,7 +79,6 @@ class Samples(Dataset["Sample | str"]):
             seed,
             zoom,
         )
-        self.reading = preprocess.reading() if augment is None else reading(augment, preprocess)
 
     def __len__(self) -> int:
         return len(self.split)
@@ -89,7 +88,7 @@ class Samples(Dataset["Sample | str"]):
         label = int(self.split.labels[index])
         try:
             if self.augment is None:
-                image = self.split.read_as(index, self.reading, epoch)
+                image = self.split.read_as(index, self.preprocess.reading(), epoch)
                 pixels = self.preprocess(image, self.zoom)
             else:
                 pixels = self._augmented(index, epoch, sample_rng(self.seed, epoch, index, AUGMENT))
@@ -101,7 +100,8 @@ class Samples(Dataset["Sample | str"]):
 
     def _augmented(self, index: int, epoch: int, rng: np.random.Generator) -> NDArray[np.uint8]:
         assert self.augment is not None
-        return augment(self.split.read_as(index, self.reading, epoch), self.augment, self.preprocess, rng)
+        image = self.split.read_as(index, reading(self.augment, self.preprocess, rng), epoch)
+        return augment(image, self.augment, self.preprocess, rng)
 
     def _mixed(self, pixels: NDArray[np.uint8], label: int, index: int, epoch: int) -> Sample:
         assert self.augment is not None

@@ -15,7 +15,7 @@ Shapes: N batch, H and W both ``size`` in px.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
@@ -85,10 +85,20 @@ class Preprocess:
             cut = cut.resize((self.size, self.size), Resampling.BICUBIC, box=box)
         return np.ascontiguousarray(np.asarray(cut).transpose(2, 0, 1))
 
-    def reading(self, share: float = 1.0) -> Reading:
-        """How to decode an image of which at least ``share`` of each side will fill the input."""
+    def reading(self) -> Reading:
+        """How to decode an image for this."""
         target = max(self.size, round(self.size / self.crop))
-        return Reading(levels=self.levels, least=max(_FEWEST, math.ceil(_ENOUGH * target / share)))
+        return Reading(levels=self.levels, least=max(_FEWEST, _ENOUGH * target))
+
+    def reading_of(self, region: Callable[[int, int], Box]) -> Reading:
+        """How to decode an image of which a region, given from the whole's width and height, will fill the input."""
+
+        def least(width: int, height: int) -> int:
+            left, top, right, bottom = region(width, height)
+            part = min(right - left, bottom - top) / min(width, height)
+            return max(_FEWEST, math.ceil(_ENOUGH * self.size / part))
+
+        return Reading(levels=self.levels, least=least)
 
     def region(self, width: int, height: int) -> Box:
         """The part of a (width, height) image that fills the input: (left, top, right, bottom), px of that image.
