@@ -132,10 +132,11 @@ def folders(place: Place) -> Iterator[Case]:
     yield Case("too few for a batch", place.train(place.input / "three", "--batch-size", "8"), (USAGE,), ("batch",))
     make_images(place.fresh() / "other", 3, ("cat", "eel"))
     yield Case("evaluate on other classes", place.evaluate(place.input / "other"), (DATA,), ("'eel'",))
-    for suffix in ("zip", "txt", "jpg", "tar.gz", "csv.gz"):
+    archive, text, single = "an archive", "a text file", "a single image"
+    for suffix, kind in {"zip": archive, "txt": text, "jpg": single, "tar.gz": archive, "csv.gz": archive}.items():
         file = place.fresh() / f"data.{suffix}"
         file.write_bytes(b"PK\x03\x04")
-        yield Case(f"data is a .{suffix}", place.train(file), (DATA,), (str(file), "unknown kind"))
+        yield Case(f"data is a .{suffix}", place.train(file), (DATA,), (str(file), kind))
     for suffix in ("csv", "parquet", "png"):
         pipe = place.fresh() / f"pipe.{suffix}"
         os.mkfifo(pipe)
