@@ -5,6 +5,7 @@ Shapes: N batch, H and W both ``preprocess.size`` in px.
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
@@ -156,7 +157,14 @@ def make_loader(samples: Samples, batches: Iterable[list[Key]], workers: int) ->
         num_workers=workers,
         collate_fn=Collate(samples.preprocess.size),
         persistent_workers=workers > 0,
+        worker_init_fn=_leave_signals,
         pin_memory=torch.cuda.is_available(),
         # Its own: the loader draws a seed per iterator, which must not advance the model's random numbers.
         generator=torch.Generator(),
     )
+
+
+def _leave_signals(_worker: int) -> None:
+    """Ctrl+C in a terminal and a cluster's SIGTERM go to the whole process group: the loop decides when all end."""
+    for signum in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(signum, signal.SIG_IGN)
