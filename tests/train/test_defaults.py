@@ -18,7 +18,7 @@ from selkern.errors import CheckpointError, DataError, UsageError
 from selkern.models.registry import create_model
 from selkern.models.weights import read_card, save_weights
 from selkern.train import job
-from selkern.train.defaults import Asked, Defaults, choose
+from selkern.train.defaults import Asked, Defaults, choose_defaults
 from selkern.train.loaded import load
 from selkern.train.options import TrainOptions, read_options
 from selkern.train.recipe import RECIPE_NOTES, RECIPES
@@ -79,15 +79,17 @@ def weights(path: Path, preprocess: Preprocess | None, in_chans: int = 3) -> str
 def test_what_follows_from_the_pictures(
     folders: dict[str, str], data: str, given: dict[str, object], model: str, size: int, crop: float, recipe: str
 ) -> None:
-    options = choose(Asked(data=folders[data], **given)).options  # type: ignore[arg-type]
+    options = choose_defaults(Asked(data=folders[data], **given)).options  # type: ignore[arg-type]
     assert (options.model, options.recipe) == (model, recipe)
     assert (options.training.image_size, options.training.eval_crop) == (size, crop)
     assert options.training == replace(RECIPES[recipe], image_size=size, eval_crop=crop)
 
 
 def test_small_pictures_are_trained_as_ever(folders: dict[str, str]) -> None:
-    assert choose(Asked(data=folders["small"])).options == TrainOptions(recipe="cifar", training=RECIPES["cifar"])
-    assert choose(Asked()).options == TrainOptions()
+    assert choose_defaults(Asked(data=folders["small"])).options == TrainOptions(
+        recipe="cifar", training=RECIPES["cifar"]
+    )
+    assert choose_defaults(Asked()).options == TrainOptions()
 
 
 @pytest.mark.parametrize(("data", "recipe"), [("photos", "photos"), ("small", "photos"), ("digits", "digits")])
@@ -95,7 +97,7 @@ def test_small_pictures_are_trained_as_ever(folders: dict[str, str]) -> None:
 def test_weights_decide_network_input_and_colours(
     folders: dict[str, str], tmp_path: Path, data: str, recipe: str, model: str
 ) -> None:
-    found = choose(Asked(data=folders[data], weights=weights(tmp_path / "w.safetensors", OTHER), model=model))
+    found = choose_defaults(Asked(data=folders[data], weights=weights(tmp_path / "w.safetensors", OTHER), model=model))
     assert (found.options.model, found.options.recipe) == ("sknet_mini", recipe)
     assert found.options.training.preprocess == OTHER
     assert found.options.training == RECIPES[recipe].prepared(OTHER)
@@ -106,12 +108,12 @@ def test_a_recipe_by_name_says_how_to_train_and_the_card_how_images_are_prepared
     folders: dict[str, str], tmp_path: Path
 ) -> None:
     given = weights(tmp_path / "w.safetensors", IMAGENET)
-    options = choose(Asked(data=folders["small"], weights=given, recipe="cifar")).options
+    options = choose_defaults(Asked(data=folders["small"], weights=given, recipe="cifar")).options
     assert options.training == RECIPES["cifar"].prepared(IMAGENET)
 
 
 def test_weights_without_a_word_on_images(folders: dict[str, str], tmp_path: Path) -> None:
-    found = choose(Asked(data=folders["photos"], weights=weights(tmp_path / "w.safetensors", None)))
+    found = choose_defaults(Asked(data=folders["photos"], weights=weights(tmp_path / "w.safetensors", None)))
     assert (found.options.model, found.options.recipe, found.options.training.image_size) == (
         "sknet_mini",
         "photos",
@@ -123,15 +125,15 @@ def test_weights_without_a_word_on_images(folders: dict[str, str], tmp_path: Pat
 def test_weights_that_cannot_be_meant(folders: dict[str, str], tmp_path: Path) -> None:
     grey = weights(tmp_path / "grey.safetensors", IMAGENET, in_chans=1)
     with pytest.raises(CheckpointError, match="weights take images of 1 channel, those of data have 3"):
-        choose(Asked(data=folders["photos"], weights=grey))
+        choose_defaults(Asked(data=folders["photos"], weights=grey))
     with pytest.raises(CheckpointError, match="no such run"):
-        choose(Asked(data=folders["photos"], weights="nowhere"))
+        choose_defaults(Asked(data=folders["photos"], weights="nowhere"))
     path = tmp_path / "odd.safetensors"
     model = create_model("sknet_mini", num_classes=2)
     assert model.card is not None
     save_weights(path, model.state_dict(), replace(model.card, preprocess={**OTHER.to_dict(), "resize": "stretch"}))
     with pytest.raises(CheckpointError, match="resize 'stretch'"):
-        choose(Asked(data=folders["photos"], weights=str(path)))
+        choose_defaults(Asked(data=folders["photos"], weights=str(path)))
 
 
 def test_weights_of_the_hub_are_not_fetched_for_help(folders: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -139,19 +141,19 @@ def test_weights_of_the_hub_are_not_fetched_for_help(folders: dict[str, str], mo
         raise AssertionError("fetched")
 
     monkeypatch.setattr("selkern.models.hub.fetch", fetch)
-    found = choose(Asked(data=folders["photos"], weights="hf-hub:a/b"), fetch=False)
+    found = choose_defaults(Asked(data=folders["photos"], weights="hf-hub:a/b"), fetch=False)
     assert (found.options.recipe, found.options.training.image_size) == ("photos", 224)
 
 
 @pytest.mark.parametrize("resize", ["squash", "pad"])
 def test_whoever_asks_for_all_of_a_picture_sees_all(folders: dict[str, str], tmp_path: Path, resize: str) -> None:
     asked = Asked(data=folders["photos"], resize=resize)  # type: ignore[arg-type]
-    assert (choose(asked).options.training.resize, choose(asked).options.training.eval_crop) == (resize, 1.0)
+    recipe = choose_defaults(asked).options.training
+    assert (recipe.resize, recipe.eval_crop) == (resize, 1.0)
     card = weights(tmp_path / "w.safetensors", replace(OTHER, resize=resize))  # type: ignore[arg-type]
-    assert choose(replace(asked, weights=card)).options.training.eval_crop == 0.9  # as it was trained
-    assert (
-        choose(replace(asked, resize="crop")).options.training == choose(replace(asked, resize=None)).options.training
-    )
+    assert choose_defaults(replace(asked, weights=card)).options.training.eval_crop == 0.9  # as it was trained
+    default, crop = (choose_defaults(replace(asked, resize=way)).options for way in (None, "crop"))
+    assert crop.training == default.training
 
 
 def told(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, *words: str) -> tuple[str, list[str]]:
@@ -236,7 +238,7 @@ def test_what_differs_from_the_weights_is_said(
 
 def test_a_mix_of_sizes_is_taken_by_its_middle(tmp_path: Path) -> None:
     data = pictures(tmp_path / "mixed", (400, 300), (300, 300), (300, 400), (20, 30))
-    found = choose(Asked(data=data))
+    found = choose_defaults(Asked(data=data))
     assert found.options.recipe == "photos-scratch"
     assert found.seen is not None
     share, size = found.seen.wide
@@ -248,7 +250,7 @@ def test_pictures_that_cannot_be_read_leave_the_rest_to_the_run(tmp_path: Path) 
     make_folder(tmp_path / "data")
     for file in (tmp_path / "data").rglob("*.*"):
         file.write_bytes(b"broken")
-    found = choose(Asked(data=str(tmp_path / "data")))
+    found = choose_defaults(Asked(data=str(tmp_path / "data")))
     assert found.options.recipe == "cifar"
     assert list(found.notes(found.options)) == []
 
@@ -259,7 +261,7 @@ def test_pictures_that_cannot_be_read_leave_the_rest_to_the_run(tmp_path: Path) 
 )
 def test_mistakes_are_told(folders: dict[str, str], words: dict[str, str], error: type[Exception]) -> None:
     with pytest.raises(error):
-        choose(Asked(**{"data": folders["photos"], **words}))  # type: ignore[arg-type]
+        choose_defaults(Asked(**{"data": folders["photos"], **words}))  # type: ignore[arg-type]
 
 
 def test_help_shows_the_defaults_for_the_data_at_hand(

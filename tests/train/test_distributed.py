@@ -12,7 +12,7 @@ from tiny import ENVIRONMENT, draw, make_folder, make_options, order_of, rows, t
 
 from selkern.analysis.evaluation import evaluate
 from selkern.errors import UsageError
-from selkern.train.choose import choose
+from selkern.train.choose import choose_images
 from selkern.train.distributed import Ranks, join, pick_device
 from selkern.train.loaded import load
 from selkern.train.run_folder import RunFolder
@@ -74,7 +74,7 @@ def test_the_merged_order_is_that_of_one_process(data: Path, two_ranks: RunFolde
 def test_every_validation_image_counts_once(two_ranks: RunFolder) -> None:
     """The figures of the last epoch are those of its weights, measured in one process."""
     loaded = load(str(two_ranks.last))
-    source = choose(load(str(two_ranks.path))).source
+    source = choose_images(load(str(two_ranks.path))).source
     result = evaluate(loaded.model, source.val, source.classes, loaded.preprocess)
     assert len(result) == 7
     last = rows(two_ranks)[-1]

@@ -17,7 +17,7 @@ from selkern.data.sources import Source
 from selkern.errors import CheckpointError, DataError, ResourceError, UsageError
 from selkern.models.weights import read_card, save_weights
 from selkern.train.analyze import analyze
-from selkern.train.choose import choose
+from selkern.train.choose import choose_images
 from selkern.train.loaded import load
 from selkern.train.predict import list_images, predict
 from selkern.train.run_folder import RunFolder
@@ -149,16 +149,16 @@ def test_weights_away_from_their_run_need_data(run: RunFolder, data: Path, tmp_p
     loaded = load(str(lonely))
     assert loaded.run is None
     with pytest.raises(UsageError, match="--data"):
-        choose(loaded)
-    assert choose(loaded, str(data)).source.classes == ("$dog$", "<b>cat&")
+        choose_images(loaded)
+    assert choose_images(loaded, str(data)).source.classes == ("$dog$", "<b>cat&")
     with pytest.raises(UsageError, match="tset"):
-        choose(loaded, str(data), "tset")
+        choose_images(loaded, str(data), "tset")
 
 
 def test_other_data_with_an_unknown_class_is_refused(run: RunFolder, tmp_path: Path) -> None:
     other = make_folder(tmp_path / "other", images=3, classes=("$dog$", "eel"))
     with pytest.raises(DataError, match="unknown label 'eel'"):
-        choose(load(str(run.path)), str(other))
+        choose_images(load(str(run.path)), str(other))
 
 
 def test_weights_without_preprocessing_are_refused(run: RunFolder, tmp_path: Path) -> None:
@@ -179,7 +179,7 @@ def test_a_run_without_weights_is_told(run: RunFolder, tmp_path: Path) -> None:
 
 def test_predictions_are_those_of_the_evaluation(run: RunFolder) -> None:
     loaded = load(str(run.path))
-    source = choose(loaded).source
+    source = choose_images(loaded).source
     paths = [Path(source.train.where(i)) for i in range(len(source.train))]
     answers = list(predict(loaded, paths, top_k=1, batch_size=5))
     images = [torch.from_numpy(loaded.preprocess(source.train.read(i))) for i in range(len(source.train))]

@@ -23,7 +23,7 @@ from selkern.errors import CheckpointError, DataError, NumericsError, UsageError
 from selkern.models.registry import create_model
 from selkern.models.weights import read_card
 from selkern.train import job
-from selkern.train.choose import choose
+from selkern.train.choose import choose_images
 from selkern.train.loaded import load
 from selkern.train.loop import Training
 from selkern.train.recipe import Recipe
@@ -68,7 +68,7 @@ def test_best_is_the_first_epoch_of_the_highest_top1(learned: RunFolder) -> None
 @pytest.mark.parametrize("which", ["last", "best"])
 def test_the_kept_weights_measure_what_their_card_says(which: str, learned: RunFolder) -> None:
     loaded = load(str(getattr(learned, which)))
-    source = choose(load(str(learned.path))).source
+    source = choose_images(load(str(learned.path))).source
     result = evaluate(loaded.model, source.val, source.classes, loaded.preprocess)
     assert loaded.card.metrics == pytest.approx(
         {"val_top1": result.top1, "val_top5": result.top5, "val_loss": result.loss}, rel=1e-6
@@ -302,9 +302,9 @@ def test_the_split_of_the_run_outlives_new_files(tmp_path: Path, monkeypatch: py
     """A file that came later is in no split; with a cut by seed it would move others."""
     data = make_folder(tmp_path / "data")
     run = train(make_options(data, tmp_path, model="sk_tiny", epochs=2, batch_size=14))
-    before = choose(load(str(run.path))).source
+    before = choose_images(load(str(run.path))).source
     draw(data / "cat" / "0000.png", 0, 99)
-    after = choose(load(str(run.path))).source
+    after = choose_images(load(str(run.path))).source
     for name in ("train", "val", "test"):
         one, two = getattr(before, name), getattr(after, name)
         assert [one.where(i) for i in range(len(one))] == [two.where(i) for i in range(len(two))]

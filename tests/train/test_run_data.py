@@ -20,7 +20,7 @@ from selkern.data.split import Split
 from selkern.errors import CheckpointError, DataError, Interrupted, UsageError
 from selkern.train import job
 from selkern.train.analyze import report_folder
-from selkern.train.choose import Chosen, choose
+from selkern.train.choose import Chosen, choose_images
 from selkern.train.loaded import load
 from selkern.train.loop import Training
 from selkern.train.run_folder import RunFolder
@@ -57,7 +57,7 @@ def place(home: Path, tmp_path: Path, request: pytest.FixtureRequest, monkeypatc
 
 
 def looked(run: Path, data: object = None, part: str = "auto") -> Chosen:
-    return choose(load(str(run)), None if data is None else str(data), part)
+    return choose_images(load(str(run)), None if data is None else str(data), part)
 
 
 def names(split: Split) -> list[str]:

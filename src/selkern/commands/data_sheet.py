@@ -15,7 +15,7 @@ def write_sheet(options: DataCheckOptions, path: Path) -> list[str]:
     from selkern.data.sheet import draw_sheet
     from selkern.data.sources import open_source
     from selkern.files import write_atomic
-    from selkern.train.defaults import Asked, choose
+    from selkern.train.defaults import Asked, choose_defaults
 
     asked = Asked(
         data=options.source,
@@ -25,7 +25,7 @@ def write_sheet(options: DataCheckOptions, path: Path) -> list[str]:
         resize=options.resize,
         table=options.table,
     )
-    defaults = choose(asked)
+    defaults = choose_defaults(asked)
     source = defaults.source or open_source(options.source)
     training = defaults.options.training
     if options.image_size is not None:

@@ -74,18 +74,18 @@ def _is_main() -> bool:
 def _train_options(argv: list[str]) -> tuple[TrainOptions, Defaults]:
     """Options from the flags, on top of defaults that follow from some of them, and those defaults."""
     from selkern.cli_options import parse, parse_known
-    from selkern.train.defaults import Asked, choose
+    from selkern.train.defaults import Asked, choose_defaults
     from selkern.train.options import TrainOptions
 
     helping = not {"-h", "--help"}.isdisjoint(argv)
     try:
         asked = parse_known(Asked, argv, "train")
         with Progress(f"looking at {printable(asked.data)}", quiet=helping or not _is_main()):
-            defaults = choose(asked, fetch=not helping)
+            defaults = choose_defaults(asked, fetch=not helping)
     except SelkernError:
         if not helping:
             raise
-        defaults = choose(Asked())  # help is given whatever else is wrong
+        defaults = choose_defaults(Asked())  # help is given whatever else is wrong
     return parse(TrainOptions, argv, "train", defaults.options), defaults
 
 
@@ -107,7 +107,7 @@ def evaluate(argv: list[str]) -> int:
     options = parse(EvaluateOptions, argv, "evaluate")
     _greet(f"evaluating {options.run}")
     from selkern.analysis import evaluation
-    from selkern.train.choose import choose
+    from selkern.train.choose import choose_images
     from selkern.train.loaded import load
     from selkern.train.outputs import make_folder, write_evaluation
 
@@ -117,7 +117,7 @@ def evaluate(argv: list[str]) -> int:
     with Progress("loading the network") as line:
         loaded = load(options.run, options.device)
         line.show("listing the images")
-        chosen = choose(loaded, options.data, options.split, on_bad=options.on_bad_image, table=options.table)
+        chosen = choose_images(loaded, options.data, options.split, on_bad=options.on_bad_image, table=options.table)
         source, split = chosen.source, chosen.split
         for text in chosen.lines:
             line.say(text)

@@ -5,7 +5,7 @@
 - finding images    ``listing``, ``layout``, ``split_names``, ``advice``, ``kinds``: folders; ``table``, ``listed``,
   ``lookup``, ``bad_rows``: tables; ``parquet`` and its parts; ``scenes``: drawn digits; ``labels``: names of classes
 - splits            ``cut`` off by seed, ``saved`` ones restored, ``joined``; ``identity``: images known again
-- reading images    ``decode``: bytes to RGB, by ``formats``, ``tags``, ``pixels``, ``levels``; ``survey``: headers alone
+- reading images    ``decode``: bytes to RGB, by ``formats``, ``tags``, ``pixels``, ``levels``; ``survey``: headers
 - for the network   ``preprocess`` and ``augment``; ``order``: which sample comes when, with which random numbers;
   ``loader``: batches
 - looking           ``check`` and its ``findings``; ``sheet``

@@ -36,7 +36,7 @@ from selkern.study.reuse import is_finished, newest, take, taken_from
 from selkern.study.selections import selections
 from selkern.study.task import Task, read_task, result_file
 from selkern.train import job
-from selkern.train.choose import choose
+from selkern.train.choose import choose_images
 from selkern.train.loaded import load
 from selkern.train.options import TrainOptions
 from selkern.train.run_folder import RunFolder, versions
@@ -76,7 +76,7 @@ def _train(task: Task, options: TrainOptions, folder: Path) -> RunFolder:
 def _evaluated(task: Task, run: RunFolder, device: str) -> dict[str, Any]:
     """The figures of a run's best weights on the test images."""
     loaded = load(str(run.path), device)
-    split = choose(loaded).split
+    split = choose_images(loaded).split
     started = time.monotonic()
     evaluation = evaluate(loaded.model, split, loaded.card.classes, loaded.preprocess)
     evaluation.require_numbers(split)

@@ -25,7 +25,7 @@ from selkern.errors import ResourceError, UsageError
 from selkern.files import write_atomic, write_csv
 from selkern.models.cost import count
 from selkern.progress import Progress
-from selkern.train.choose import Chosen, choose
+from selkern.train.choose import Chosen, choose_images
 from selkern.train.loaded import Loaded
 from selkern.train.outputs import write_predictions
 from selkern.train.run_folder import command, new_folder, versions
@@ -73,7 +73,7 @@ def analyze(
     if output is None and loaded.run is None:
         raise UsageError("nowhere to write the report", "--output", "give a folder")
     with Progress("listing the images"):
-        chosen = choose(loaded, data, split_name, on_bad=on_bad, table=table)
+        chosen = choose_images(loaded, data, split_name, on_bad=on_bad, table=table)
     source, split = chosen.source, chosen.split
     for line in chosen.lines:
         say(line)

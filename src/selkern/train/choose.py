@@ -48,7 +48,7 @@ class Chosen:
         return {"data": self.source.name, "split": self.split.name, "run_data": self.own, **seen}
 
 
-def choose(
+def choose_images(
     loaded: Loaded,
     data: str | None = None,
     part: str = "auto",

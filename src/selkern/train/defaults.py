@@ -106,7 +106,7 @@ class Defaults:
             yield f"random weights need many pictures and epochs; {there}--weights {weights} goes on from ImageNet's"
 
 
-def choose(asked: Asked, *, fetch: bool = True) -> Defaults:
+def choose_defaults(asked: Asked, *, fetch: bool = True) -> Defaults:
     """The defaults for what was asked. Opens the data, unless they are drawn, and reads the weights' card.
 
     Args:
@@ -157,7 +157,7 @@ def _read_card(asked: Asked, *, fetch: bool) -> tuple[str, Preprocess | None]:
     """The network that the weights are of, and how images are prepared for them; empty and None where it is not known.
 
     Raises:
-        CheckpointError: as `choose` says.
+        CheckpointError: as `choose_defaults` says.
     """
     if asked.weights is None:
         return "", None
