@@ -61,6 +61,7 @@ BROKEN: dict[str, tuple[Callable[[], bytes], str]] = {
     "checksum.png": (bad_checksum, "broken"),
     "empty.jpg": (lambda: b"", "empty"),
     "text.jpg": (lambda: b"this is a text\n" * 20, "not an image"),
+    "pointer.jpg": (lambda: b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n", "Git LFS pointer"),
     "header.png": (lambda: b"\x89PNG\r\n\x1a\n", "not an image|broken"),
     "bomb.png": (lambda: bomb(100_000), "too large"),  # above Pillow's error
     "mild.png": (lambda: bomb(10_000), "too large"),  # above its warning, below its error

@@ -291,3 +291,10 @@ def test_images_that_are_none(tmp_path: Path, images: list[Any], said: str) -> N
     path = tmp_path / "all.parquet"
     pq.write_table(pa.table({"image": pa.array(images, type=kind), "label": [0, 1] * 2}), path)
     assert said in message(data=str(path))
+
+
+def test_a_clone_without_its_large_files(tmp_path: Path) -> None:
+    (tmp_path / "train.parquet").write_text(
+        f"version https://git-lfs.github.com/spec/v1\noid sha256:{'0' * 64}\nsize 9\n"
+    )
+    assert "a Git LFS pointer, not the file itself | " in message(data=str(tmp_path))

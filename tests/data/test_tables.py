@@ -186,6 +186,7 @@ def test_commands_take_the_columns_and_a_run_keeps_them() -> None:
     assert parse(DataCheckOptions, ["x.csv", *words], "data check").table == table
 
 
+POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:" + b"0" * 64 + b"\nsize 9\n"
 REFUSED: dict[str, tuple[str | bytes, str]] = {
     "latin1.csv": (
         table(rows=[(p, "caf\xe9") for p, _ in ROWS]).encode("latin-1"),
@@ -193,6 +194,7 @@ REFUSED: dict[str, tuple[str | bytes, str]] = {
     ),
     "utf16.csv": (table().encode("utf-16-le"), "UTF-16 without its mark"),
     "excel.csv": (b"PK\x03\x04....", "this is an Excel workbook or a zip"),
+    "lfs.csv": (POINTER, "a Git LFS pointer, not the file itself | "),
     "gz.csv": (b"\x1f\x8b....", "this is a compressed file"),
     "headless.csv": (table()[len("path,label\n") :], "the table has no header: its first line names an image"),
     "list.csv": (table(rows=ROWS, sep=" ")[len("path label\n") :], "the table has no header"),
@@ -231,6 +233,18 @@ def test_names_in_two_folders_alike(tmp_path: Path) -> None:
             draw(tmp_path / folder / f"{i}.png")
     path = put(tmp_path / "t.csv", table(rows=[(f"{i}.png", "ab"[i % 2]) for i in range(3)]))
     assert "files of such names are in left/ and right/" in message(path)
+
+
+@pytest.mark.parametrize("folders", [("images",), ("train_images", "test_images")])
+def test_a_table_of_ids_beside_a_folder_of_images(tmp_path: Path, folders: tuple[str, ...]) -> None:
+    for folder in folders:  # as competitions have them; test_images/ may hold the same names
+        for i in range(20):
+            draw(tmp_path / folder / f"{i}.jpg")
+    path = put(tmp_path / "train.csv", table("image_id", "label", rows=[(str(i), "ab"[i % 2]) for i in range(20)]))
+    source = open_source(path)
+    assert images(source) == 20
+    assert source.train.where(0).startswith(str(tmp_path / folders[0]))
+    assert f"relative to {tmp_path / folders[0]}, where the files are; .jpg is added" in assumed(source)
 
 
 # ----------------------------------------------------------------------------------------------- bad rows

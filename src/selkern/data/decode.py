@@ -19,7 +19,7 @@ from typing import IO
 
 from PIL import Image, UnidentifiedImageError
 
-from selkern.data.formats import FORMATS, is_heif
+from selkern.data.formats import FORMATS, is_heif, is_pointer
 from selkern.data.levels import SHRUNK, WHOLE, Reading, Span
 from selkern.data.pixels import Unread, deep_of, span, to_rgb
 from selkern.data.tags import SIDEWAYS, exif_turn, tags_fit, tiff_kind
@@ -151,6 +151,8 @@ def _open_image(file: IO[bytes], where: str) -> Image.Image:
     file.seek(0)
     head = file.read(64)
     file.seek(0)
+    if is_pointer(head):
+        raise not_pulled(where)
     image = _open_heif(file, where) if is_heif(head) else Image.open(file, formats=FORMATS)
     if image.size[0] * image.size[1] > MAX_PIXELS:
         raise _too_large(where, f": {image.size[0]} x {image.size[1]} px")
@@ -187,6 +189,11 @@ def _check_file(file: IO[bytes], where: str) -> None:
     if not tags_fit(file, size):
         raise DataError("the image is broken (its tags hold more than the file)", where, "remove it or restore it")
     file.seek(0)
+
+
+def not_pulled(where: str) -> DataError:
+    """The error for a file of a Git repository that holds a pointer only."""
+    return DataError("a Git LFS pointer, not the file itself", where, "run git lfs pull in its repository")
 
 
 def _too_large(where: str, detail: str) -> DataError:

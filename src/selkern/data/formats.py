@@ -42,6 +42,11 @@ def is_heif(head: bytes) -> bool:
     return bool(brands & (_HEIF_BRANDS | _ANY_BRANDS)) and not brands & _AVIF_BRANDS
 
 
+def is_pointer(head: bytes) -> bool:
+    """Whether a file that begins with these 64 bytes is what Git LFS has in place of the file itself."""
+    return head.startswith(b"version https://git-lfs.github.com/spec/")
+
+
 def has_heif() -> bool:
     """Whether HEIF can be decoded here."""
     return find_spec("pillow_heif") is not None

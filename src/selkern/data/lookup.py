@@ -13,6 +13,7 @@ from typing import Literal
 
 from selkern.data.decode import show
 from selkern.data.listing import Search, is_file
+from selkern.data.split_names import split_word
 from selkern.errors import DataError
 
 _SAMPLE = 100  # names that are looked for in every place
@@ -102,21 +103,25 @@ def find_lookup(table: Path, names: Sequence[str]) -> Lookup:
     plain = Lookup(folder=table.parent)
     if not sample or any(plain(name)[1] for name in sample):
         return plain
-    best: list[Lookup] = []
+    best: dict[Path, Lookup] = {}  # by folder, the likelier before
     most = 0
     for lookup in _others(table.parent, sample):
         hits = sum(lookup(name)[1] != "" for name in sample)
         if hits > most:
-            best, most = [], hits
+            best, most = {}, hits
         if hits and hits == most:
-            best.append(lookup)
+            best.setdefault(lookup.folder, lookup)
     if not best:
         return plain
-    inside = [lookup.folder for lookup in best if lookup.folder.parent == table.parent]
-    if len(inside) > 1 and len(inside) == len(best):
+    inside = [folder for folder in best if folder.parent == table.parent]
+    if len(inside) == 1 or len(inside) < len(best):
+        return next(iter(best.values()))
+    words = {split_word(piece) for piece in re.split(r"[\W_]+", table.stem)} - {""}
+    own = [folder for folder in inside if split_word(folder.name) in words]  # train.csv lists train/
+    if len(own) != 1:
         where = " and ".join(f"{show(folder.name)}/" for folder in inside[:2])
         raise DataError(f"files of such names are in {where}", show(table), "write the folder before the names")
-    return best[0]
+    return best[own[0]]
 
 
 def _others(folder: Path, names: Sequence[str]) -> Iterator[Lookup]:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from selkern.data.decode import show
+from selkern.data.decode import not_pulled, show
+from selkern.data.formats import is_pointer
 from selkern.data.split_names import split_word
 from selkern.data.table import LABEL_NAMES, SPLIT_NAMES, column_called, plain
 from selkern.data.table_options import TableOptions
@@ -134,6 +136,9 @@ def read_column(file: str, column: str) -> Any:
 
 def broken(file: str, error: Exception) -> DataError:
     """A file that pyarrow cannot read."""
+    with contextlib.suppress(OSError), Path(file).open("rb") as stream:
+        if is_pointer(stream.read(64)):
+            return not_pulled(show(file))
     return DataError(f"cannot read the Parquet file ({error})"[:160], show(file), "restore it from its original")
 
 

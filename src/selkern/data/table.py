@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TextIO
 
-from selkern.data.decode import show
+from selkern.data.decode import not_pulled, show
+from selkern.data.formats import is_pointer
 from selkern.data.table_options import SEPARATORS
 from selkern.errors import DataError, printable
 
@@ -189,7 +190,10 @@ def plain(column: str) -> str:
 def _encoding(path: Path) -> str:
     """By the file's first bytes. Raises DataError where these are no text."""
     with path.open("rb") as file:
-        start = file.read(4)
+        head = file.read(64)
+    if is_pointer(head):
+        raise not_pulled(show(path))
+    start = head[:4]
     for mark, kind in _KINDS:
         if start.startswith(mark):
             raise DataError(f"this is {kind}, not a table of text", show(path), "save it as text, in UTF-8")
