@@ -173,6 +173,21 @@ def test_classes_of_a_checkpoint_keep_their_ids(tmp_path: Path) -> None:
     assert str(tmp_path / "val" / "ant" / "000.png") in text
 
 
+@pytest.mark.parametrize("cut", [False, True])
+def test_labels_that_a_checkpoint_does_not_know(tmp_path: Path, cut: bool) -> None:
+    data = str(fill(tmp_path, {"dog": 12, "hen": 2, "Sea Blue": 9, "cow": 11}))
+    known = ["cow", "dog", "sea blue"]
+    text = message(data=data, classes=known)
+    assert "2 unknown labels: 'Sea Blue' (9 images; 'sea blue'?), 'hen' (2 images) | " in text
+    source = open_source(data, classes=known, on_bad="skip", cut=cut)
+    assert [sum(part.labels.tolist().count(label) for part in source.parts) for label in (0, 1, 2)] == [11, 12, 0]
+    for part in source.parts:
+        assert {Path(part.where(i)).parent.name for i in np.flatnonzero(part.labels == 1)} <= {"dog"}
+    assert any(note.startswith("11 of 34 images are left out: 2 unknown labels") for note in source.notes)
+    assert len(source.left_out) == 11
+    assert "unknown label" in message(data=data, classes=["eel"], on_bad="skip")  # other data altogether
+
+
 @pytest.mark.parametrize("wrong", [{"val_fraction": 0.0}, {"val_fraction": 0.5}, {"classes": ["a", "a"]}])
 def test_wrong_options(tmp_path: Path, wrong: dict[str, Any]) -> None:
     with pytest.raises(UsageError):

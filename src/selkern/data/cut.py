@@ -9,11 +9,13 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
-from selkern.data.labels import doubtful, unify
+from selkern.data.labels import doubtful, unify, unknown_labels
 from selkern.data.order import CUT, sample_rng
-from selkern.data.saved import NOTHING, Parts, labels_of, restore
-from selkern.data.split import SPLITS, WHOLE, Listing, Options, Source, Split
+from selkern.data.saved import NOTHING, UNKNOWN, Parts, labels_of, restore
+from selkern.data.split import SPLITS, WHOLE, LeftOut, Listing, Options, Source, Split
 from selkern.errors import DataError
+
+_NOWHERE = "none"  # split of an image that is left out
 
 
 def assemble(
@@ -46,7 +48,9 @@ def assemble(
     if options.split_csv is not None:
         parts, notes = restore(listing, classes, options, files)
     else:
-        parts, notes = _parts(name, listing, labels_of(listing.names, listing.wheres, classes), options)
+        labels = labels_of(listing.names, listing.wheres, classes, options.on_bad)
+        parts, notes = _parts(name, listing, labels, options)
+        listing = _without_unknown(listing, labels, classes)
     splits = {part: make(part, *parts.get(part, NOTHING)) for part in SPLITS}
     if options.classes is None and options.cut:
         notes += _check_train(name, classes, splits["train"].labels)
@@ -77,6 +81,17 @@ def _sane(listing: Listing, kind: str) -> Listing:
     return replace(listing, names=names, classes=classes or None, notes=listing.notes + notes)
 
 
+def _without_unknown(listing: Listing, labels: NDArray[np.int64], classes: tuple[str, ...]) -> Listing:
+    """The listing with a word on images whose label is unknown, which are in no split."""
+    unknown = np.flatnonzero(labels == UNKNOWN).tolist()
+    if not unknown:
+        return listing
+    left_out = tuple(LeftOut(listing.wheres[at], f"unknown label {listing.names[at]!r}") for at in unknown)
+    what = unknown_labels([listing.names[at] for at in unknown], classes)
+    note = f"{len(unknown):,} of {len(labels):,} images are left out: {what}"
+    return replace(listing, notes=(*listing.notes, note), left_out=(*listing.left_out, *left_out))
+
+
 def _check_train(name: str, classes: tuple[str, ...], labels: NDArray[np.int64]) -> tuple[str, ...]:
     counts = np.bincount(labels, minlength=len(classes))
     if not counts.any():
@@ -91,6 +106,7 @@ def _parts(name: str, listing: Listing, labels: NDArray[np.int64], options: Opti
     notes: list[str] = []
     if declared == {""}:
         names[:] = "train" if options.cut else WHOLE
+    names[labels == UNKNOWN] = _NOWHERE
     if options.cut and (declared == {""} or ("train" in declared and "val" not in declared)):
         missing = ("val", "test") if declared == {""} else ("val",)
         pool = np.flatnonzero(names == "train")
@@ -102,7 +118,7 @@ def _parts(name: str, listing: Listing, labels: NDArray[np.int64], options: Opti
             names[pool[chosen]] = part
             share = f"{100 * options.val_fraction:.4g} % of train ({chosen.size} images)"
             notes.append(f"no {part} split: {share} cut off by seed {options.seed}")
-    entries = {part: np.flatnonzero(names == part) for part in sorted(set(names.tolist()))}
+    entries = {part: np.flatnonzero(names == part) for part in sorted(set(names.tolist()) - {_NOWHERE})}
     return {part: (at, labels[at]) for part, at in entries.items()}, tuple(notes)
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 import unicodedata
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
 _MISSING = frozenset({"", "nan", "none", "null", "na", "n/a", "<na>", "nil", "-", "-1", "?", "undefined"})
@@ -60,6 +62,24 @@ def doubtful(counts: Mapping[str, int], *, folders: bool = False) -> tuple[str, 
     return tuple(notes)
 
 
+def unknown_labels(names: Sequence[str], classes: Iterable[str]) -> str:
+    """What to say of labels that are not among the classes: each, its number, and the class that it may mean.
+
+    Args:
+        names: that of each image.
+        classes: those that are known.
+    """
+    near = {_caseless(name): name for name in classes}
+    counts = Counter(names)
+    told = [
+        f"{name!r} ({count:,} image{'s' if count > 1 else ''}" + (f"; {near[key]!r}?)" if key in near else ")")
+        for name, count in counts.most_common()
+        for key in (_caseless(name),)
+    ]
+    what = "unknown label" if len(told) == 1 else f"{len(told):,} unknown labels:"
+    return f"{what} {_some(told, len(told), 10)}"
+
+
 def _alike(names: Iterable[str], key: Callable[[str], str | None], seen: set[str]) -> list[list[str]]:
     """Groups of two names and more that share a key; names in `seen` were told, and more are added to them."""
     groups: dict[str, list[str]] = {}
@@ -82,6 +102,6 @@ def _number(name: str) -> str | None:
     return str(int(name.strip().partition(".")[0]))
 
 
-def _some(texts: Iterable[str], count: int) -> str:
-    shown = [text for text, _ in zip(texts, range(_SHOWN), strict=False)]
-    return ", ".join(shown) + (f" and {count - _SHOWN:,} more" if count > _SHOWN else "")
+def _some(texts: Iterable[str], count: int, most: int = _SHOWN) -> str:
+    shown = itertools.islice(texts, most)
+    return ", ".join(shown) + (f" and {count - most:,} more" if count > most else "")

@@ -10,28 +10,37 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from selkern.data.labels import same_text
+from selkern.data.bad_rows import NEARLY_ALL
+from selkern.data.labels import same_text, unknown_labels
 from selkern.data.listing import is_file
-from selkern.data.split import SPLITS, Listing, Options, relative
+from selkern.data.split import SPLITS, Listing, OnBad, Options, relative
 from selkern.errors import DataError
 
 Parts = dict[str, tuple[NDArray[np.int64], NDArray[np.int64]]]  # {part: (n,) entries of a listing, (n,) labels}
 NOTHING = (np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.int64))
+UNKNOWN = -1  # in place of a class
 _NAMED = 3  # images that a note names
 
 
-def labels_of(names: Sequence[str], wheres: Sequence[str], classes: Sequence[str]) -> NDArray[np.int64]:
-    """(n,) classes of n images by their names. Raises DataError, with where it is, for one that is not in `classes`."""
+def labels_of(
+    names: Sequence[str], wheres: Sequence[str], classes: Sequence[str], on_bad: OnBad = "error"
+) -> NDArray[np.int64]:
+    """(n,) classes of n images by their names; ``UNKNOWN`` for a name that is not in ``classes``.
+
+    Raises:
+        DataError: names that are not in `classes`; with "skip" only where nearly all are such.
+    """
     ids = {same_text(name): index for index, name in enumerate(classes)}
     ids |= {name: index for index, name in enumerate(classes)}
     ids |= {name: ids[same_text(name)] for name in set(names) - ids.keys() if same_text(name) in ids}
-    try:
-        return np.array([ids[name] for name in names], dtype=np.int64)
-    except KeyError:
-        where, label = next((w, n) for w, n in zip(wheres, names, strict=True) if n not in ids)
+    labels = np.array([ids.get(name, UNKNOWN) for name in names], dtype=np.int64)
+    unknown = np.flatnonzero(labels == UNKNOWN)
+    if unknown.size and (on_bad == "error" or unknown.size >= NEARLY_ALL * len(names)):
         known = ", ".join(classes[:5]) + (", ..." if len(classes) > 5 else "")
-        fix = f"the model knows {len(classes)} classes ({known}): correct the label or leave the image out"
-        raise DataError(f"unknown label {label!r}", where, fix) from None
+        skip = ", or leave these images out by --on-bad-image skip" if unknown.size < NEARLY_ALL * len(names) else ""
+        fix = f"the model knows {len(classes)} classes ({known}): correct the labels{skip}"
+        raise DataError(unknown_labels([names[at] for at in unknown], classes), wheres[unknown[0]], fix)
+    return labels
 
 
 def read_split(path: Path) -> list[tuple[str, str, str]]:

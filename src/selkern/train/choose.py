@@ -45,7 +45,8 @@ class Chosen:
     def to_dict(self) -> dict[str, Any]:
         """For JSON: what was measured on."""
         seen = {"trained_on": self.trained, "validated_on": self.validated}
-        return {"data": self.source.name, "split": self.split.name, "run_data": self.own, **seen}
+        left_out = len(self.source.left_out)
+        return {"data": self.source.name, "split": self.split.name, "run_data": self.own, "left_out": left_out, **seen}
 
 
 def choose_images(
