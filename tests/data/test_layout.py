@@ -294,6 +294,23 @@ def test_images_beside_class_folders_are_counted(tmp_path: Path) -> None:
     assert "left out: 2 images beside the class folders" in notes
 
 
+def test_images_beside_split_folders_are_counted(tmp_path: Path) -> None:
+    source = open_source(lay(tmp_path / "outer", under("train"), under("val"), {".": 2}))
+    assert "left out: 2 images beside the split folders" in source.notes
+    data = lay(tmp_path / "inner", under("a", {"train": 8, "test": 2}), under("b", {"train": 8, "test": 2}), {"a": 3})
+    source = open_source(data)
+    assert places(source)["test"] == {"a/test", "b/test"}
+    assert len(source.train) + len(source.val) == 16
+    assert "left out: 3 images beside the split folders in a/" in source.notes
+    assert places(open_source(data, classes=["a", "b"], cut=False))["test"] == {"a/test", "b/test"}
+
+
+@pytest.mark.parametrize("other", [{"b/raw": 2}, {"c": 8}])
+def test_splits_in_some_class_folders_are_not_mixed(tmp_path: Path, other: Spec) -> None:
+    told = error(lay(tmp_path, under("a", {"train": 8, "test": 2}), under("b", {"train": 8, "test": 2}), other))
+    assert "/ holds test/, train/, but not every class folder holds such folders alone" in told
+
+
 def test_splits_beside_the_folder_that_is_given_are_named(tmp_path: Path) -> None:
     lay(tmp_path, under("train"), under("val"), under("test"))
     (note,) = (note for note in open_source(str(tmp_path / "train")).notes if note.startswith("not used"))

@@ -47,14 +47,18 @@ def find_parts(root: Path, search: Search, known: Collection[str] = ()) -> tuple
         inner = None if _are_known(here, search, known) or _has_splits(here, search) else _inner(here, search, known)
         if inner is None:
             break
+        notes += _loose(here, search, f"{folder_name(inner)} in {show(here)}/")
         here = Path(inner.path)
     if here != root:
         notes.append(f"the images are taken from {show(here.relative_to(root))}/")
     folders = search.folders(here)
     if not folders:
         raise no_folders(here, search)
-    if _are_known(here, search, known):
-        return [Part("", class_name(folder), folder.path) for folder in folders], notes
+    are_known = _are_known(here, search, known)
+    notes += _loose(here, search, f"the {'split' if not are_known and _has_splits(here, search) else 'class'} folders")
+    if are_known:
+        plain = [Part("", class_name(folder), folder.path) for folder in folders]
+        return _of_splits_in_classes(folders, search, notes) or plain, notes
     parts = (
         _of_splits(here, folders, search, known, notes)
         or _of_splits_in_classes(folders, search, notes)
@@ -232,20 +236,42 @@ def _note_others(
 
 def _of_splits_in_classes(folders: Sequence[Folder], search: Search, notes: list[str]) -> list[Part]:
     """The split folders in class folders (cat/train, cat/test); empty where the layout is not so."""
-    if len(folders) < 2:
-        return []
-    parts = []
+    parts: list[Part] = []
+    loose: list[str] = []
     for folder in folders:
         inside = search.folders(folder.path)
-        words = split_words([inner.name for inner in inside])
-        meant = assign_splits(words.values())
-        if len(inside) < 2 or not all(words.values()) or len(set(meant.values())) < len(inside):
+        meant = _splits_among([inner.name for inner in inside])
+        if not inside or len(set(meant.values())) < len(inside) or any(search.folders(inner.path) for inner in inside):
             return []
-        if any(search.folders(inner.path) for inner in inside) or search.loose(folder.path):
-            return []
-        parts += [Part(meant[words[inner.name]], class_name(folder), inner.path) for inner in inside]
-    notes.append(f"the splits are taken from the folders in the class folders (such as {_short(parts[0])}/)")
+        parts += [Part(meant[inner.name], class_name(folder), inner.path) for inner in inside]
+        loose += _loose(folder.path, search, f"the split folders in {folder_name(folder)}")
+    if len(folders) < 2 or len(parts) == len(folders):  # one folder in each says nothing
+        return []
+    notes += [f"the splits are taken from the folders in the class folders (such as {_short(parts[0])}/)", *loose]
     return parts
+
+
+def _splits_among(names: Sequence[str]) -> dict[str, str]:
+    """{name of a folder that is called as a split: train, val or test}."""
+    words = split_words(names)
+    meant = assign_splits(words.values())
+    return {name: meant[word] for name, word in words.items() if word}
+
+
+def _refuse_mixed(here: Path, folders: Sequence[Folder], inside: dict[str, list[str]]) -> None:
+    """Raise DataError where a class folder holds splits, which would be mixed into one."""
+    for folder in folders:
+        splits = _splits_among(inside[folder.name])
+        if "train" in splits.values() and len(set(splits.values())) > 1:
+            what = f"{folder_name(folder)} holds {some(f'{printable(name)}/' for name in splits)}"
+            fix = "give every class folder split folders and no others; or rename them if they are no splits"
+            raise DataError(f"{what}, but not every class folder holds such folders alone", show(here), fix)
+
+
+def _loose(folder: str | Path, search: Search, beside: str) -> list[str]:
+    """A note where images lie in a folder itself, beside others that hold the images."""
+    loose = len(search.loose(folder))
+    return [f"left out: {count_images(loose)} beside {beside}"] if loose else []
 
 
 def _of_classes(here: Path, folders: Sequence[Folder], search: Search, notes: list[str]) -> list[Part]:
@@ -260,14 +286,13 @@ def _of_classes(here: Path, folders: Sequence[Folder], search: Search, notes: li
         what = f"{some(map(folder_name, folders))} hold folders of the same names ({some(same)}): splits or classes?"
         fix = "give one of them; or call them train, val and test; or move the images up, into the class folders"
         raise DataError(what, show(here), fix)
+    _refuse_mixed(here, folders, inside)
     words = split_words([folder.name for folder in folders])
     notes += [f"{folder_name(folder)} is taken for a class" for folder in folders if words[folder.name]]
     deep = [folder for folder in folders if len(inside[folder.name]) > 1]
     if deep:
         held = some(f"{folder_name(folder)}: {some(map(printable, inside[folder.name]))}" for folder in deep[:1])
         notes.append(f"folders in class folders are not told apart ({held})")
-    if loose := len(search.loose(here)):
-        notes.append(f"left out: {count_images(loose)} beside the class folders")
     return [Part("", class_name(folder), folder.path) for folder in folders]
 
 

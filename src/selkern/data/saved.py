@@ -34,10 +34,11 @@ def labels_of(
     ids |= {name: index for index, name in enumerate(classes)}
     ids |= {name: ids[same_text(name)] for name in set(names) - ids.keys() if same_text(name) in ids}
     labels = np.array([ids.get(name, UNKNOWN) for name in names], dtype=np.int64)
-    unknown = np.flatnonzero(labels == UNKNOWN)
-    if unknown.size and (on_bad == "error" or unknown.size >= NEARLY_ALL * len(names)):
+    unknown = np.flatnonzero(labels == UNKNOWN).tolist()
+    nearly_all = len(unknown) >= NEARLY_ALL * len(names)
+    if unknown and (on_bad == "error" or nearly_all):
         known = ", ".join(classes[:5]) + (", ..." if len(classes) > 5 else "")
-        skip = ", or leave these images out by --on-bad-image skip" if unknown.size < NEARLY_ALL * len(names) else ""
+        skip = "" if nearly_all else ", or leave these images out by --on-bad-image skip"
         fix = f"the model knows {len(classes)} classes ({known}): correct the labels{skip}"
         raise DataError(unknown_labels([names[at] for at in unknown], classes), wheres[unknown[0]], fix)
     return labels
