@@ -21,7 +21,7 @@ from safetensors.torch import load_file
 from reliability.small import SMALL
 from selkern.data.augment import Augment
 from selkern.data.decode import Header
-from selkern.data.levels import Reading, Span
+from selkern.data.levels import Reading, Used
 from selkern.models import registry
 from selkern.train import job
 from selkern.train.loop import Training
@@ -42,7 +42,7 @@ class DecodedHeaders:
         """The image."""
         return self.read(index, epoch)
 
-    def span(self, index: int) -> Span | None:  # noqa: ARG002
+    def used(self, index: int) -> Used | None:  # noqa: ARG002
         """None: of 8 bits."""
         return None
 

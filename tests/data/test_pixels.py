@@ -7,7 +7,7 @@ import pytest
 from image_files import png, tiff
 from numpy.typing import NDArray
 
-from selkern.data.decode import decode, read_header, read_span
+from selkern.data.decode import decode, read_header, read_used
 from selkern.data.levels import Levels, Reading
 from selkern.errors import DataError
 
@@ -17,6 +17,12 @@ RGB = np.stack([RAMP, RAMP[::-1], RAMP * 0 + 250], axis=2)
 
 def pixels(data: bytes, levels: Levels = "full") -> NDArray[np.int64]:
     return np.asarray(decode(data, reading=Reading(levels=levels))).astype(np.int64)
+
+
+def used_ends(data: bytes) -> tuple[float, float]:
+    used = read_used(data)
+    assert used is not None
+    return used.ends
 
 
 def grey(values: NDArray[np.generic]) -> NDArray[np.int64]:
@@ -50,7 +56,7 @@ def test_a_palette_counted_to_255() -> None:
 def test_deep_grey_in_every_order(kind: type, big_endian: bool, packed: bool) -> None:
     data = tiff(RAMP.astype(kind), 1, big_endian=big_endian, packed=packed)
     assert np.array_equal(pixels(data, (0.0, 255.0)), grey(RAMP))
-    assert read_span(data) == (0, 235)
+    assert used_ends(data) == (0, 235)
     assert read_header(data).deep
 
 
@@ -58,7 +64,7 @@ def test_signed_values_lie_around_zero() -> None:
     for kind in (np.int8, np.int16):
         values = RAMP.astype(np.int16) - 120
         data = tiff(values.astype(kind), 1)
-        assert read_span(data) == (-120, 115)
+        assert used_ends(data) == (-120, 115)
         wanted = np.rint((values + 128.0) * 255 / 255)
         assert np.array_equal(pixels(data, (-128.0, 127.0)), grey(wanted))
 
@@ -81,13 +87,13 @@ def test_a_range_that_nothing_says_is_asked_for(values: NDArray[np.generic], wor
 def test_floats_by_the_tags_of_the_file() -> None:
     data = tiff(RAMP.astype(np.float32) / 100, 1, t340=[0.0], t341=[2.55])
     assert np.abs(pixels(data) - grey(RAMP)).max() <= 1
-    assert read_span(data) == pytest.approx((0, 2.55))
+    assert used_ends(data) == pytest.approx((0, 2.55))
 
 
 def test_no_number_is_black() -> None:
     values = np.array([[np.nan, np.inf, -np.inf, 0.5]], dtype=np.float32)
     assert pixels(tiff(values, 1), (0.0, 1.0))[0, :, 0].tolist() == [0, 255, 0, 128]
-    assert read_span(tiff(values, 1)) == (0.5, 0.5)
+    assert used_ends(tiff(values, 1)) == (0.5, 0.5)
 
 
 def test_unread_kinds_of_tiff_are_named() -> None:
@@ -142,6 +148,6 @@ def test_twelve_bits_in_a_tiff_of_sixteen(big_endian: bool, packed: bool) -> Non
     data = tiff(RGB * 16, 2, big_endian=big_endian, packed=packed)
     assert np.array_equal(pixels(data, (0.0, 4095.0)), np.rint(RGB * 16.0 * 255 / 4095))
     assert np.array_equal(pixels(data), RGB * 16 >> 8)  # full: as it always was
-    assert read_span(data) == (0, 4000)
+    assert used_ends(data) == (0, 4000)
     with pytest.raises(DataError, match="only --white-level full"):
         decode(tiff(RGB * 16, 2, planar=True), reading=Reading(levels="percentile"))

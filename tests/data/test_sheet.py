@@ -8,14 +8,17 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from image_files import tiff
 from numpy.typing import NDArray
 from PIL import Image
 
 from selkern import cli
 from selkern.data import lettering
+from selkern.data.decode import decode
 from selkern.data.preprocess import Preprocess
 from selkern.data.sheet import draw_sheet, pick
 from selkern.data.sources import open_source
+from selkern.errors import DataError
 from selkern.train.recipe import RECIPES
 
 
@@ -141,6 +144,22 @@ def test_deep_pixels_are_shown_as_training_takes_them(tmp_path: Path) -> None:
     grey = np.repeat((deep / 4095 * 255).round()[..., None], 3, axis=2)
     assert holds(auto, grey.repeat(4, axis=0).repeat(4, axis=1))
     assert not holds(full, grey.repeat(4, axis=0).repeat(4, axis=1))
+
+
+def test_images_that_cannot_be_read_have_no_size(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for label in "ab":
+        (tmp_path / "d" / label).mkdir(parents=True)
+        for number in range(8):
+            half = tiff(np.full((4, 4), number, dtype=np.float16), 1)
+            (tmp_path / "d" / label / f"{number}.tif").write_bytes(half)
+    words = ["data", "check", str(tmp_path / "d"), "--workers", "0", "--sheet", str(tmp_path / "sheet.png")]
+    assert cli.main(words) == 3
+    said = capsys.readouterr().out
+    assert "no picture can be read, input" in said
+    assert "0 px" not in said
+    with pytest.raises(DataError) as caught:
+        decode(tmp_path / "d/a/0.tif")
+    assert caught.value.fix == "save it as PNG of 8 or 16 bits"
 
 
 @pytest.mark.parametrize(

@@ -45,7 +45,7 @@ def test_a_run_keeps_its_white_and_learns_what_eight_bits_teach(
         run = train(make_options(deep, tmp_path, model="sk_tiny", name="deep", epochs=1))
         said = capsys.readouterr().err
         other = train(make_options(plain, tmp_path, model="sk_tiny", name="plain", epochs=1))
-        assert "16-bit and use 320 to 4,080: white is 4,095" in said
+        assert "16-bit and use 320 to 3,664: white is 4,095" in said
         assert "white is" not in capsys.readouterr().err
         assert rows(run)[-1]["train_loss"] == pytest.approx(rows(other)[-1]["train_loss"], abs=0.05)
         assert read_card(run.best).preprocess["levels"] == [0.0, 4095.0]

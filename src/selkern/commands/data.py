@@ -70,6 +70,7 @@ def check(argv: list[str]) -> int:
             require_new(path, flag)
     say(f"selkern {__version__}: checking {printable(options.source)}")
     from selkern.data.check import check_data
+    from selkern.data.levels import parse_levels
     from selkern.data.sources import open_source
     from selkern.tuning import usable_cores
 
@@ -83,7 +84,8 @@ def check(argv: list[str]) -> int:
             drawn = write_sheet(options, options.sheet)
         splits = {id(split): len(split) for split in (source.train, source.val, source.test)}
         line.show("decoding", total=sum(splits.values()))
-        found = check_data(source, workers=workers, progress=line.advance)
+        white = parse_levels(options.white_level or "auto")
+        found = check_data(source, workers=workers, white=white, progress=line.advance)
     if options.json:
         print(json.dumps(found.to_dict()))
     else:
@@ -166,6 +168,9 @@ def _remarks(found: DataCheck) -> Iterator[tuple[str, list[str]]]:
     """(finding, a line for each picture; none where the finding says it all)."""
     for doubt in found.doubtful:
         yield doubt, []
+    if found.lost:
+        what = f"{_many(len(found.lost), 'image')} nearly all black or white: half of the pixels lie beyond the range"
+        yield what, [found.short(place.file) for place in found.lost]
     if found.repeats:
         what = f"{_many(len(found.repeats), 'picture')} more than once in one class"
         if found.cut_off:

@@ -17,11 +17,12 @@ import torch
 from numpy.typing import NDArray
 from torch.utils.data import DataLoader, Dataset
 
+from selkern.data.exposure import settle_levels
 from selkern.data.findings import LONG, SMALL, DataCheck, Part, Place, Size, Sizes, Unreadable
 from selkern.data.labels import doubtful
-from selkern.data.levels import Levels, Reading
+from selkern.data.levels import LOST, Levels, Reading
 from selkern.data.split import Source, Split
-from selkern.data.survey import WIDE, settle_levels
+from selkern.data.survey import WIDE
 from selkern.errors import DataError, ResourceError
 
 _BATCH = 32  # images that a worker decodes before it answers
@@ -35,6 +36,7 @@ class _Look:
     height: int = 0
     digest: bytes = bytes(16)
     reason: str = ""
+    lost: bool = False
 
 
 class _Images(Dataset[_Look]):
@@ -57,7 +59,7 @@ class _Images(Dataset[_Look]):
             return _Look(reason=error.what)
         except MemoryError:
             return _Look(reason="it takes more memory than there is")
-        return _Look(image.width, image.height, digest.digest())
+        return _Look(image.width, image.height, digest.digest(), lost=LOST in image.info)
 
     def find(self, position: int) -> tuple[Split, int]:
         """The split that holds an image, and its number there."""
@@ -65,12 +67,19 @@ class _Images(Dataset[_Look]):
         return self.splits[at], position - int(self.ends[at]) + len(self.splits[at])
 
 
-def check_data(source: Source, *, workers: int = 0, progress: Callable[[int], object] | None = None) -> DataCheck:
+def check_data(
+    source: Source,
+    *,
+    workers: int = 0,
+    white: Levels | Literal["auto"] = "auto",
+    progress: Callable[[int], object] | None = None,
+) -> DataCheck:
     """Decode every image once, and tell what is wrong with them. Writes nothing.
 
     Args:
         source: of ``open_source``.
         workers: processes that decode; 0 decodes in this one. They change no result.
+        white: the levels of deep pixels, as training is asked for.
         progress: called with a number of images whenever so many more are done.
 
     Raises:
@@ -78,7 +87,7 @@ def check_data(source: Source, *, workers: int = 0, progress: Callable[[int], ob
         ResourceError: a worker was killed.
     """
     splits = list({id(split): split for split in (source.train, source.val, source.test) if len(split)}.values())
-    levels, notes = settled_levels(source)
+    levels, notes = settled_levels(source, white)
     images = _Images(splits, Reading(levels=levels))
     cut_off = tuple(name for name in ("val", "test") if any(_tells_cut(note, name) for note in source.notes))
     # What is cut off at random is one with what it is cut from: only splits of the source's own can leak.
@@ -92,11 +101,14 @@ def check_data(source: Source, *, workers: int = 0, progress: Callable[[int], ob
     sizes = np.zeros((len(images), 2), dtype=np.int32)
     digests = np.zeros((len(images), 2), dtype=np.uint64)
     unreadable: list[Unreadable] = []
+    lost: list[Place] = []
     for position, look in enumerate(_looks(source.name, images, workers, progress or (lambda _: None))):
         sizes[position] = look.width, look.height
         digests[position] = np.frombuffer(look.digest, dtype=np.uint64)
         if look.reason:
             unreadable.append(Unreadable(**asdict(place(position)), reason=look.reason))
+        if look.lost:
+            lost.append(place(position))
     parts = _parts(splits, names, len(source.classes))
     doubts = _doubtful(source, parts)
     rank = {part.name: number for number, part in enumerate(parts)}
@@ -120,6 +132,7 @@ def check_data(source: Source, *, workers: int = 0, progress: Callable[[int], ob
         left_out=source.left_out,
         doubtful=doubts,
         unreadable=tuple(sorted(unreadable, key=order)),
+        lost=tuple(sorted(lost, key=order)),
         leaks=leaks,
         conflicts=conflicts,
         repeats=tuple(group for group in groups if len({(at.split, at.label) for at in group}) == 1),

@@ -17,11 +17,11 @@ from PIL import Image
 from selkern.data.annotations import Annotations
 from selkern.data.coco import read_coco
 from selkern.data.decode import decode, show
+from selkern.data.exposure import settle_levels
 from selkern.data.files import FileSplit
 from selkern.data.levels import Reading, parse_levels
 from selkern.data.objects import Corners, Plan, Scene, Wanted, plan
 from selkern.data.split import SPLITS, LeftOut
-from selkern.data.survey import settle_levels
 from selkern.data.voc import read_voc
 from selkern.data.yolo import read_yolo
 from selkern.errors import DataError, ResourceError, UsageError

@@ -20,8 +20,8 @@ from typing import IO
 from PIL import Image, UnidentifiedImageError
 
 from selkern.data.formats import FORMATS, is_heif, is_pointer
-from selkern.data.levels import SHRUNK, WHOLE, Reading, Span
-from selkern.data.pixels import Unread, deep_of, span, to_rgb
+from selkern.data.levels import SHRUNK, WHOLE, Reading, Used
+from selkern.data.pixels import Unread, deep_of, to_rgb, used
 from selkern.data.tags import SIDEWAYS, exif_turn, tags_fit, tiff_kind
 from selkern.errors import DataError, printable
 
@@ -111,10 +111,10 @@ def read_header(data: bytes | Path, where: str = "") -> Header:
         )
 
 
-def read_span(data: bytes | Path, where: str = "") -> Span | None:
-    """Smallest and largest value of a deep image, or those that it declares; None where it has 8 bits."""
+def read_used(data: bytes | Path, where: str = "") -> Used | None:
+    """The values of a deep image, or those that it declares; None where it has 8 bits."""
     with _opened(data, where) as file:
-        return span(_open_image(file, where), lambda: _open_image(file, where))
+        return used(_open_image(file, where), lambda: _open_image(file, where))
 
 
 def turn_of(data: bytes | Path, where: str = "") -> Image.Transpose | None:
@@ -215,7 +215,8 @@ def _unreadable(data: bytes | Path, where: str, error: Exception) -> DataError:
     tiff = _tiff_kind(data)
     if isinstance(error, UnidentifiedImageError):
         what = f"a TIFF of a kind not read here ({tiff})" if tiff else "not an image, or of a format not read here"
-        return DataError(what, where, f"use {', '.join(FORMATS)} or HEIF")
+        fix = "save it as PNG of 8 or 16 bits" if tiff else f"use {', '.join(FORMATS)} or HEIF"
+        return DataError(what, where, fix)
     reason = f"{error}"[:120] or type(error).__name__
     if tiff and reason.startswith("decoder error"):
         what = f"the image is broken, or a TIFF of a kind not read here ({tiff})"

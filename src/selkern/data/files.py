@@ -13,10 +13,10 @@ from PIL import Image
 
 from selkern.data.advice import one_class
 from selkern.data.cut import assemble
-from selkern.data.decode import Header, decode, read_header, read_span, show
+from selkern.data.decode import Header, decode, read_header, read_used, show
 from selkern.data.identity import of_file
 from selkern.data.layout import find_parts
-from selkern.data.levels import WHOLE, Reading, Span
+from selkern.data.levels import WHOLE, Reading, Used
 from selkern.data.listing import Search
 from selkern.data.split import Listing, Options, Source
 from selkern.errors import DataError
@@ -43,9 +43,9 @@ class FileSplit:
         """The file decoded in a given way."""
         return decode(Path(self.files[index]), self.where(index), reading)
 
-    def span(self, index: int) -> Span | None:
+    def used(self, index: int) -> Used | None:
         """Of the file."""
-        return read_span(Path(self.files[index]), self.where(index))
+        return read_used(Path(self.files[index]), self.where(index))
 
     def header(self, index: int) -> Header:
         """Of the file."""

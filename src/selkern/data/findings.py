@@ -110,6 +110,8 @@ class DataCheck:
     """Remarks on class names that may be a slip."""
     unreadable: tuple[Unreadable, ...]
     """Serious."""
+    lost: tuple[Place, ...]
+    """Of deep pixels, half of which and more lie beyond black or white."""
     leaks: tuple[tuple[Place, ...], ...]
     """The same picture in several parts: serious."""
     conflicts: tuple[tuple[Place, ...], ...]
@@ -152,7 +154,7 @@ class DataCheck:
     def remarks(self) -> int:
         """Kinds of findings that are not serious."""
         small, long = (self.sizes.small, self.sizes.long) if self.sizes else (0, 0)
-        kinds = (self.repeats, self.empty_classes, self.uneven, small, long)
+        kinds = (self.lost, self.repeats, self.empty_classes, self.uneven, small, long)
         return sum(map(bool, kinds)) + len(self.missing_classes) + len(self.doubtful)
 
     def short(self, file: str) -> str:
@@ -193,6 +195,8 @@ class DataCheck:
             yield "left out", number, row.where, "", "", row.reason
         for number, bad in enumerate(self.unreadable, start=1):
             yield "unreadable", number, bad.file, bad.split, bad.label, bad.reason
+        for number, place in enumerate(self.lost, start=1):
+            yield "beyond black or white", number, place.file, place.split, place.label, ""
         for finding, groups in (("leak", self.leaks), ("two labels", self.conflicts), ("repeat", self.repeats)):
             for number, group in enumerate(groups, start=1):
                 for place in group:

@@ -10,7 +10,7 @@ from PIL import Image
 
 from selkern.data.decode import Header
 from selkern.data.identity import fingerprint
-from selkern.data.levels import Reading, Span
+from selkern.data.levels import Reading, Used
 from selkern.data.split import WHOLE, Source, Split
 
 
@@ -45,10 +45,10 @@ class Joined:
         part, at = self.find(index)
         return part.read_as(at, reading, epoch)
 
-    def span(self, index: int) -> Span | None:
+    def used(self, index: int) -> Used | None:
         """As its part has it."""
         part, at = self.find(index)
-        return part.span(at)
+        return part.used(at)
 
     def header(self, index: int) -> Header:
         """As its part reads it."""

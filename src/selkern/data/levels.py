@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,7 +20,9 @@ Span: TypeAlias = "tuple[float, float]"  # the values shown as black and as whit
 # full: the range of the file's kind; percentile: each image by its own values.
 Levels: TypeAlias = "Literal['full', 'percentile'] | Span"
 
-_TAILS = (0.1, 99.9)  # % of an image's values below black and below white, for `percentile`
+_TAILS = (0.1, 99.9)  # % of an image's values below and above which single pixels decide nothing
+_MEASURED = 1 << 20  # values of an image that its bulk is measured on, about
+_NARROW = 8  # a range in use that is so much narrower than that from 0 to white has a black of its own
 _BLOCK = 1 << 22  # values worked on at once, so that float64 takes little memory
 _FLAG = "--white-level"
 _FIX = "give auto, full, percentile, the value that is white, or BLACK:WHITE"
@@ -37,8 +39,26 @@ class Reading:
     gives it from the width and height of the whole, upright image, px."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class Used:
+    """The values of one image of deep pixels."""
+
+    ends: Span
+    """Smallest and largest."""
+    bulk: Span
+    """The same without the 0.1 % at either end, such as a camera's hot pixels."""
+    middle: float
+    """The median."""
+
+    def is_lost(self, levels: Span) -> bool:
+        """Whether half of the pixels lie beyond black or beyond white."""
+        return not levels[0] <= self.middle <= levels[1]
+
+
 WHOLE = Reading()
-SHRUNK = "selkern_shrunk"  # in the info of an image decoded smaller: (whole width, whole height, divisor)
+# In the info of an image
+SHRUNK = "selkern_shrunk"  # that is decoded smaller: (whole width, whole height, divisor)
+LOST = "selkern_lost"  # half of whose pixels lie beyond black or beyond white: True
 
 
 def parse_levels(text: str) -> Levels | Literal["auto"]:
@@ -81,11 +101,42 @@ def whole_bits(low: float, high: float) -> Span:
     return black, 2.0 ** math.ceil(math.log2(high))
 
 
-def span_of(values: NDArray[np.generic]) -> Span:
-    """Smallest and largest value that is finite; zeros where none is."""
-    if values.dtype.kind == "f":
-        values = values[np.isfinite(values)]
-    return (float(values.min()), float(values.max())) if values.size else (0.0, 0.0)
+def fit(low: float, high: float) -> Span:
+    """Black and white for values from low to high: whole bits from 0, or where that leaves few greys, the range itself.
+
+    320 to 3200 -> 0 and 4095; 30048 to 30828 -> 29824 and 30976, with some room at either end.
+    """
+    black, white = whole_bits(low, high)
+    if low == high or (high - low) * _NARROW >= white - black:
+        return black, white
+    unit = 2.0 ** (math.floor(math.log2(high - low)) - 2)
+    return (math.floor(low / unit) - 1) * unit, (math.ceil(high / unit) + 1) * unit
+
+
+def used_by(values: NDArray[Any]) -> Used:
+    """What the finite ones of (H, W) or (H, W, 3) values are; zeros where none is."""
+    step = max(1, math.ceil(math.sqrt(values.size / _MEASURED)))
+    some = _finite(values[::step, ::step])
+    values = _finite(values)
+    if not values.size:
+        return Used(ends=(0.0, 0.0), bulk=(0.0, 0.0), middle=0.0)
+    ends = float(values.min()), float(values.max())
+    some = some if some.size else values
+    # Inward to a value that is there: of few pixels even one may be a hot one.
+    low = float(np.percentile(some, _TAILS[0], method="higher"))
+    high = float(np.percentile(some, _TAILS[1], method="lower"))
+    # Small objects on an empty ground are more than single pixels.
+    return Used(ends=ends, bulk=(low, high) if low < high else ends, middle=float(np.median(some)))
+
+
+def are_lost(values: NDArray[Any], levels: Span) -> bool:
+    """Whether half of some values or more lie beyond black or beyond white."""
+    low, high = levels
+    return bool(2 * max(np.count_nonzero(values > high), np.count_nonzero(values < low)) >= values.size > 0)
+
+
+def _finite(values: NDArray[Any]) -> NDArray[Any]:
+    return values[np.isfinite(values)] if values.dtype.kind == "f" else values
 
 
 def to_bytes(values: NDArray[np.generic], levels: Literal["percentile"] | Span) -> NDArray[np.uint8]:
@@ -106,7 +157,7 @@ def _scaled(values: NDArray[np.generic], low: float, high: float) -> NDArray[np.
 
 
 def _own_span(values: NDArray[np.generic]) -> Span:
-    finite = values[np.isfinite(values)] if values.dtype.kind == "f" else values.reshape(-1)
+    finite = _finite(values)
     if not finite.size:
         return 0.0, 1.0
     low, high = (float(value) for value in np.percentile(finite, _TAILS))

@@ -13,9 +13,9 @@ from PIL import Image
 
 from selkern.data.bad_rows import BadRows
 from selkern.data.cut import assemble
-from selkern.data.decode import Header, decode, read_header, read_span, show
+from selkern.data.decode import Header, decode, read_header, read_used, show
 from selkern.data.identity import of_bytes
-from selkern.data.levels import WHOLE, Reading, Span
+from selkern.data.levels import WHOLE, Reading, Used
 from selkern.data.parquet_columns import Columns, broken, find_columns, read_column
 from selkern.data.parquet_files import by_split
 from selkern.data.split import Listing, Options, Source
@@ -105,9 +105,9 @@ class ParquetSplit:
         """The image of one row, decoded in a given way."""
         return decode(self._bytes(index), self.where(index), reading)
 
-    def span(self, index: int) -> Span | None:
+    def used(self, index: int) -> Used | None:
         """Of the image of one row."""
-        return read_span(self._bytes(index), self.where(index))
+        return read_used(self._bytes(index), self.where(index))
 
     def header(self, index: int) -> Header:
         """Of the image of one row."""

@@ -15,7 +15,7 @@ from PIL import Image
 from PIL.ImageFile import ImageFile, _Tile
 from PIL.TiffImagePlugin import TiffImageFile
 
-from selkern.data.levels import Levels, Span, span_of, to_bytes
+from selkern.data.levels import LOST, Levels, Span, Used, are_lost, to_bytes, used_by
 
 Again = Callable[[], Image.Image]  # opens the same file once more
 _SIXTEEN: Span = (0.0, 65535.0)
@@ -101,16 +101,16 @@ def to_rgb(image: Image.Image, again: Again, levels: Levels) -> Image.Image:
     return image.convert("RGB")
 
 
-def span(image: Image.Image, again: Again) -> Span | None:
+def used(image: Image.Image, again: Again) -> Used | None:
     """The values that a deep image declares or else uses; None where it has 8 bits."""
     deep = deep_of(image)
     if deep is None:
         return None
     if not deep.unsigned and deep.white is not None:
-        return deep.white
+        return Used(ends=deep.white, bulk=deep.white, middle=sum(deep.white) / 2)
     _mend(image)
     image.load()
-    return span_of(_values(image, again, deep)[0])
+    return used_by(_values(image, again, deep)[0])
 
 
 def _from_deep(image: Image.Image, again: Again, deep: Deep, levels: Levels) -> Image.Image:
@@ -123,7 +123,10 @@ def _from_deep(image: Image.Image, again: Again, deep: Deep, levels: Levels) -> 
         eight = 255 - eight
     if alpha is not None:
         eight = _over_white(eight, alpha)
-    return Image.fromarray(eight).convert("RGB")
+    rgb = Image.fromarray(eight).convert("RGB")
+    if not isinstance(shown, str) and are_lost(values, shown):
+        rgb.info[LOST] = True
+    return rgb
 
 
 def _values(image: Image.Image, again: Again, deep: Deep) -> tuple[NDArray[np.generic], NDArray[np.uint8] | None]:

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from selkern.data.decode import Header
-from selkern.data.levels import Reading, Span
+from selkern.data.levels import Reading, Used
 from selkern.data.order import CUT, SCENES, sample_rng
 from selkern.data.split import SPLITS, Options, Source
 from selkern.errors import DataError, UsageError
@@ -113,7 +113,7 @@ class SceneSplit:
         """The scene."""
         return self.read(index, epoch)
 
-    def span(self, index: int) -> Span | None:  # noqa: ARG002  all scenes are alike
+    def used(self, index: int) -> Used | None:  # noqa: ARG002  all scenes are alike
         """None: scenes have 8 bits."""
         return None
 

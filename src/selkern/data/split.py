@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from selkern.data.decode import Header
-from selkern.data.levels import Reading, Span
+from selkern.data.levels import Reading, Used
 from selkern.data.table_options import TableOptions
 from selkern.errors import UsageError
 
@@ -41,8 +41,8 @@ class Split(Protocol):
     def read_as(self, index: int, reading: Reading, epoch: int = 0) -> Image.Image:
         """The image decoded in a given way, such as ``Preprocess.reading``; one that is drawn is always whole."""
 
-    def span(self, index: int) -> Span | None:
-        """Smallest and largest value of an image of more than 8 bits; None for others."""
+    def used(self, index: int) -> Used | None:
+        """The values of an image of more than 8 bits; None for others."""
 
     def header(self, index: int) -> Header:
         """Size and kind of the image, read without its pixels; DataError naming the file if broken."""

@@ -7,11 +7,11 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from selkern.data.exposure import split_notes
 from selkern.data.identity import fingerprint
 from selkern.data.joined import Joined, whole
 from selkern.data.sources import Source, open_source
 from selkern.data.split import SPLITS, WHOLE, OnBad, Split, relative
-from selkern.data.survey import header_notes, survey
 from selkern.data.table_options import TableOptions
 from selkern.errors import DataError, SelkernError, UsageError
 from selkern.train.loaded import Loaded, require_named
@@ -94,7 +94,7 @@ def choose_images(
     split = _part(source, part)
     if split.name == WHOLE and part == "auto":
         lines.append(f"note: {source.name} has no splits of its own: all {len(split):,} images are taken")
-    lines += [f"note: {note}" for note in header_notes(survey(split).headers, loaded.preprocess.levels)]
+    lines += [f"note: {note}" for note in split_notes(split, loaded.preprocess.levels)]
     seen = None if known is None else _seen(known, source, split, own)
     if known is None or seen is None:
         if source.kind != "digits" and loaded.source is None:

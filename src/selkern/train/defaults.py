@@ -80,7 +80,10 @@ class Defaults:
         size_of = self.size_of if now.image_size == was.image_size else "as asked"
         colours_of = self.colours_of if (now.mean, now.std) == (was.mean, was.std) else "as asked"
         way = {"crop": "centre crop", "squash": "squashed, crop", "pad": "padded, crop"}[now.resize]
-        pictures = f"pictures of {self.seen.short_side:g} px (short side, median), " if self.seen else ""
+        seen = self.seen
+        pictures = f"pictures of {seen.short_side:g} px (short side, median), " if seen else ""
+        if seen is not None and not seen.headers:
+            pictures = "no picture can be read, "
         return f"{pictures}input {now.image_size} px ({size_of}), {way} {now.eval_crop:g}, mean and std {colours_of}"
 
     def input_notes(self, options: TrainOptions) -> Iterator[str]:

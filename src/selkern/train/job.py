@@ -13,11 +13,11 @@ import torch
 
 from selkern.analysis.figures import image_grid
 from selkern.analysis.style import to_png
+from selkern.data.exposure import settle_levels
 from selkern.data.levels import parse_levels, show_levels
 from selkern.data.order import TrainOrder
 from selkern.data.saved import names_some
 from selkern.data.sources import Source, open_source
-from selkern.data.survey import settle_levels
 from selkern.errors import CheckpointError
 from selkern.files import write_atomic
 from selkern.layers.memory import set_memory

@@ -11,14 +11,15 @@ import numpy as np
 import torch
 
 from selkern.analysis.evaluation import to_input
-from selkern.data.decode import decode, read_header, show
+from selkern.data.decode import decode, read_header, read_used, show
+from selkern.data.exposure import images_notes
 from selkern.data.levels import Levels
 from selkern.data.listing import Search, is_file, is_folder
-from selkern.data.survey import header_notes, spread
+from selkern.data.survey import Survey, spread
 from selkern.errors import DataError, NumericsError, UsageError
 from selkern.train.loaded import Loaded
 
-_LOOKED_AT = 100  # headers read ahead of the first prediction
+_LOOKED_AT = 100  # images looked at ahead of the first prediction
 
 
 @dataclass(frozen=True)
@@ -64,12 +65,13 @@ def list_images(paths: Sequence[str], note: Callable[[str], object] = lambda _: 
 
 
 def notes_on(images: Sequence[Path], levels: Levels) -> tuple[str, ...]:
-    """What the user should know of images, by the headers of some, before a network of such levels is shown them."""
-    headers = []
+    """What the user should know of images, by some of them, before a network of such levels is shown them."""
+    headers = {}
     for position in spread(len(images), _LOOKED_AT):
         with suppress(DataError):  # it is named when its turn to be decoded comes
-            headers.append(read_header(images[position]))
-    return header_notes(headers, levels)
+            headers[position] = read_header(images[position])
+    seen = Survey(headers=tuple(headers.values()), indices=tuple(headers))
+    return images_notes(seen, levels, lambda index: read_used(images[index]), lambda index: show(images[index]))
 
 
 @torch.inference_mode()
