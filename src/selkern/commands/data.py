@@ -169,7 +169,7 @@ def _remarks(found: DataCheck) -> Iterator[tuple[str, list[str]]]:
     for doubt in found.doubtful:
         yield doubt, []
     if found.lost:
-        what = f"{_many(len(found.lost), 'image')} nearly all black or white: half of the pixels lie beyond the range"
+        what = f"{_many(len(found.lost), 'image')} of which half of the pixels and more lie beyond black or white"
         yield what, [found.short(place.file) for place in found.lost]
     if found.repeats:
         what = f"{_many(len(found.repeats), 'picture')} more than once in one class"
