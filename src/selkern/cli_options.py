@@ -219,6 +219,8 @@ class DataCheckOptions:
     """Of the sheet: weights or a run, whose card says how images are prepared."""
     image_size: int | None = None
     """Of the sheet: side of the network's input, px; by default as for `train`."""
+    eval_crop: float | None = None
+    """Of the sheet: the share of the resized side that the centre crop keeps; by default as for `train`."""
     resize: Literal["crop", "squash", "pad"] | None = None
     """Of the sheet: centre crop, squashed to a square, or padded to one; by default as for `train`."""
     white_level: str = ""
@@ -233,8 +235,8 @@ class DataCheckOptions:
             raise UsageError(f"image size is {self.image_size}", "--image-size", "must lie between 8 and 8192")
         if self.sheet is not None and self.sheet.suffix.lower() != ".png":
             raise UsageError("not a .png file", f"--sheet {self.sheet}", "give a name that ends with .png")
-        for name in ("model", "weights", "image_size", "resize", "white_level"):
-            if self.sheet is None and getattr(self, name):
+        for name in ("model", "weights", "image_size", "eval_crop", "resize", "white_level"):
+            if self.sheet is None and getattr(self, name) not in (None, ""):
                 flag = "--" + name.replace("_", "-")
                 raise UsageError("only for the sheet", flag, "give --sheet sheet.png with it")
 

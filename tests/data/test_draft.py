@@ -50,6 +50,16 @@ def test_turned_sides_that_are_no_multiples_stay_whole(photo: Image.Image) -> No
         assert decode(data, reading=Reading(least=300)).size == wanted
 
 
+def test_coloured_lines_of_a_pixel_come_further_apart() -> None:
+    """The limit: of the whole image such colours are clipped pixel by pixel, of the smaller one together."""
+    lines = np.zeros((1040, 1040, 3), dtype=np.uint8)
+    lines[::4], lines[2::4] = (255, 0, 0), (0, 0, 255)
+    preprocess = Preprocess(size=64, crop=1.0)
+    data = jpeg(Image.fromarray(lines))
+    apart = np.abs(preprocess(decode(data)).astype(int) - preprocess(decode(data, reading=preprocess.reading())))
+    assert 3 < apart.max() <= 16
+
+
 @pytest.mark.parametrize("orientation", [1, 6])
 @pytest.mark.parametrize("resize", ["crop", "squash", "pad"])
 def test_the_input_is_the_same_within_three_grey_levels(photo: Image.Image, resize: Resize, orientation: int) -> None:

@@ -512,6 +512,7 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     assert cli.main(words) == 0
     said = capsys.readouterr().out
     assert "18 crops of 6 pictures, windows of 16 px: true size is kept" in said
+    assert "--sheet sheet.png --image-size 16 --eval-crop 1\n  selkern train" in said
     assert f"selkern train --data {tmp_path / 'crops'} --image-size 16 --eval-crop 1 --crop pad" in said
     assert "--boxes" in said
     words = ["data", "import", "voc", str(root), "--to", str(tmp_path / "tight"), "--crop", "tight", "--json"]

@@ -126,6 +126,8 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     said = capsys.readouterr().out
     assert "input 24 px (as asked), padded" in said
     assert "the centre crop" not in said
+    assert cli.main([*words, str(tmp_path / "part.png"), "--image-size", "24", "--eval-crop", "0.5"]) == 0
+    assert "centre crop 0.5" in capsys.readouterr().out
     shown = Preprocess(size=24, resize="pad", mean=RECIPES["cifar"].mean, std=RECIPES["cifar"].std)
     with Image.open(tmp_path / "pad.png") as image:
         pixels = shown(open_source(str(root)).train.read(0)).transpose(1, 2, 0)

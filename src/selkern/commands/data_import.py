@@ -67,10 +67,11 @@ def _text(done: Imported) -> Iterator[str]:
     yield from (f"note: {note}" for note in done.notes)
     target = shlex.quote(str(done.target))
     # Random parts of an image, enlarged, would take away the size that a window keeps.
-    size = "" if done.size is None else f" --image-size {done.size} --eval-crop 1 --crop pad"
+    shown = "" if done.size is None else f" --image-size {done.size} --eval-crop 1"
+    crop = "" if done.size is None else " --crop pad"
     yield "\nnext:"
-    yield f"  selkern data check {target} --sheet sheet.png"
-    yield f"  selkern train --data {target}{size}"
+    yield f"  selkern data check {target} --sheet sheet.png{shown}"
+    yield f"  selkern train --data {target}{shown}{crop}"
     if done.size is not None:
         yield f"  selkern analyze latest --boxes {shlex.quote(str(done.target / 'boxes.csv'))}"
 

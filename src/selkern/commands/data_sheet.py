@@ -30,6 +30,8 @@ def write_sheet(options: DataCheckOptions, path: Path) -> list[str]:
     training = defaults.options.training
     if options.image_size is not None:
         training = replace(training, image_size=options.image_size)
+    if options.eval_crop is not None:
+        training = replace(training, eval_crop=options.eval_crop)
     chosen = replace(defaults.options, training=training)
     levels, _ = settled_levels(source, parse_levels(options.white_level or training.white_level))
     preprocess = replace(training.preprocess, levels=levels)
