@@ -151,6 +151,8 @@ def _range_notes(
     if lost or beyond:
         counts = f"{len(lost) + len(beyond):,} of {len(measured):,} images measured use values beyond black or white"
         fix = _OTHERS if 2 * len(lost) < len(measured) else "give --white-level percentile, or other values"
+        if asked is None:
+            fix = f"the network learned {_number(black)} to {_number(white)}; save them in that range"
         nearly = f", {len(lost):,} of them for half of their pixels and more" if lost else ""
         notes.append(f"{counts}{nearly}, such as {where((lost or beyond)[0])}: {fix}")
     single = [one.ends for i, one in measured.items() if i not in lost and i not in beyond]
