@@ -232,7 +232,7 @@ def _tell_phases(pipe: int) -> None:
 
         setattr(owner, name, told)
 
-    wrap(job, "open_source", JOINED, b"")
+    wrap(job, "open_training", JOINED, b"")
     wrap(loop.Training, "_train_step", *MOMENTS["step"])
     wrap(loop, "save_state", *MOMENTS["save"])
     wrap(os, "rename", MOMENTS["pointer"][0], b"")

@@ -297,7 +297,6 @@ def test_a_run_says_it_once_opens_its_data_once_and_keeps_it(
         return open_source(data, **given)  # type: ignore[arg-type]
 
     monkeypatch.setattr("selkern.train.defaults.open_source", count)
-    monkeypatch.setattr("selkern.train.job.open_source", count)
     flags = f"--model sk_tiny --epochs 1 --batch-size 4 --no-report --device cpu --output {tmp_path} --name run".split()
     assert cli.main(["train", "--data", folders["wide"], "--resize", "pad", *flags]) == 0
     assert opened == [folders["wide"]]

@@ -16,11 +16,13 @@ import torch
 from tiny import assert_same, draw, make_folder, make_options, signal_at, train
 
 from selkern import cli
+from selkern.data.sources import open_source
 from selkern.data.split import Split
 from selkern.errors import CheckpointError, DataError, Interrupted, UsageError
 from selkern.train import job
 from selkern.train.analyze import report_folder
-from selkern.train.choose import Chosen, choose_images
+from selkern.train.choose import Chosen, choose_images, trained_before
+from selkern.train.defaults import open_training
 from selkern.train.loaded import load
 from selkern.train.loop import Training
 from selkern.train.run_folder import RunFolder
@@ -232,6 +234,29 @@ def test_weights_alone_cannot_say_what_they_saw(home: Path, tmp_path: Path) -> N
     shutil.copy(home / "runs/train/r/weights/best.safetensors", tmp_path)
     chosen = looked(tmp_path / "best.safetensors", home / "d")
     assert (chosen.trained, len(chosen.split), told(chosen, "is not known")) == (None, 36, True)
+
+
+def test_what_the_first_weights_were_trained_on_stays_apart(
+    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(home, tmp_path / "place")
+    monkeypatch.chdir(tmp_path / "place")
+    for number in range(100, 114):
+        for name in sorted(path.name for path in Path("d").iterdir()):
+            draw(Path("d") / name / f"{number}.png", 3, number, 40)
+    run = Path("runs/train/r")
+    parts = {part: set(saved(run, part)) for part in ("train", "val", "test")}
+    grown = open_training(make_options("d", Path("out"), model="sk_tiny", weights=str(run), seed=7))
+    for split in (grown.train, grown.val, grown.test):
+        old = {name for name in names(split) if int(Path(name).stem) < 100}
+        assert old == parts[split.name]
+        assert old < set(names(split))
+    assert any("images keep the split of the run" in note for note in grown.notes)
+    assert not trained_before(run / "weights/best.safetensors", grown, grown.test)
+    anew = open_source("d", seed=7)
+    leaked = len(set(names(anew.test)) & parts["train"])
+    (line,) = trained_before(run / "weights/best.safetensors", anew, anew.test)
+    assert line.startswith(f"warning: {leaked} of {len(anew.test)} test images were trained on in runs/train/r")
 
 
 def test_other_images_do_not_take_the_place_of_the_runs_report(place: Path) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from selkern.data.labels import doubtful, unify, unknown_labels
 from selkern.data.order import CUT, sample_rng
 from selkern.data.saved import NOTHING, UNKNOWN, Parts, labels_of, restore
-from selkern.data.split import SPLITS, WHOLE, LeftOut, Listing, Options, Source, Split
+from selkern.data.split import SPLITS, WHOLE, LeftOut, Listing, Options, Source, Split, relative
 from selkern.errors import DataError
 
 _NOWHERE = "none"  # split of an image that is left out
@@ -109,17 +109,31 @@ def _parts(name: str, listing: Listing, labels: NDArray[np.int64], options: Opti
     names[labels == UNKNOWN] = _NOWHERE
     if options.cut and (declared == {""} or ("train" in declared and "val" not in declared)):
         missing = ("val", "test") if declared == {""} else ("val",)
-        pool = np.flatnonzero(names == "train")
+        kept = _kept(listing, names, missing, options)
+        if kept:
+            notes.append(f"{len(kept):,} of {len(names):,} images keep the split of the run that the weights are of")
+        pool = np.setdiff1d(np.flatnonzero(names == "train"), list(kept))
+        names[list(kept)] = list(kept.values())
         for part, chosen in zip(missing, _stratified(labels[pool], len(missing), options), strict=True):
-            if not chosen.size:
+            names[pool[chosen]] = part
+            if not (names == part).any():
                 fix = f"give a {part} split, or more images of each class"
                 what = f"too few images to cut off a {part} split ({len(set(labels))} classes, {len(labels)} images)"
                 raise DataError(what, name, fix)
-            names[pool[chosen]] = part
-            share = f"{100 * options.val_fraction:.4g} % of train ({chosen.size} images)"
+            if not chosen.size:  # the earlier run had one, and there are no new images
+                continue
+            share = f"{100 * options.val_fraction:.4g} % of {'new' if kept else 'train'} ({chosen.size} images)"
             notes.append(f"no {part} split: {share} cut off by seed {options.seed}")
     entries = {part: np.flatnonzero(names == part) for part in sorted(set(names.tolist()) - {_NOWHERE})}
     return {part: (at, labels[at]) for part, at in entries.items()}, tuple(notes)
+
+
+def _kept(listing: Listing, names: NDArray[np.str_], missing: Sequence[str], options: Options) -> dict[int, str]:
+    """{entry: its part in an earlier run} of those images that are to be cut."""
+    if not options.parts:
+        return {}
+    before = {entry: options.parts.get(relative(where, listing.root)) for entry, where in enumerate(listing.wheres)}
+    return {entry: part for entry, part in before.items() if names[entry] == "train" and part in ("train", *missing)}
 
 
 def _stratified(labels: NDArray[np.int64], parts: int, options: Options) -> list[NDArray[np.int64]]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from selkern.data.decode import show
@@ -31,6 +31,7 @@ def open_source(
     table: TableOptions | None = None,
     keep_gone: bool = False,
     cut: bool = True,
+    parts: Mapping[str, str] | None = None,
 ) -> Source:
     """Open images with labels. Reads names and labels, no pixels, and writes nothing.
 
@@ -45,6 +46,8 @@ def open_source(
         keep_gone: images of the saved split that are gone keep their place, as ones that cannot be read; else they are
             left out, with a note.
         cut: whether a missing val or test split is cut off; where not, a source without splits is one split, "all".
+        parts: {image, by its name in split.csv: its part} of an earlier run, to which images keep where a split is cut
+            off: what was trained on is not tested on.
         on_bad: "error" raises a DataError for the first row or file that cannot be an image of a split and says how
             many there are; "skip" leaves them out (`Source.left_out`), with a note. Image files that are missing stay
             listed with "skip": reading them fails.
@@ -59,6 +62,7 @@ def open_source(
         table=table or TableOptions(),
         keep_gone=keep_gone,
         cut=cut,
+        parts=parts or {},
     )
     if data == "digits" or data.startswith("digits:"):
         from selkern.data.scenes import open_digits

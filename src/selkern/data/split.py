@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, Protocol
@@ -118,6 +118,9 @@ class Options:
     """Images of the saved split that are gone keep their place, as ones that cannot be read; else they are left out."""
     cut: bool = True
     """Whether a missing val or test split is cut off; where not, a source without splits is one split, "all"."""
+
+    parts: Mapping[str, str] = field(default_factory=dict)
+    """{image, by its name in split.csv: train, val or test} of an earlier run, which a cut keeps to."""
 
     def __post_init__(self) -> None:
         if not 0 < self.val_fraction < 0.5:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal
 
 from selkern.data.exposure import split_notes
@@ -15,7 +16,7 @@ from selkern.data.split import SPLITS, WHOLE, OnBad, Split, relative
 from selkern.data.table_options import TableOptions
 from selkern.errors import DataError, SelkernError, UsageError
 from selkern.train.loaded import Loaded, require_named
-from selkern.train.run_data import RunData
+from selkern.train.run_data import RunData, lineage
 
 Part = Literal["auto", "train", "val", "test", "all"]
 
@@ -100,14 +101,27 @@ def choose_images(
         if source.kind != "digits" and loaded.source is None:
             lines.append("note: which images the weights were trained on is not known: see that none of these were")
         return Chosen(source=source, split=split, own=own, lines=tuple(lines))
+    begun = Path(known.inputs.weights) if known.inputs is not None and known.inputs.weights else None
+    earlier = trained_before(begun, source, split) if split.name != "train" else []
     return Chosen(
         source=source,
         split=split,
         own=own,
         trained=seen["train"],
         validated=seen["val"],
-        lines=(*_warnings(known, split, seen), *lines),
+        lines=(*_warnings(known, split, seen), *earlier, *lines),
     )
+
+
+def trained_before(weights: Path | None, source: Source, split: Split) -> list[str]:
+    """A warning for each run that weights began with, or lie in, which trained on images of a split."""
+    lines = []
+    for known in lineage(weights):
+        seen = None if known.drawn else _seen(known, source, split, own=False)
+        if seen is not None and seen["train"]:
+            what = f"{seen['train']:,} of {len(split):,} {split.name} images were trained on in {known.run.path}"
+            lines.append(f"warning: {what}, with whose weights this began: the figures are not those of new images")
+    return lines
 
 
 def _part(source: Source, part: str) -> Split:

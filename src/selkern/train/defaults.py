@@ -14,7 +14,8 @@ What is given by name is taken, and the rest follows from it: a network designed
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 
 from selkern.data.preprocess import Preprocess, Resize
@@ -123,7 +124,7 @@ def choose_defaults(asked: Asked, *, fetch: bool = True) -> Defaults:
     """
     if asked.recipe:
         recipe_named(asked.recipe)
-    source = None if asked.digits else _open(asked)
+    source = None if asked.digits else open_training(asked)
     seen = None if source is None else survey(source.train, _LOOKED_AT)
     weights_model, card = _read_card(asked, fetch=fetch)
     model = asked.model or weights_model or _usual_model(asked, seen)
@@ -150,9 +151,23 @@ def choose_defaults(asked: Asked, *, fetch: bool = True) -> Defaults:
     )
 
 
-def _open(asked: Asked) -> Source:
+def open_training(options: RunOptions) -> Source:
+    """The data of a new run; a split that is cut off keeps what the run of its first weights trained on apart."""
+    parts: Mapping[str, str] = {}
+    if options.weights is not None and not options.weights.startswith("hf-hub:"):
+        # Here, since a command's help comes without torch.
+        from selkern.train.loaded import find_weights
+        from selkern.train.run_data import parts_before
+
+        with suppress(CheckpointError):  # raised where they are loaded
+            parts = parts_before(find_weights(options.weights), options.data, options.table)
     return open_source(
-        asked.data, seed=asked.seed, val_fraction=asked.val_fraction, on_bad=asked.on_bad_image, table=asked.table
+        options.data,
+        seed=options.seed,
+        val_fraction=options.val_fraction,
+        on_bad=options.on_bad_image,
+        table=options.table,
+        parts=parts,
     )
 
 

@@ -17,7 +17,7 @@ from selkern.data.exposure import settle_levels
 from selkern.data.levels import parse_levels, show_levels
 from selkern.data.order import TrainOrder
 from selkern.data.saved import names_some
-from selkern.data.sources import Source, open_source
+from selkern.data.sources import Source
 from selkern.errors import CheckpointError
 from selkern.files import write_atomic
 from selkern.layers.memory import set_memory
@@ -26,7 +26,8 @@ from selkern.models.registry import create_model
 from selkern.progress import Progress as Line
 from selkern.train.analyze import analyze
 from selkern.train.batch_size import fit_batch
-from selkern.train.defaults import Defaults
+from selkern.train.choose import trained_before
+from selkern.train.defaults import Defaults, open_training
 from selkern.train.distributed import Ranks, join
 from selkern.train.inputs import write_inputs
 from selkern.train.loaded import find_weights, load
@@ -55,13 +56,7 @@ def train(options: TrainOptions, defaults: Defaults | None = None) -> RunFolder 
     with ExitStack() as held:
         with join(options.device) as ranks:
             with Line("listing the images", quiet=not ranks.main) as line:
-                source = (defaults and defaults.source) or open_source(
-                    options.data,
-                    seed=options.seed,
-                    val_fraction=options.val_fraction,
-                    on_bad=options.on_bad_image,
-                    table=options.table,
-                )
+                source = (defaults and defaults.source) or open_training(options)
                 options, source = _settled(options, source, ranks.world)
                 line.show("building the network")
                 model = _new_model(options, source)
@@ -78,6 +73,8 @@ def train(options: TrainOptions, defaults: Defaults | None = None) -> RunFolder 
                     run.start(options, source)
                     draw_first_batch(training)
             _announce(training, progress, defaults)
+            for warning in trained_before(first, source, source.test):
+                progress.say(warning)
             training.fit()
         return _finish(run, options, ranks, progress)
 

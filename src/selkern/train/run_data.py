@@ -240,6 +240,30 @@ class RunData:
         return source
 
 
+def lineage(weights: Path | None) -> Iterator[RunData]:
+    """The run that a weights file lies in, that of the weights it began with, and so on, as far as they are there."""
+    seen: set[Path] = set()
+    while weights is not None and (folder := weights.parent.parent) not in seen:
+        if not (folder / "config.yaml").is_file():
+            return
+        seen.add(folder)
+        try:
+            known = RunData(RunFolder(folder))
+        except SelkernError:
+            return
+        yield known
+        weights = Path(known.inputs.weights) if known.inputs is not None and known.inputs.weights else None
+
+
+def parts_before(weights: Path | None, data: str, table: TableOptions) -> Mapping[str, str]:
+    """{image, by its name: its part} in the run that weights are of, where the data are those of that run."""
+    with suppress(SelkernError):
+        for known in lineage(weights):
+            if known.rows and known.is_own(data, None, table)[0]:
+                return known.part_of
+    return {}
+
+
 def same_place(one: str, other: str) -> bool:
     """Whether two paths lead to the same file or folder."""
     try:
