@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import fcntl
 import io
+import os
+import pty
+import struct
 import sys
+import termios
 import threading
 
 import pytest
 
 from selkern.progress import _BEAT, GAPS, Progress, on_terminal, say
+from selkern.train.progress import step_line
+from selkern.train.tally import Tally
 
 
 class Clock:
@@ -67,13 +74,41 @@ def test_what_is_said_otherwise_is_a_sign_of_life_too() -> None:
     assert lines == []
 
 
-def test_another_part_is_counted_anew() -> None:
+def test_another_part_is_counted_anew_and_told_as_soon() -> None:
     clock, lines = Clock(), list[str]()
     with plain(clock, lines, "listing the images") as line:
         run_for(line, clock, 2)
         line.show("decoding", total=400)
-        run_for(line, clock, 8, each=5)
-    assert lines == ["1.5: listing the images  1 s so far", "10: decoding  80/400 images  10 images/s  32 s left"]
+        run_for(line, clock, 10, each=5)
+    assert lines == [
+        "1.5: listing the images  1 s so far",
+        "3: decoding  10/400 images  10 images/s  39 s left",
+        "11.5: decoding  95/400 images  10 images/s  31 s left",
+    ]
+
+
+@pytest.mark.parametrize("size", [(0, 0), (24, 90)], ids=["unknown", "known"])
+def test_a_terminal_of_any_size_has_a_live_line(size: tuple[int, int], monkeypatch: pytest.MonkeyPatch) -> None:
+    ours, theirs = pty.openpty()
+    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", *size, 0, 0))
+    with os.fdopen(theirs, "w") as stream:
+        monkeypatch.setattr(sys, "stderr", stream)
+        with Progress("loading the network", beat=False) as line:
+            line.show("predicting", total=10)
+            line.advance(4)
+            line.tick()
+            drawn = os.read(ours, 65536).decode()
+    os.close(ours)
+    assert "loading the network  00:00" in drawn, "nothing is counted"
+    assert "predicting  4/10 images" in drawn
+    assert "s/ images" not in drawn
+    assert "eta" in drawn
+
+
+def test_a_training_has_no_loss_before_its_first_step() -> None:
+    assert step_line(Tally(), 0, 6, 0, 187, 0.002) == "epoch 1/6  step 0/187  lr 0.002"
+    some = Tally(loss=16.0, right=2, images=8)
+    assert step_line(some, 0, 6, 1, 187, 0.002) == "epoch 1/6  step 1/187  loss 2.000  top1 25.0%  lr 0.002"
 
 
 def test_a_terminal_has_one_live_line_and_a_line_that_stays_does_not_break_it(

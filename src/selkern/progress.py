@@ -1,4 +1,4 @@
-"""A sign of life on stderr: a live line on a terminal; elsewhere plain lines, the first after 2 s, then ever fewer.
+"""A sign of life on stderr: a live line on a terminal, elsewhere plain lines: within 2 s, then ever fewer.
 
 The lines come from a thread of their own, so that they come while one long step, a folder of many files or the first
 batch of slow workers says nothing by itself. Nothing is ever written to stdout, and a screen that is gone is no error.
@@ -7,6 +7,7 @@ batch of slow workers says nothing by itself. Nothing is ever written to stdout,
 from __future__ import annotations
 
 import math
+import os
 import sys
 import threading
 import time
@@ -20,10 +21,12 @@ if TYPE_CHECKING:
     from tqdm import tqdm
     from typing_extensions import Self
 
-GAPS = (1.5, 8.5, 20.0, 30.0, 60.0)  # s of silence before each plain line; then always the last
+GAPS = (1.5, 8.5, 20.0, 30.0, 60.0)  # s of silence before each plain line of a part; then always the last
 _BEAT = 0.4  # s between two looks of the thread
-_FORMAT = "{desc}  {rate_fmt}  eta {remaining} {bar}"
-_FORMAT_OPEN = "{desc}  {n_fmt}{unit}  {elapsed}"  # where nobody knows how many there will be
+_FORMAT = "{desc}  {rate_noinv_fmt}  eta {remaining} {bar}"  # whose text counts
+_FORMAT_COUNT = "{desc}  {n_fmt}/{total_fmt}{unit}  {rate_noinv_fmt}  eta {remaining} {bar}"
+_FORMAT_OPEN = "{desc}  {elapsed}"
+_FORMAT_OPEN_COUNT = "{desc}  {n_fmt}{unit}  {elapsed}"  # where nobody knows how many there will be
 
 
 def say(text: str) -> None:
@@ -49,6 +52,7 @@ class Progress:
         total: how many there are; None where nobody knows.
         done: of them, those that are behind us at the start.
         unit: what is counted.
+        count: whether the live line says how many are done; False where the text does, in units of its own.
         quiet: say nothing at all (ranks other than 0).
         write: how a line of how far it is is said; by default on stderr with the time of day.
         clock: seconds, for tests.
@@ -68,6 +72,7 @@ class Progress:
         total: int | None = None,
         done: int = 0,
         unit: str = "images",
+        count: bool = True,
         quiet: bool = False,
         write: Callable[[str], None] | None = None,
         clock: Callable[[], float] = time.monotonic,
@@ -75,6 +80,7 @@ class Progress:
         beat: bool = True,
     ) -> None:
         self.text, self.total, self.done, self.unit, self.quiet = what, total, done, unit, quiet
+        self._count = count
         self._write, self._clock, self._beat = write or _stamped, clock, beat
         self._terminal = terminal
         self._first, self._started = done, clock()
@@ -97,9 +103,9 @@ class Progress:
                 initial=self.done,
                 unit=f" {self.unit}",
                 leave=False,
-                dynamic_ncols=True,
                 smoothing=0.05,
-                bar_format=_FORMAT if self.total else _FORMAT_OPEN,
+                bar_format=self._format(),
+                **_size(),
             )
         if self._beat:
             self._thread = threading.Thread(target=self._watch, name="progress", daemon=True)
@@ -124,6 +130,7 @@ class Progress:
             self.done += count
             self.text = self.text if text is None else text
             if self._bar is not None:
+                self._bar.bar_format = self._format()
                 with suppress(OSError, ValueError):
                     self._bar.set_description_str(self.text, refresh=False)
                     self._bar.update(count)
@@ -131,11 +138,11 @@ class Progress:
     def show(self, text: str, total: int | None = None) -> None:
         """Something else goes on; with `total`, it is counted anew."""
         with self._lock:
-            self.text = text
+            self.text, self._lines = text, 0
             if total is not None:
                 self.total, self.done, self._first, self._started = total, 0, 0, self._clock()
                 if self._bar is not None:
-                    self._bar.bar_format = _FORMAT
+                    self._bar.bar_format = self._format()
                     self._bar.reset(total)
             if self._bar is not None:
                 with suppress(OSError, ValueError):
@@ -185,6 +192,12 @@ class Progress:
                 parts.append(f"{_duration((self.total - self.done) / rate)} left")
         return "  ".join([*parts, f"{_duration(math.floor(seconds))} so far"] if not counted else parts)
 
+    def _format(self) -> str:
+        """What the live line says."""
+        if self.total:
+            return _FORMAT_COUNT if self._count else _FORMAT
+        return _FORMAT_OPEN_COUNT if self.done and self._count else _FORMAT_OPEN
+
     @contextmanager
     def _aside(self) -> Iterator[None]:
         """Without the live line within the block."""
@@ -199,6 +212,15 @@ class Progress:
     def _watch(self) -> None:
         while not self._end.wait(_BEAT):
             self.tick()
+
+
+def _size() -> dict[str, Any]:
+    """How the live line knows its width: from the terminal, or 80 columns where that does not know it (0 x 0)."""
+    try:
+        columns, _ = os.get_terminal_size(sys.stderr.fileno())
+    except (OSError, ValueError, AttributeError):  # no terminal beneath the stream
+        columns = 0
+    return {"dynamic_ncols": True} if columns else {"ncols": 80, "nrows": 24}
 
 
 def _stamped(text: str) -> None:

@@ -39,6 +39,15 @@ def test_the_size_that_is_taken(images: int, size: int) -> None:
     assert fit_batch(Recipe(batch_size=128), images, 1, "data")[0].batch_size == size
 
 
+def test_a_lowered_batch_says_what_it_is_for_and_that_the_learning_rate_stays() -> None:
+    say = "batch size 8, not 33: there are 32 training images, which give 4 steps an epoch; lr stays 0.1"
+    assert fit_batch(Recipe(batch_size=33, lr=0.1), 32, 1, "data")[1] == (say,)
+    sgd, notes = fit_batch(Recipe(batch_size=128, lr=0.1, optimizer="sgd"), 32, 1, "data")
+    assert notes[0].endswith("lr stays 0.1 (in proportion to the batch it would be 0.0063)")
+    assert sgd.lr == 0.1
+    assert fit_batch(Recipe(batch_size=33), 5, 1, "data")[1] == ("batch size 5, not 33: there are 5 training images",)
+
+
 def test_a_batch_that_fits_is_the_user_s_own_and_what_it_leaves_out_is_said() -> None:
     recipe = Recipe(batch_size=32)
     assert fit_batch(recipe, 64, 1, "data") == (recipe, ())

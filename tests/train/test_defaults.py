@@ -279,6 +279,11 @@ def test_help_shows_the_defaults_for_the_data_at_hand(
     assert "(default: photos-scratch)" in photos
     assert "(default: skresnet18)" in photos
     assert "(default: 224)" in photos
+    assert capsys.readouterr().err == ""
+    assert cli.main(["train", "--data", "nowhere", "--help"]) == 0
+    assert "note: the defaults below are those of the digits, since the command as it stands fails: no such data" in (
+        capsys.readouterr().err
+    )
     assert help_for("--data", "nowhere") == plain  # help helps, whatever else is wrong
     assert help_for("--recipe", "fotos") == plain
     assert all(name in plain for name in RECIPES)

@@ -36,10 +36,11 @@ def train(argv: list[str]) -> int:
 
         options = parse(ResumeOptions, argv, "train --resume")
         _greet(f"resuming {options.resume}")
-        from selkern.train import job
-        from selkern.train.run_folder import RunFolder
+        with Progress("starting", quiet=not _is_main()):
+            from selkern.train import job
+            from selkern.train.run_folder import RunFolder
 
-        tune(training=True)
+            tune(training=True)
         run = job.resume(
             RunFolder.find(options.resume),
             options.device,
@@ -51,9 +52,10 @@ def train(argv: list[str]) -> int:
     else:
         asked, defaults = _train_options(argv)
         _greet(f"{asked.model} on {asked.data}, recipe {asked.recipe}")
-        from selkern.train import job
+        with Progress("starting", quiet=not _is_main()):
+            from selkern.train import job
 
-        tune(training=True)
+            tune(training=True)
         run = job.train(asked, defaults)
     if run is not None:  # rank 0
         print(_next_commands(run.path))
@@ -82,10 +84,11 @@ def _train_options(argv: list[str]) -> tuple[TrainOptions, Defaults]:
         asked = parse_known(Asked, argv, "train")
         with Progress(f"looking at {printable(asked.data)}", quiet=helping or not _is_main()):
             defaults = choose_defaults(asked, fetch=not helping)
-    except SelkernError:
+    except SelkernError as error:
         if not helping:
             raise
         defaults = choose_defaults(Asked())  # help is given whatever else is wrong
+        say(f"note: the defaults below are those of the digits, since the command as it stands fails: {error}")
     return parse(TrainOptions, argv, "train", defaults.options), defaults
 
 
@@ -106,15 +109,16 @@ def evaluate(argv: list[str]) -> int:
 
     options = parse(EvaluateOptions, argv, "evaluate")
     _greet(f"evaluating {options.run}")
-    from selkern.analysis import evaluation
-    from selkern.train.choose import choose_images
-    from selkern.train.loaded import load
-    from selkern.train.outputs import make_folder, write_evaluation
+    with Progress("starting") as line:
+        from selkern.analysis import evaluation
+        from selkern.train.choose import choose_images
+        from selkern.train.loaded import load
+        from selkern.train.outputs import make_folder, write_evaluation
 
-    if options.output is not None:
-        make_folder(options.output)
-    tune()
-    with Progress("loading the network") as line:
+        if options.output is not None:
+            make_folder(options.output)
+        tune()
+        line.show("loading the network")
         loaded = load(options.run, options.device)
         line.show("listing the images")
         chosen = choose_images(loaded, options.data, options.split, on_bad=options.on_bad_image, table=options.table)
@@ -154,13 +158,14 @@ def analyze(argv: list[str]) -> int:
 
     options = parse(AnalyzeOptions, argv, "analyze")
     _greet(f"analyzing {options.run}")
-    from selkern.analysis.studies import Plan
-    from selkern.analysis.words import of_studies
-    from selkern.train import analyze as analyzing
-    from selkern.train.loaded import load
-    from selkern.train.others import is_other, load_other
+    with Progress("starting"):
+        from selkern.analysis.studies import Plan
+        from selkern.analysis.words import of_studies
+        from selkern.train import analyze as analyzing
+        from selkern.train.loaded import load
+        from selkern.train.others import is_other, load_other
 
-    tune()
+        tune()
     other = is_other(options.run)
     if not other and (options.arguments or options.image_size):
         raise UsageError(
@@ -212,14 +217,15 @@ def predict(argv: list[str]) -> int:
 
     options = parse(PredictOptions, argv, "predict")
     _greet(f"predicting with {options.run}")
-    from selkern.train import predict as predicting
-    from selkern.train.loaded import load
-    from selkern.train.outputs import new_prediction_file
-
-    tune()
     done = unreadable = 0
     with ExitStack() as stack:
-        line = stack.enter_context(Progress("listing the images"))
+        line = stack.enter_context(Progress("starting"))
+        from selkern.train import predict as predicting
+        from selkern.train.loaded import load
+        from selkern.train.outputs import new_prediction_file
+
+        tune()
+        line.show("listing the images")
         images = predicting.list_images(options.paths, lambda text: line.say(f"note: {text}"))
         line.show("loading the network")
         loaded = load(options.run, options.device)
@@ -229,7 +235,7 @@ def predict(argv: list[str]) -> int:
             line.say(f"note: {text}")
         line.show("predicting", total=len(images))
         try:
-            for answer in predicting.predict(loaded, images, top_k=top_k):
+            for answer in predicting.predict(loaded, images, top_k=top_k, seen=line.advance):
                 done, unreadable = done + 1, unreadable + bool(answer.error)
                 if file is not None:
                     file.add(answer)
@@ -240,7 +246,6 @@ def predict(argv: list[str]) -> int:
                 elif file is None:
                     pairs = zip(answer.classes, answer.probabilities, strict=True)
                     line.answer("\t".join((answer.path, *(f"{name} {p:.3f}" for name, p in pairs))))
-                line.advance()
         except KeyboardInterrupt:
             there = "" if file is None else f"; {file.rows:,} are in {file.path}"
             raise Interrupted(signal.SIGINT, f"stopped after {done:,} of {len(images):,} images{there}") from None

@@ -17,7 +17,8 @@ def fit_batch(recipe: Recipe, images: int, ranks: int, data: str) -> tuple[Recip
     """A recipe whose batch the training images fill, and notes for the user; the same recipe where it fits already.
 
     A batch that is too large, asked for or not, becomes about a quarter of the images, such that few of them are left
-    over at the end of an epoch. The parts it is worked through in are no larger than they were.
+    over at the end of an epoch. The parts it is worked through in are no larger than they were. The learning rate
+    stays, since it may be the user's own.
 
     Args:
         images: to train on.
@@ -38,6 +39,10 @@ def fit_batch(recipe: Recipe, images: int, ranks: int, data: str) -> tuple[Recip
     parts = -(-recipe.accumulate * size // recipe.batch_size)  # rounded up
     fitted = replace(recipe, batch_size=size, accumulate=min(parts, size // least))
     note = f"batch size {size}, not {recipe.batch_size}: there are {images} training images"
+    if size < images:
+        note += f", which give {images // size} steps an epoch; lr stays {recipe.lr:g}"
+        if recipe.optimizer == "sgd":
+            note += f" (in proportion to the batch it would be {recipe.lr * size / recipe.batch_size:.2g})"
     if recipe.accumulate != fitted.accumulate:
         note += f"; worked through in {fitted.accumulate} of {recipe.accumulate} parts"
     return fitted, (note, *_left_out(size, images, ranks))

@@ -75,8 +75,18 @@ def notes_on(images: Sequence[Path], levels: Levels) -> tuple[str, ...]:
 
 
 @torch.inference_mode()
-def predict(loaded: Loaded, images: Sequence[Path], *, top_k: int = 5, batch_size: int = 64) -> Iterator[Prediction]:
+def predict(
+    loaded: Loaded,
+    images: Sequence[Path],
+    *,
+    top_k: int = 5,
+    batch_size: int = 64,
+    seen: Callable[[int], object] = lambda _: None,
+) -> Iterator[Prediction]:
     """One `Prediction` per image, in order; an unreadable image gives one that tells why.
+
+    Args:
+        seen: called with the number of images that were read since it was called last.
 
     Raises:
         NumericsError: the network gives an image anything but finite numbers.
@@ -92,6 +102,7 @@ def predict(loaded: Loaded, images: Sequence[Path], *, top_k: int = 5, batch_siz
                 pixels[path] = loaded.preprocess(decode(path, reading=reading))
             except DataError as error:
                 errors[path] = str(error)
+            seen(1)
         if pixels:
             batch = torch.from_numpy(np.stack(list(pixels.values())))
             logits = loaded.model(to_input(batch, loaded.preprocess, device))

@@ -24,7 +24,7 @@ class Progress:
 
     def begin(self, images: int, done: int, text: str) -> None:
         """Show from here on how far it is: `images` of the whole run, of which `done` are behind us."""
-        self._line = Line(text, total=images, done=done, quiet=self.log is None)
+        self._line = Line(text, total=images, done=done, count=False, quiet=self.log is None)
         self._line.__enter__()
 
     def advance(self, images: int, text: str) -> None:
@@ -49,11 +49,9 @@ class Progress:
 
 def step_line(tally: Tally, epoch: int, epochs: int, step: int, steps: int, lr: float) -> str:
     """What goes on in an epoch, counted from 0, after so many of its steps."""
-    n = max(tally.images, 1)
-    return (
-        f"epoch {epoch + 1}/{epochs}  step {step}/{steps}  "
-        f"loss {tally.loss / n:.3f}  top1 {tally.right / n:.1%}  lr {lr:.2g}"
-    )
+    n = tally.images
+    measured = f"loss {tally.loss / n:.3f}  top1 {tally.right / n:.1%}  " if n else ""
+    return f"epoch {epoch + 1}/{epochs}  step {step}/{steps}  {measured}lr {lr:.2g}"
 
 
 def epoch_line(row: dict[str, float], epochs: int, best: bool) -> str:
