@@ -13,13 +13,14 @@ from matplotlib.figure import Figure
 
 from selkern.analysis import figures
 from selkern.analysis.evaluation import Evaluation
+from selkern.analysis.field import CHOSEN, LARGEST, SMALLEST, FieldStudy, Growth, UnitField
 from selkern.analysis.probe import UnitInfo
 from selkern.analysis.report import EXAMPLES, Example, Report, draw, pick_examples, render
 from selkern.analysis.scale import ClassScale, ScaleStudy, UnitScale
 from selkern.analysis.statistics import Estimate
 from selkern.analysis.studies import Studies
 from selkern.analysis.style import to_png, to_svg
-from selkern.analysis.words import of_scale, of_studies
+from selkern.analysis.words import of_fields, of_scale, of_studies
 from selkern.models.cost import Cost
 
 HOSTILE = ("<script>alert(1)</script>", "a & b", "$x^{2$", "$\\frac$", "größe Ж", "猫 🐈", '"><img src=x>', "x" * 90)
@@ -129,7 +130,11 @@ def test_a_dollar_is_a_dollar() -> None:
 
 @pytest.mark.parametrize("epochs", [1, 30])
 def test_the_curves_of_any_training_can_be_saved(epochs: int) -> None:
-    checked(figures.training_curves(metrics(epochs)))
+    figure = figures.training_curves(metrics(epochs))
+    checked(figure)
+    loss = figure.axes[0]
+    assert all(float(tick).is_integer() for tick in loss.get_xticks())
+    assert loss.get_ylim()[1] > 1.05 * max(row["val_loss"] for row in metrics(epochs)), "the highest point is whole"
 
 
 def test_the_same_figure_gives_the_same_file() -> None:
@@ -264,6 +269,42 @@ def test_the_findings_say_what_the_intervals_carry(rhos: list[float]) -> None:
     assert ("a pattern is there" in last) == (abs(rhos[-1]) >= 0.15)
 
 
+def test_a_sign_that_turns_with_intensity_and_contrast_removed_is_said() -> None:
+    study = make_study("true scale", [0.4, 0.4, 0.4])
+    one, two, three = study.units
+    units = (replace(one, within_lit=estimate(-0.4)), replace(two, within_lit=estimate(0.01)), three)
+    assert (
+        "Its sign turns in 1 of 3 units (SK_2_1): there the finding depends on"
+        in (of_scale(replace(study, units=units))[1])
+    )
+    assert "turns" not in " ".join(of_scale(study))
+
+
+def test_fields_that_shrink_are_said_as_well_and_nothing_of_what_is_not_there() -> None:
+    def said(*pairs: tuple[float, float]) -> list[str]:
+        labels = [f"SK_{i + 2}_1" for i in range(len(pairs))]
+        some = np.ones(4)
+        fields = tuple(
+            UnitField(label, how, estimate(5.0), some, np.ones((4, 4)))
+            for label in labels
+            for how in (SMALLEST, CHOSEN, LARGEST)
+        )
+        growths = [
+            Growth(label, estimate(chosen), estimate(frozen), estimate(0), estimate(0))
+            for label, (chosen, frozen) in zip(labels, pairs, strict=True)
+        ]
+        return of_fields(FieldStudy(4, 32, np.arange(4), fields), growths)[1:]
+
+    both, frozen = said((0.3, 0.3), (-0.4, 0.0), (0.0, 0.0))
+    assert both == (
+        "Within a class, the field grows with the object's true size in 1 of 3 units (SK_2_1), and shrinks in 1 of 3 "
+        "units (SK_3_1)."
+    )
+    assert "in 1 of 3 units (SK_2_1), and shrinks in none of the 3 units: that part is not the selection's" in frozen
+    assert len(said((0.0, 0.0))) == 1, "where nothing is seen, nothing is explained"
+    assert said((0.3, 0.0))[1] == "With the selection frozen to its mean, neither is seen in any unit."
+
+
 def test_classes_that_differ_are_not_hidden_by_their_mean() -> None:
     study = make_study("true scale", [0.0, 0.0])
     by_class = (
@@ -314,6 +355,24 @@ def test_nothing_is_concluded_from_a_network_at_chance(kind: str) -> None:
     good = replace(poor, top=np.stack([labels, 1 - labels], axis=1))
     assert good.above_chance
     assert of_studies(report.studies, good)["main"] == of_scale(report.study)  # type: ignore[arg-type]
+
+
+def test_a_network_that_knows_a_rare_class_knows_its_task() -> None:
+    """Of 103 images 100 are of one class: always naming it is right for 97 %, and knows nothing."""
+    report = make_report(None, classes=("RBC", "WBC"))
+    labels = np.array([0] * 100 + [1] * 3)
+
+    def naming(first: np.ndarray) -> Evaluation:
+        top = np.stack([first, 1 - first], axis=1)
+        n = len(labels)
+        kept = {"losses": np.zeros(n, np.float32), "top_p": np.zeros((n, 2), np.float32)}
+        return replace(report.evaluation, indices=np.arange(n), labels=labels, top=top, **kept)
+
+    knows = np.where(np.arange(103) < 10, 1, labels)  # 90 of 100, and 3 of 3
+    assert naming(knows).above_chance
+    assert not naming(np.zeros_like(labels)).above_chance
+    assert not naming(np.arange(103) % 2).above_chance
+    assert not naming(np.where(np.arange(103) == 0, 1, 0)).above_chance
 
 
 @pytest.mark.parametrize("changes", [[0.4, 0.06, 0.04], [0.3, -0.3, 0.0], [-0.3, -0.2], [0.0]])

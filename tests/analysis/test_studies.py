@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator, Sequence
 from itertools import islice
 
@@ -32,6 +33,7 @@ from selkern.analysis.statistics import (
     rank_correlation,
 )
 from selkern.analysis.stream import Pictures, stream
+from selkern.analysis.words import of_classes
 from selkern.data.preprocess import Preprocess
 from selkern.errors import NumericsError, PackageError
 from selkern.layers.gate import Selection
@@ -110,6 +112,24 @@ def test_a_planted_effect_is_found_per_class() -> None:
     table = sums.class_table()
     assert len(table) == 3
     assert {"class", "unit", "n", "lean_1x", "lean_1.5x", "lean_1x_low"} <= table[0].keys()
+
+
+def test_a_class_is_said_to_lean_as_far_as_it_differs_from_the_mean_of_all() -> None:
+    sums = selected(Rigged(0.02).eval())
+    mean = sums.at_zoom.mean[0, 0]
+    first, *_ = of_classes(sums)
+    (row, score), *_ = sums.most_different()
+    side, sign = ("larger", "+") if score > 0 else ("smaller", "-")
+    apart = row.preference[0].value - mean
+    assert abs(apart) < 0.005
+    said = re.search(
+        rf"leans more to the {side} kernels in \S+ than the mean of all images does: \{sign}([\d.]+) \[", first
+    )
+    assert said is not None
+    assert float(said[1]) == pytest.approx(abs(apart), rel=0.1), "two digits say something"
+    assert "may be nothing" not in first
+    nothing = of_classes(selected(Rigged(0.0).eval()))
+    assert all(line.endswith("and may be nothing.") for line in nothing)
 
 
 def test_a_constant_gate_shows_zero() -> None:

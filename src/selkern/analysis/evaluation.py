@@ -98,8 +98,14 @@ class Evaluation:
 
     @property
     def above_chance(self) -> bool:
-        """Whether the interval of top-1 lies above what always naming the largest class gives."""
-        return self.top1_interval[0] > self.largest[1]
+        """Whether the network is better than one that does not look: in top-1, or in the mean share over classes.
+
+        The first holds where the interval of top-1 lies above what always naming the largest class gives. The second,
+        for classes of unequal size, where the mean of the classes' lower ends lies above what no such network exceeds.
+        """
+        counts = [(round(n * share), n) for _, n, share in self.per_class() if n]
+        lows = [wilson(right, n)[0] for right, n in counts]
+        return self.top1_interval[0] > self.largest[1] or sum(lows) / len(lows) > 1 / len(lows)
 
     def to_dict(self) -> dict[str, Any]:
         """The figures as plain values, for JSON."""

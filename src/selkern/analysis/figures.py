@@ -54,8 +54,10 @@ def dose_response(study: ScaleStudy) -> Figure:
         means = [mean_estimate(study.preference[bins == b, number]) for b in kept]
         axes.fill_between(middles, [m.low for m in means], [m.high for m in means], color=SHADES[0], alpha=0.7, lw=0)
         axes.plot(middles, [m.value for m in means], color=ACCENT, marker="o", ms=3)
-        note = f"pooled {unit.rho.value:+.2f}" if unit.rho else ""
-        axes.set_title(f"{unit.unit.label}   {note}")
+        axes.set_title(unit.unit.label)
+        if unit.within and unit.rho:
+            note = f"within {unit.within.value:+.2f}, pooled {unit.rho.value:+.2f}"
+            axes.set_title(note, loc="right", fontsize=7, fontweight="normal")
 
     return _per_unit(study.units, draw, study.size_name, study.axis_name)
 
@@ -122,8 +124,10 @@ def training_curves(rows: Sequence[dict[str, float]]) -> Figure:
             )
             axes.set_xlabel("epoch")
             axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+            if len(epochs) == 1:
+                axes.set_xticks(epochs)  # of one, the locator makes fractions
         left.set_title("loss, nats")
-        left.set_ylim(bottom=0)
+        left.set_ylim(0, 1.05 * left.get_ylim()[1])  # room for a point at the top
         right.set_title("top-1")
         right.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
         left.legend()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -11,6 +12,7 @@ from selkern.analysis.evaluation import Evaluation
 from selkern.analysis.field import CHOSEN, LARGEST, SMALLEST, FieldStudy, Growth
 from selkern.analysis.scale import ScaleStudy, UnitScale
 from selkern.analysis.selection import Selected
+from selkern.analysis.statistics import Estimate
 from selkern.analysis.studies import Studies
 
 _MIXED, _NEARLY = 0.1, 0.7  # of the variance of the sizes' ranks, explained by the class
@@ -90,6 +92,11 @@ def _of_truth(study: ScaleStudy) -> list[str]:
         f"removed as well, the correlation lies above zero in {labels('within_lit', 1)}, below it in "
         f"{labels('within_lit', -1)}.",
     ]
+    if turned := [u.unit.label for u in study.units if u.within and u.within_lit and _turns(u.within, u.within_lit)]:
+        lines[-1] += (
+            f" Its sign turns in {_of(turned, total)}: there the finding depends on how intensity and contrast are "
+            "counted, and does not show that size by itself moves the selection."
+        )
     if mixed:
         mixed[0] += f" Pooled, the correlation lies above zero in {labels('rho', 1)}, below it in {labels('rho', -1)}."
     apart = _apart(study)
@@ -100,6 +107,11 @@ def _of_truth(study: ScaleStudy) -> list[str]:
         )
     last = study.units[-1]
     return [*lines, *mixed, _last_unit(last, apart.get(last.unit.label, ""))]
+
+
+def _turns(one: Estimate, other: Estimate) -> bool:
+    """Whether both leave out zero, on different sides."""
+    return one.sign * other.sign < 0
 
 
 def _apart(study: ScaleStudy) -> dict[str, str]:
@@ -151,15 +163,26 @@ def _last_unit(unit: UnitScale, apart: str) -> str:
 
 
 def of_classes(selected: Selected) -> list[str]:
-    """Which classes lean most to one side."""
+    """Which classes lean most to one side of the mean of all images."""
     lines = []
+    means = {unit.label: float(mean) for unit, mean in zip(selected.units, selected.at_zoom.mean[0], strict=True)}
     for row, score in selected.most_different(3):
-        side = "larger" if score > 0 else "smaller"
+        e, mean = row.preference[0], means[row.unit]
+        apart = Estimate(e.value - mean, e.low - mean, e.high - mean)
         lines.append(
-            f"{row.name} ({row.n:,} images) leans to the {side} kernels in {row.unit}: {row.preference[0]}, which is "
-            f"{abs(score):.1f} of an image's standard deviations from the mean of all."
+            f"{row.name} ({row.n:,} images) leans more to the {'larger' if score > 0 else 'smaller'} kernels in "
+            f"{row.unit} than the mean of all images does: {_fine(apart)}, which is {abs(score):.1f} of an image's "
+            f"standard deviations{'' if apart.sign else ' and may be nothing'}."
         )
     return lines
+
+
+def _fine(e: Estimate) -> str:
+    """A small figure and its interval, of which two digits at least say something."""
+    known = [abs(end) for end in (e.value, e.low, e.high) if np.isfinite(end)]
+    digits = max(2, 1 - math.floor(math.log10(max(*known, 1e-12))))
+    figure = f"{e.value:+.{digits}f}"
+    return f"{figure} (no interval)" if np.isnan(e.low) else f"{figure} [{e.low:+.{digits}f}, {e.high:+.{digits}f}]"
 
 
 def of_causal(study: CausalStudy) -> list[str]:
@@ -193,14 +216,22 @@ def of_fields(study: FieldStudy, growths: Sequence[Growth]) -> list[str]:
         f"{large:.1f} px with the largest."
     ]
     if growths:
-        grows = [g.label for g in growths if g.chosen_within.sign > 0]
-        fixed = [g.label for g in growths if g.fixed_within.sign > 0]
-        lines.append(f"Within a class, the field grows with the object's true size in {_of(grows, len(growths))}.")
-        lines.append(
-            f"With the selection frozen to its mean it still does in {_of(fixed, len(growths))}: that part is not the "
-            "selection's doing, but that of the pixels which the ReLUs let through."
-        )
+        lines.append(f"Within a class, {_of_growth([(g.label, g.chosen_within) for g in growths])}.")
+        frozen = [(g.label, g.fixed_within) for g in growths]
+        if any(e.sign for _, e in frozen):
+            lines.append(
+                f"With the selection frozen to its mean, {_of_growth(frozen)}: that part is not the selection's doing, "
+                "but that of the pixels which the ReLUs let through."
+            )
+        elif any(g.chosen_within.sign for g in growths):
+            lines.append("With the selection frozen to its mean, neither is seen in any unit.")
     return lines
+
+
+def _of_growth(growths: Sequence[tuple[str, Estimate]]) -> str:
+    """In which units the field grows with the object, and in which it shrinks."""
+    up, down = (_of([label for label, e in growths if e.sign == sign], len(growths)) for sign in (1, -1))
+    return f"the field grows with the object's true size in {up}, and shrinks in {down}"
 
 
 def _of(labels: Sequence[str], total: int) -> str:
