@@ -359,14 +359,13 @@ def test_nothing_is_concluded_from_a_network_at_chance(kind: str) -> None:
 
 def test_a_network_that_knows_a_rare_class_knows_its_task() -> None:
     """Of 103 images 100 are of one class: always naming it is right for 97 %, and knows nothing."""
-    report = make_report(None, classes=("RBC", "WBC"))
     labels = np.array([0] * 100 + [1] * 3)
 
     def naming(first: np.ndarray) -> Evaluation:
         top = np.stack([first, 1 - first], axis=1)
         n = len(labels)
-        kept = {"losses": np.zeros(n, np.float32), "top_p": np.zeros((n, 2), np.float32)}
-        return replace(report.evaluation, indices=np.arange(n), labels=labels, top=top, **kept)
+        losses, top_p = np.zeros(n, np.float32), np.zeros((n, 2), np.float32)
+        return Evaluation(("RBC", "WBC"), np.arange(n), labels, losses, top, top_p)
 
     knows = np.where(np.arange(103) < 10, 1, labels)  # 90 of 100, and 3 of 3
     assert naming(knows).above_chance

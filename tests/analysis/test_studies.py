@@ -115,7 +115,7 @@ def test_a_planted_effect_is_found_per_class() -> None:
 
 
 def test_a_class_is_said_to_lean_as_far_as_it_differs_from_the_mean_of_all() -> None:
-    sums = selected(Rigged(0.02).eval())
+    sums = selected(Rigged(0.01).eval())
     mean = sums.at_zoom.mean[0, 0]
     first, *_ = of_classes(sums)
     (row, score), *_ = sums.most_different()
