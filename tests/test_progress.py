@@ -97,9 +97,11 @@ def test_a_terminal_of_any_size_has_a_live_line(size: tuple[int, int], monkeypat
             line.show("predicting", total=10)
             line.advance(4)
             line.tick()
-            stream.write(".")  # else nothing drawn would be nothing to read, for ever
+            stream.write("END")  # else nothing drawn would be nothing to read, for ever
             stream.flush()
-            drawn = os.read(ours, 65536).decode()
+            drawn = ""
+            while not drawn.endswith("END"):
+                drawn += os.read(ours, 65536).decode()
     os.close(ours)
     assert "loading the network  00:00" in drawn, "nothing is counted"
     assert "predicting  4/10 images" in drawn
