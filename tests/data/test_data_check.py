@@ -295,3 +295,17 @@ def test_help_and_mistakes_load_nothing_heavy(words: list[str]) -> None:
     told, _, loaded = done.stdout.rpartition("LOADED")
     assert not set(loaded.split()) & {"torch", "numpy", "PIL", "pyarrow"}
     assert ("usage: selkern data" in told) == ("--help" in words)
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_few_images_are_checked_though_no_split_can_be_cut_off(
+    count: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root = fill(tmp_path / "few", {"cat": count, "dog": count})
+    code, said, _ = call(capsys, "check", root, "--workers", "0", "--sheet", tmp_path / "sheet.png")
+    assert code == 0
+    assert f"(2 classes, {2 * count} images): train refuses them, evaluate takes all" in said
+    assert "1 thing to look at, none serious" in said
+    assert (tmp_path / "sheet.png").stat().st_size > 1000
+    (root / "cat/0.png").write_bytes(b"no image")
+    assert call(capsys, "check", root, "--workers", "0")[0] == 3

@@ -10,6 +10,7 @@ import difflib
 import json
 import re
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Literal
 
 from selkern import __version__
@@ -18,7 +19,9 @@ from selkern.files import require_new, write_csv
 from selkern.progress import Progress, say
 
 if TYPE_CHECKING:
+    from selkern.cli_options import DataCheckOptions
     from selkern.data.findings import DataCheck, Place
+    from selkern.data.split import Source
 
 COMMANDS = {
     "check": "decode every image once: broken files, leaks between splits, labels that disagree, odd classes",
@@ -71,21 +74,21 @@ def check(argv: list[str]) -> int:
     say(f"selkern {__version__}: checking {printable(options.source)}")
     from selkern.data.check import check_data
     from selkern.data.levels import parse_levels
-    from selkern.data.sources import open_source
     from selkern.tuning import usable_cores
 
     workers = min(usable_cores()[0], _MOST_WORKERS) if options.workers is None else options.workers
     with Progress("listing the images") as line:
-        source = open_source(options.source, on_bad="skip", table=options.table)
+        source, uncut = _open(options)
         if options.sheet is not None:
             from selkern.commands.data_sheet import write_sheet
 
             line.show("drawing the sheet")
-            drawn = write_sheet(options, options.sheet)
+            drawn = write_sheet(options, options.sheet, cut=not uncut)
         splits = {id(split): len(split) for split in (source.train, source.val, source.test)}
         line.show("decoding", total=sum(splits.values()))
         white = parse_levels(options.white_level or "auto")
         found = check_data(source, workers=workers, white=white, progress=line.advance)
+        found = replace(found, uncut=uncut)
     if options.json:
         print(json.dumps(found.to_dict()))
     else:
@@ -100,6 +103,17 @@ def check(argv: list[str]) -> int:
     if not options.json:
         print(f"\n{_verdict(found)}")
     return 3 if found.serious else 0
+
+
+def _open(options: DataCheckOptions) -> tuple[Source, str]:
+    """The source, and why training would refuse to cut splits off, which is no reason not to check it."""
+    from selkern.data.cut import TooFewError
+    from selkern.data.sources import open_source
+
+    try:
+        return open_source(options.source, on_bad="skip", table=options.table), ""
+    except TooFewError as error:
+        return open_source(options.source, on_bad="skip", table=options.table, cut=False), error.what
 
 
 def _verdict(found: DataCheck) -> str:
@@ -166,6 +180,8 @@ def _serious(found: DataCheck) -> Iterator[tuple[str, list[str]]]:
 
 def _remarks(found: DataCheck) -> Iterator[tuple[str, list[str]]]:
     """(finding, a line for each picture; none where the finding says it all)."""
+    if found.uncut:
+        yield f"{found.uncut}: train refuses them, evaluate takes all", []
     for doubt in found.doubtful:
         yield doubt, []
     if found.lost:

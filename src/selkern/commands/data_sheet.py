@@ -8,8 +8,12 @@ from pathlib import Path
 from selkern.cli_options import DataCheckOptions
 
 
-def write_sheet(options: DataCheckOptions, path: Path) -> list[str]:
-    """Write the sheet; how images became inputs, and remarks on that, a line each."""
+def write_sheet(options: DataCheckOptions, path: Path, *, cut: bool = True) -> list[str]:
+    """Write the sheet; how images became inputs, and remarks on that, a line each.
+
+    Args:
+        cut: whether missing splits are cut off, as `open_source` has it.
+    """
     from selkern.data.check import settled_levels
     from selkern.data.levels import parse_levels, show_levels
     from selkern.data.sheet import draw_sheet
@@ -25,7 +29,7 @@ def write_sheet(options: DataCheckOptions, path: Path) -> list[str]:
         resize=options.resize,
         table=options.table,
     )
-    defaults = choose_defaults(asked)
+    defaults = choose_defaults(asked, cut=cut)
     source = defaults.source or open_source(options.source)
     training = defaults.options.training
     if options.image_size is not None:

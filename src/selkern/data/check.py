@@ -148,7 +148,7 @@ def _doubtful(source: Source, parts: Sequence[Part]) -> tuple[str, ...]:
 def settled_levels(source: Source, asked: Levels | Literal["auto"] = "auto") -> tuple[Levels, tuple[str, ...]]:
     """The levels that training would take, and remarks; where it would take none, those of each image."""
     try:
-        return settle_levels(source.train, asked)
+        return settle_levels(source.train if len(source.train) else source.test, asked)
     except DataError as error:  # training would end with it
         return "percentile", (f"{error.what}: {error.fix}",)
 

@@ -15,6 +15,11 @@ from selkern.data.saved import NOTHING, UNKNOWN, Parts, labels_of, restore
 from selkern.data.split import SPLITS, WHOLE, LeftOut, Listing, Options, Source, Split, relative
 from selkern.errors import DataError
 
+
+class TooFewError(DataError):
+    """There are too few images to cut a split off."""
+
+
 _NOWHERE = "none"  # split of an image that is left out
 
 
@@ -119,7 +124,7 @@ def _parts(name: str, listing: Listing, labels: NDArray[np.int64], options: Opti
             if not (names == part).any():
                 fix = f"give a {part} split, or more images of each class"
                 what = f"too few images to cut off a {part} split ({len(set(labels))} classes, {len(labels)} images)"
-                raise DataError(what, name, fix)
+                raise TooFewError(what, name, fix)
             if not chosen.size:  # the earlier run had one, and there are no new images
                 continue
             share = f"{100 * options.val_fraction:.4g} % of {'new' if kept else 'train'} ({chosen.size} images)"

@@ -120,6 +120,8 @@ class DataCheck:
     """The same picture several times in one class of one part."""
     sizes: Sizes | None
     """None where no image can be read."""
+    uncut: str = ""
+    """Why training would refuse to cut splits off; "" where it would not."""
 
     @property
     def images(self) -> int:
@@ -154,7 +156,7 @@ class DataCheck:
     def remarks(self) -> int:
         """Kinds of findings that are not serious."""
         small, long = (self.sizes.small, self.sizes.long) if self.sizes else (0, 0)
-        kinds = (self.lost, self.repeats, self.empty_classes, self.uneven, small, long)
+        kinds = (self.uncut, self.lost, self.repeats, self.empty_classes, self.uneven, small, long)
         return sum(map(bool, kinds)) + len(self.missing_classes) + len(self.doubtful)
 
     def short(self, file: str) -> str:

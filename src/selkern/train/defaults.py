@@ -110,12 +110,13 @@ class Defaults:
             yield f"random weights need many pictures and epochs; {there}--weights {weights} goes on from ImageNet's"
 
 
-def choose_defaults(asked: Asked, *, fetch: bool = True) -> Defaults:
+def choose_defaults(asked: Asked, *, fetch: bool = True, cut: bool = True) -> Defaults:
     """The defaults for what was asked. Opens the data, unless they are drawn, and reads the weights' card.
 
     Args:
         asked: from the command line.
         fetch: False leaves weights of the Hub where they are; the defaults are then those of any weights.
+        cut: whether missing splits are cut off, as `open_source` has it.
 
     Raises:
         DataError: the data cannot be opened.
@@ -124,8 +125,8 @@ def choose_defaults(asked: Asked, *, fetch: bool = True) -> Defaults:
     """
     if asked.recipe:
         recipe_named(asked.recipe)
-    source = None if asked.digits else open_training(asked)
-    seen = None if source is None else survey(source.train, _LOOKED_AT)
+    source = None if asked.digits else open_training(asked, cut=cut)
+    seen = None if source is None else survey(source.train if len(source.train) else source.test, _LOOKED_AT)
     weights_model, card = _read_card(asked, fetch=fetch)
     model = asked.model or weights_model or _usual_model(asked, seen)
     own = asked.recipe or ("digits" if asked.digits else "")  # the recipe, where neither size nor weights decide it
@@ -151,8 +152,13 @@ def choose_defaults(asked: Asked, *, fetch: bool = True) -> Defaults:
     )
 
 
-def open_training(options: RunOptions) -> Source:
-    """The data of a new run; a split that is cut off keeps what the run of its first weights trained on apart."""
+def open_training(options: RunOptions, *, cut: bool = True) -> Source:
+    """The data of a new run; a split that is cut off keeps what the run of its first weights trained on apart.
+
+    Args:
+        options: of the command line.
+        cut: whether missing splits are cut off, as `open_source` has it.
+    """
     parts: Mapping[str, str] = {}
     if options.weights is not None and not options.weights.startswith("hf-hub:"):
         # Here, since a command's help comes without torch.
@@ -168,6 +174,7 @@ def open_training(options: RunOptions) -> Source:
         on_bad=options.on_bad_image,
         table=options.table,
         parts=parts,
+        cut=cut,
     )
 
 
