@@ -132,3 +132,25 @@ def test_a_report_of_a_run_with_broken_images(broken: Path, tmp_path: Path) -> N
 def test_the_choice_is_checked() -> None:
     with pytest.raises(UsageError, match=r"on_bad_image is 'replace' \| --on-bad-image"):
         make_options("digits", Path("runs"), on_bad_image="replace")
+
+
+def test_a_class_without_an_image_is_named(tmp_path: Path) -> None:
+    root = make_folder(tmp_path / "data" / "train")
+    make_folder(tmp_path / "data" / "val", images=2)
+    for path in (root / "dog").iterdir():
+        path.write_bytes(b"")
+    log = train(make_options(tmp_path / "data", tmp_path, model="sk_tiny", epochs=1, batch_size=14)).log.read_text()
+    assert "warning: no train image of class 'dog' can be read" in log  # though an epoch leaves 8 of them out
+    assert "of 36 train images cannot be read: see " in log
+
+
+@pytest.mark.parametrize("part", ["val", "test"])
+def test_a_split_that_is_needed_later_is_tried_before_the_work(part: str, tmp_path: Path) -> None:
+    for name in ("train", "val", "test"):
+        make_folder(tmp_path / "data" / name, images=2 if name != "train" else 4)
+    for path in sorted((tmp_path / "data" / part).rglob("*.*")):
+        path.write_bytes(b"")
+    options = make_options(tmp_path / "data", tmp_path / "runs", model="sk_tiny", epochs=1, batch_size=4, report=True)
+    with pytest.raises(DataError, match=f"none of 4 {part} images can be read, the first: the image is empty"):
+        train(options)
+    assert not (tmp_path / "runs").exists()

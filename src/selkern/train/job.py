@@ -25,6 +25,7 @@ from selkern.models.backbone import Backbone
 from selkern.models.registry import create_model
 from selkern.progress import Progress as Line
 from selkern.train.analyze import analyze
+from selkern.train.bad_files import require_readable
 from selkern.train.batch_size import fit_batch
 from selkern.train.choose import trained_before
 from selkern.train.defaults import Defaults, open_training
@@ -57,6 +58,8 @@ def train(options: TrainOptions, defaults: Defaults | None = None) -> RunFolder 
         with join(options.device) as ranks:
             with Line("listing the images", quiet=not ranks.main) as line:
                 source = (defaults and defaults.source) or open_training(options)
+                for split in (source.val, source.test) if options.report else (source.val,):
+                    require_readable(split)
                 options, source = _settled(options, source, ranks.world)
                 line.show("building the network")
                 model = _new_model(options, source)

@@ -201,6 +201,8 @@ class Training:
         if not tally.images and tally.skipped:
             what = f"none of {tally.skipped} training images could be read"
             raise DataError(what, self.options.data, f"see {self.run.bad_files}")
+        if self.ranks.main:
+            self.bad.weigh(self.source.train, self.source.classes)
         if not tally.images:
             what = "every batch of the epoch had to be passed over"
             raise NumericsError(what, str(self.run.path), "train anew with a lower --lr or --clip 1")
