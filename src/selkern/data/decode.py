@@ -11,9 +11,10 @@ import os
 import re
 import stat
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import IO
 
@@ -63,13 +64,13 @@ def decode(data: bytes | Path, where: str = "", reading: Reading = WHOLE) -> Ima
     Raises:
         DataError: the image cannot be read, is too large, or is not in ``FORMATS``.
     """
-    with _opened(data, where) as file:
-        image = _open_image(file, where)
+    with _opened(data, where) as open_image:
+        image = open_image()
         width, height = image.size
         shrunk = _divisor(image, reading)
         if shrunk > 1:
             image.draft(image.mode, (width // shrunk, height // shrunk))
-        rgb = to_rgb(image, lambda: _open_image(file, where), reading.levels)
+        rgb = to_rgb(image, open_image, reading.levels)
         turn = exif_turn(image)  # of a PNG the tags may come after the pixels
         if turn is not None:
             rgb = rgb.transpose(turn)
@@ -93,8 +94,8 @@ def _divisor(image: Image.Image, reading: Reading) -> int:
 
 def read_header(data: bytes | Path, where: str = "") -> Header:
     """Size and kind of one image, without its pixels. Arguments and errors are those of ``decode``."""
-    with _opened(data, where) as file:
-        image = _open_image(file, where)
+    with _opened(data, where) as open_image:
+        image = open_image()
         width, height = image.size
         # Pillow turns TIFF itself, and gives the size of the upright image.
         if image.format != "TIFF" and exif_turn(image) in SIDEWAYS:
@@ -113,19 +114,19 @@ def read_header(data: bytes | Path, where: str = "") -> Header:
 
 def read_used(data: bytes | Path, where: str = "") -> Used | None:
     """The values of a deep image, or those that it declares; None where it has 8 bits."""
-    with _opened(data, where) as file:
-        return used(_open_image(file, where), lambda: _open_image(file, where))
+    with _opened(data, where) as open_image:
+        return used(open_image(), open_image)
 
 
 def turn_of(data: bytes | Path, where: str = "") -> Image.Transpose | None:
     """What makes the stored pixels upright; None where they are. Arguments and errors are those of ``decode``."""
-    with _opened(data, where) as file:
-        return exif_turn(_open_image(file, where))
+    with _opened(data, where) as open_image:
+        return exif_turn(open_image())
 
 
 @contextmanager
-def _opened(data: bytes | Path, where: str) -> Iterator[IO[bytes]]:
-    """A file that may be opened as an image; whatever is raised while it is used becomes a ``DataError``."""
+def _opened(data: bytes | Path, where: str) -> Iterator[Callable[[], Image.Image]]:
+    """What opens an image, its pixels not yet decoded; whatever is raised within becomes a ``DataError``."""
     where = where or (show(data) if isinstance(data, Path) else "image")
     if isinstance(data, bytes) and not data:
         raise DataError("the image is empty (0 bytes)", where, "remove it or restore it from its original")
@@ -135,7 +136,7 @@ def _opened(data: bytes | Path, where: str) -> Iterator[IO[bytes]]:
             warnings.simplefilter("ignore")
             with io.BytesIO(data) if isinstance(data, bytes) else _open(data, where) as file:
                 _check_file(file, where)
-                yield file
+                yield partial(_open_image, file, where)
     except (DataError, MemoryError):
         raise
     except Image.DecompressionBombError:
