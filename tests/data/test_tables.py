@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from PIL import Image
 
@@ -233,6 +234,28 @@ def test_names_in_two_folders_alike(tmp_path: Path) -> None:
             draw(tmp_path / folder / f"{i}.png")
     path = put(tmp_path / "t.csv", table(rows=[(f"{i}.png", "ab"[i % 2]) for i in range(3)]))
     assert "files of such names are in left/ and right/" in message(path)
+
+
+def one_hot(rows: Any = ROWS) -> str:
+    return table("filename", " a", " b", rows=[(path, str(int(c == "a")), str(int(c == "b"))) for path, c in rows])
+
+
+def test_a_column_for_each_class(root: Path, tmp_path: Path) -> None:
+    source = open_source(put(root / "one_hot.csv", one_hot()))
+    assert source.classes == ("a", "b")
+    for part in source.parts:
+        assert {Path(part.where(i)).parent.name for i in np.flatnonzero(part.labels == 1).tolist()} == {"b"}
+    assert "classes are the columns of 0 and 1: a, b" in assumed(source)
+    none = put(root / "none.csv", one_hot(ROWS[1:]) + "img/a/0.png,0,0\n")
+    assert "no column of a class holds 1" in message(none)
+    several = put(root / "several.csv", one_hot(ROWS[1:]) + "img/a/0.png,1,1\n")
+    assert "make one column label of those of 0 and 1 (a, b): an image has one" in message(several)
+    for split, rows in (("train", ROWS), ("valid", ROWS[:1] + ROWS[-1:])):  # as Roboflow writes them
+        for path, _ in rows:
+            draw(tmp_path / split / path)
+        put(tmp_path / split / "_classes.csv", one_hot(rows))
+    source = open_source(str(tmp_path))
+    assert (len(source.train), len(source.val)) == (20, 2)
 
 
 @pytest.mark.parametrize("folders", [("images",), ("train_images", "test_images")])

@@ -15,13 +15,14 @@ from selkern.data.decode import show
 from selkern.data.files import file_source
 from selkern.data.listing import Search, is_file, some
 from selkern.data.lookup import Lookup, Way, find_lookup
+from selkern.data.one_hot import binary_columns, class_columns, classes_in
 from selkern.data.split import Listing, Options, Source
 from selkern.data.split_names import assign_splits, split_word, vague_notes
 from selkern.data.table import LABEL_NAMES, PATH_NAMES, SPLIT_NAMES, TABLES, Table, column_called, plain, read_table
 from selkern.data.table_options import TableOptions
 from selkern.errors import DataError, printable
 
-METADATA = ("metadata.csv", "metadata.jsonl")
+METADATA = ("metadata.csv", "metadata.jsonl", "_classes.csv")  # Hugging Face's, Roboflow's
 _FILE = re.compile(r"\.(jpe?g|png|webp|bmp|tiff?|gif)(\s+\S+)?$", flags=re.IGNORECASE)
 
 
@@ -31,8 +32,15 @@ class _Columns:
 
     path: int
     label: int
+    """Where there are `classes`, it is not read."""
+    classes: dict[int, str]
+    """{column of 0 and 1: the class it is of}, of a table that has these in place of labels."""
     split: int | None
     notes: tuple[str, ...]
+
+    def labels_in(self, cells: Sequence[str]) -> list[str]:
+        """The labels of a row; one, unless the columns of classes hold no 1."""
+        return classes_in(cells, self.classes) if self.classes else [cells[self.label]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,7 +107,14 @@ def _fits(path: Path, options: Options) -> bool:
     with contextlib.suppress(DataError):
         table = read_table(path, options.table.separator, lambda columns: fit(columns, options.table))
         own = path.name not in METADATA or options.table.path_column or "filename" in map(plain, table.columns)
-        return bool(own) and fit(table.columns, options.table)
+        return bool(own) and (fit(table.columns, options.table) or _has_classes(table, options.table))
+    return False
+
+
+def _has_classes(table: Table, asked: TableOptions) -> bool:
+    """Whether a table has columns of paths, and of 0 and 1 for each class."""
+    with contextlib.suppress(DataError):
+        return bool(_columns(table, asked).classes)
     return False
 
 
@@ -154,9 +169,15 @@ def _columns(table: Table, asked: TableOptions) -> _Columns:
     path, path_note = column_called(table.columns, asked.path_column, PATH_NAMES, "path", where)
     label, label_note = column_called(table.columns, asked.label_column, LABEL_NAMES, "label", where)
     split, split_note = column_called(table.columns, asked.split_column, SPLIT_NAMES, "split", where)
-    if path is None or label is None:
-        raise _no_columns(table, [name for name, column in (("path", path), ("label", label)) if column is None])
     at = table.columns.index
+    taken = [at(column) for column in (path, split) if column is not None]
+    classes = class_columns(table, taken) if path is not None and label is None else {}
+    if classes:
+        label = next(iter(classes.values()))
+        label_note = f"classes are the columns of 0 and 1: {some(map(printable, classes.values()))}"
+    if path is None or label is None:
+        lacking = [name for name, column in (("path", path), ("label", label)) if column is None]
+        raise _no_columns(table, lacking, binary_columns(table, taken))
     known = split is not None and any(len(cells) > at(split) and cells[at(split)].strip() for _, cells in table.rows)
     if split_note and asked.split_column is None:  # a column that is not called split may hold something else
         words = [split_word(cells[at(split)]) for _, cells in table.rows if len(cells) > at(split)]
@@ -165,12 +186,13 @@ def _columns(table: Table, asked: TableOptions) -> _Columns:
     return _Columns(
         path=at(path),
         label=at(label),
+        classes=classes,
         split=at(split) if split is not None and known else None,
         notes=tuple(note for note in notes if note),
     )
 
 
-def _no_columns(table: Table, lacking: list[str]) -> DataError:
+def _no_columns(table: Table, lacking: list[str], binary: dict[int, str]) -> DataError:
     lookup = Lookup(folder=table.path.parent)
     where = table.where(table.header_line)
     if any(re.search(_FILE, cell) or (cell and lookup(cell)[1]) for cell in table.columns):
@@ -179,6 +201,8 @@ def _no_columns(table: Table, lacking: list[str]) -> DataError:
     there = ", ".join(map(repr, table.columns))[:200]
     flags = " and ".join(f"--{name}-column" for name in lacking)
     fix = f"choose among {there} by {flags}" if len(table.columns) > 1 else "name the columns path,label[,split]"
+    if binary and "label" in lacking:
+        fix = f"make one column label of those of 0 and 1 ({some(map(printable, binary.values()))}): an image has one"
     other = re.search(r"[,;|\t]", table.columns[0]) if len(table.columns) == 1 else None
     fix = f"its columns seem to be separated by {other[0]!r}: leave --sep out" if other else fix
     return DataError(what, where, fix)
@@ -218,12 +242,13 @@ def _read(table: Table, columns: _Columns, lookup: Lookup, split: str | dict[str
             what = f"{len(cells)} columns where the header has {len(table.columns)}"
             bad.add(where, f"{what} (texts that hold the separator need quotes)")
             continue
-        name, label = cells[columns.path].strip(), cells[columns.label].strip()
+        name, labels = cells[columns.path].strip(), columns.labels_in(cells)
+        label = labels[0].strip() if len(labels) == 1 else ""
         said: str | None = split if isinstance(split, str) else split.get(_first(name), "")
         if columns.split is not None:
             said = meant.get(split_word(cells[columns.split]))
         if not name or not label:
-            bad.add(where, f"the {'label' if name else 'path'} is empty")
+            bad.add(where, _lack(name, labels))
             continue
         if said is None:
             bad.add(where, f"unknown split {cells[columns.split or 0].strip()!r}")
@@ -235,13 +260,20 @@ def _read(table: Table, columns: _Columns, lookup: Lookup, split: str | dict[str
             _again(file, name, entry, listed)
             continue
         listed.entries[file] = entry
-        listed.spellings.setdefault(entry.label, set()).add(cells[columns.label])
+        listed.spellings.setdefault(entry.label, set()).add(labels[0])
         if not way:
             bad.add(where, lookup.missing(name), missing=True)
     if ways["slash"]:
         listed.notes.append(f"paths in which \\ is read as /: {ways['slash']:,}")
     if ways["alike"]:
         listed.notes.append(f"paths that differ from their files in case or in Unicode form: {ways['alike']:,}")
+
+
+def _lack(name: str, labels: Sequence[str]) -> str:
+    """What a row lacks."""
+    if not name:
+        return "the path is empty"
+    return "the label is empty" if len(labels) == 1 else "no column of a class holds 1"
 
 
 def _splits(table: Table, column: int | None) -> dict[str, str]:
