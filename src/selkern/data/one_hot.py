@@ -23,7 +23,7 @@ def binary_columns(table: Table, taken: Sequence[int]) -> dict[int, str]:
 
 
 def class_columns(table: Table, taken: Sequence[int]) -> dict[int, str]:
-    """{column: the class it is of} where all columns hold 0 or 1 but those taken, and no row several 1, few rows none."""
+    """{column: the class it is of} where all columns but those taken hold 0 or 1, no row several 1, few none."""
     found = binary_columns(table, taken)
     if len(found) < len(table.columns) - len(set(taken)):
         return {}
