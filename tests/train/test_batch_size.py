@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from tiny import make_folder, make_options, signal_at, train
 
+from selkern.commands.runs import _train_options
 from selkern.errors import DataError, Interrupted
 from selkern.train.batch_size import fit_batch
 from selkern.train.options import read_options
@@ -54,6 +55,28 @@ def test_a_batch_that_fits_is_the_user_s_own_and_what_it_leaves_out_is_said() ->
     assert fit_batch(recipe, 1000, 1, "data") == (recipe, ()), "8 of 1,000"
     note = "each epoch leaves out 8 of 40 images, others each time; --batch-size 20 leaves out 0"
     assert fit_batch(recipe, 40, 1, "data") == (recipe, (note,))
+
+
+@pytest.mark.parametrize(("batch", "images", "size"), [(128, 128, 32), (128, 160, 40), (128, 511, 102), (32, 36, 9)])
+def test_a_recipe_s_batch_leaves_some_steps_an_epoch(batch: int, images: int, size: int) -> None:
+    recipe = Recipe(batch_size=batch)
+    fitted, notes = fit_batch(recipe, images, 1, "data", asked=False)
+    assert fitted.batch_size == size
+    assert notes[0].startswith(f"batch size {size}, not {batch}: there are {images} training images, which give")
+    assert images // size >= 4
+    assert fit_batch(recipe, 4 * batch, 1, "data", asked=False) == (recipe, ())
+    assert fit_batch(recipe, images, 1, "data")[0] == recipe
+    assert fit_batch(Recipe(batch_size=4), 12, 1, "data", asked=False) == (Recipe(batch_size=4), ())
+
+
+def test_whoever_asks_for_a_batch_has_it(tmp_path: Path) -> None:
+    root = make_folder(tmp_path / "data", 8)
+    words = ["--data", str(root), "--recipe", "cifar", "--model", "sknet_mini", "--image-size", "16"]
+    assert not _train_options(words)[1].batch_asked
+    for batch in (["--batch-size", "128"], ["--batch-size=128"]):
+        options, defaults = _train_options([*words, *batch])
+        assert options.training.batch_size == 128
+        assert defaults.batch_asked
 
 
 @pytest.mark.parametrize(

@@ -13,10 +13,13 @@ _SMALL = 8  # images of a lowered batch, at least, where there are as many: Batc
 _MUCH = 0.05  # share of the images that are left out of each epoch, from which on it is said
 
 
-def fit_batch(recipe: Recipe, images: int, ranks: int, data: str) -> tuple[Recipe, tuple[str, ...]]:
+def fit_batch(
+    recipe: Recipe, images: int, ranks: int, data: str, *, asked: bool = True
+) -> tuple[Recipe, tuple[str, ...]]:
     """A recipe whose batch the training images fill, and notes for the user; the same recipe where it fits already.
 
-    A batch that is too large, asked for or not, becomes about a quarter of the images, such that few of them are left
+    A batch that nobody asked for fits where an epoch has some steps, one that the user asked for where it has one. One
+    that is too large becomes about a quarter of the images, such that few of them are left
     over at the end of an epoch. The parts it is worked through in are no larger than they were. The learning rate
     stays, since it may be the user's own.
 
@@ -24,11 +27,12 @@ def fit_batch(recipe: Recipe, images: int, ranks: int, data: str) -> tuple[Recip
         images: to train on.
         ranks: processes that share each batch; each needs two images of it.
         data: for messages.
+        asked: whether the batch is the user's own; else it is the recipe's.
 
     Raises:
         DataError: too few images for a batch of any size.
     """
-    if images >= recipe.batch_size:
+    if images >= recipe.batch_size * (1 if asked else _STEPS):
         return recipe, _left_out(recipe.batch_size, images, ranks)
     least = LEAST * ranks
     if images < least:
@@ -36,6 +40,8 @@ def fit_batch(recipe: Recipe, images: int, ranks: int, data: str) -> tuple[Recip
         share = f" for each of {ranks} processes" if ranks > 1 else ""
         raise DataError(f"{one}, where a step needs {LEAST}{share}", data, "give more images, or start fewer processes")
     size = _choose(images, ranks)
+    if size >= recipe.batch_size <= images:
+        return recipe, _left_out(recipe.batch_size, images, ranks)
     parts = -(-recipe.accumulate * size // recipe.batch_size)  # rounded up
     fitted = replace(recipe, batch_size=size, accumulate=min(parts, size // least))
     note = f"batch size {size}, not {recipe.batch_size}: there are {images} training images"

@@ -41,6 +41,7 @@ class Asked(RunOptions):
     model: str = ""
     recipe: str = ""
     image_size: int | None = None
+    batch_size: int | None = None
     resize: Resize | None = None
 
     @property
@@ -65,6 +66,8 @@ class Defaults:
     """A sample of the training images, likewise."""
     card: Preprocess | None = None
     """How images are prepared for the weights."""
+    batch_asked: bool = False
+    """Whether the batch is the user's own."""
 
     def line(self, options: TrainOptions, steps: int) -> str:
         """What a run with these options takes, and why; `steps` are those of an epoch."""
@@ -149,6 +152,7 @@ def choose_defaults(asked: Asked, *, fetch: bool = True, cut: bool = True) -> De
         source=source,
         seen=seen,
         card=card,
+        batch_asked=asked.batch_size is not None,
     )
 
 

@@ -60,7 +60,7 @@ def train(options: TrainOptions, defaults: Defaults | None = None) -> RunFolder 
                 source = (defaults and defaults.source) or open_training(options)
                 for split in (source.val, source.test) if options.report else (source.val,):
                     require_readable(split)
-                options, source = _settled(options, source, ranks.world)
+                options, source = _settled(options, source, ranks.world, defaults)
                 line.show("building the network")
                 model = _new_model(options, source)
                 # Built again in `Training`; here it refuses a batch size that cannot be before a folder is made.
@@ -175,10 +175,13 @@ def _model_of(known: RunData, source: Source, *, begun: bool) -> Backbone:
     return set_memory(model, options.training.memory)
 
 
-def _settled(options: TrainOptions, source: Source, ranks: int) -> tuple[TrainOptions, Source]:
+def _settled(
+    options: TrainOptions, source: Source, ranks: int, defaults: Defaults | None
+) -> tuple[TrainOptions, Source]:
     """Options in which the levels of deep pixels and the batch fit the data, and the source with remarks on both."""
     levels, notes = settle_levels(source.train, parse_levels(options.training.white_level))
-    recipe, told = fit_batch(options.training, len(source.train), ranks, source.name)
+    asked = defaults is None or defaults.batch_asked
+    recipe, told = fit_batch(options.training, len(source.train), ranks, source.name, asked=asked)
     if levels != "full":
         recipe = replace(recipe, white_level=show_levels(levels))
     return replace(options, training=recipe), replace(source, notes=(*source.notes, *notes, *told))
