@@ -102,7 +102,7 @@ def test_digit_scenes_are_studied_by_their_true_size(tmp_path: Path, monkeypatch
     def opened(*_args: object, **_named: object) -> Source:
         return Source(name="digits", kind="digits", classes=classes, train=parts[0], val=parts[1], test=parts[2])
 
-    for module in ("job", "run_data"):
+    for module in ("defaults", "run_data"):
         monkeypatch.setattr(f"selkern.train.{module}.open_source", opened)
     run = train(make_options("digits", tmp_path, model="sk_tiny", epochs=1, batch_size=20, report=True))
     studies = json.loads((run.path / "studies.json").read_text())
