@@ -231,6 +231,8 @@ def test_many_classes_with_the_same_folders_are_classes(tmp_path: Path) -> None:
         ({"train.zip": b"PK", "test.tar.gz": b""}, "archives: test.tar.gz, train.zip", "unpack"),
         ({".": 9, "labels.csv": b"path,label"}, "no class folders in it, but 9 images", "labels.csv"),
         ({".": 9}, "no class folders in it, but 9 images", "if this is one of the class folders"),
+        ({".": 9}, "no class folders in it, but 9 images", "; `selkern predict RUN "),
+        ({"train/data-00000-of-00001.arrow": b"", "test/data-00000-of-00001.arrow": b""}, "no ", "by its `to_parquet`"),
         ({"images": 9, "labels.csv": b"path,label"}, "only class 'images'", "labels.csv"),
         ({"train": 9, "train/metadata.csv": b"file_name"}, "only class 'train'", "metadata.csv"),
         ({"a/x.txt": b"", "b/y.zip": b""}, "no images found", "1 .txt, 1 .zip"),
@@ -292,6 +294,11 @@ def test_images_beside_class_folders_are_counted(tmp_path: Path) -> None:
     }
     notes = open_source(lay(tmp_path / "flat", A_B, {".": 2})).notes
     assert "left out: 2 images beside the class folders" in notes
+
+
+def test_a_sample_submission_holds_no_labels(tmp_path: Path) -> None:
+    told = error(lay(tmp_path, {".": 9, "sample_submission.csv": b"", "train.csv": b"", "test.csv": b""}))
+    assert told.endswith(f"if a table holds the labels, give it: {tmp_path}/test.csv, {tmp_path}/train.csv")
 
 
 def test_images_beside_split_folders_are_counted(tmp_path: Path) -> None:

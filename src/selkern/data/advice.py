@@ -10,7 +10,7 @@ from collections.abc import Collection, Sequence
 from pathlib import Path
 
 from selkern.data.decode import show
-from selkern.data.listing import Search, some
+from selkern.data.listing import ARROW, Search, some
 from selkern.errors import DataError, printable
 
 ARCHIVES = (".zip", ".tar", ".tgz", ".gz", ".bz2", ".xz", ".zst", ".rar", ".7z")
@@ -59,7 +59,10 @@ def no_classes(here: Path, folders: Sequence[Folder], search: Search) -> DataErr
     above = here.absolute().parent
     cut = _cut(here, here, search) or (_cut(above, above, search) if here.name.lower() == "images" else "")
     by_names = next(filter(None, (_by_names(search.loose(folder.path)) for folder in folders)), "")
-    fix = _give(tables) or cut or by_names or "make one folder per class in each, and put the images in"
+    arrow = any(file.name.endswith(".arrow") for folder in folders for file in search.files(folder.path))
+    fix = (
+        _give(tables) or cut or by_names or ARROW * arrow or "make one folder per class in each, and put the images in"
+    )
     return DataError(f"no class folders in {' and '.join(map(folder_name, folders))}", show(here), fix)
 
 
@@ -71,12 +74,17 @@ def no_folders(here: Path, search: Search) -> DataError:
         return DataError(f"no images in it, but archives: {some(archives)}", show(here), "unpack them")
     what = f"no class folders in it, but {count_images(loose)}" if loose else "no class folders in it"
     above = f", or give {show(here.absolute().parent)} if this is one of the class folders" if loose else ""
+    above += (
+        f"; `selkern predict RUN {shlex.quote(show(here))}` names classes of images without labels" if loose else ""
+    )
     fix = _give(_tables(here, search)) or _by_names(search.loose(here)) or f"{_FOLDERS}{above}"
     return DataError(what, show(here), fix)
 
 
 def _tables(folder: str | Path, search: Search) -> list[str]:
-    return [show(entry.path) for entry in search.files(folder) if entry.name.lower().endswith(_TABLES)]
+    """Tables that may hold labels; a competition's sample submission holds invented ones."""
+    names = {entry.path: entry.name.lower() for entry in search.files(folder)}
+    return [show(path) for path, name in names.items() if name.endswith(_TABLES) and "submission" not in name]
 
 
 def _give(tables: Sequence[str]) -> str:

@@ -16,6 +16,7 @@ from selkern.data.split import LeftOut
 from selkern.errors import DataError, printable
 
 _DEEPEST, _OFTENEST = 100, 100  # folders below each other, and ways that lead into one folder
+ARROW = "Arrow tables, as `save_to_disk` of datasets writes them: write Parquet by its `to_parquet`"
 _SHOWN = 5  # names or suffixes in a note
 _TRIED = 1000  # files of a strange suffix that are opened, as long as none of them is an image
 # What archives, file servers, systems and programs put beside the user's own folders; dot names are such too.
@@ -212,6 +213,8 @@ def _hint(suffix: str) -> str:
     """What to do with images that are not read; empty for what is no image."""
     if suffix in _RAW:
         return "raw images of a camera: export them as JPEG or TIFF"
+    if suffix == ".arrow":
+        return ARROW
     lacks_heif = suffix in HEIF_SUFFIXES and not has_heif()
     return "HEIC: pip install 'selkern[heif]' to read them" if lacks_heif else ""
 
