@@ -25,6 +25,7 @@ from selkern.train.choose import Chosen, choose_images, trained_before
 from selkern.train.defaults import open_training
 from selkern.train.loaded import load
 from selkern.train.loop import Training
+from selkern.train.run_data import RunData
 from selkern.train.run_folder import RunFolder
 
 pytestmark = pytest.mark.usefixtures("tiny_networks")
@@ -257,6 +258,19 @@ def test_what_the_first_weights_were_trained_on_stays_apart(
     leaked = len(set(names(anew.test)) & parts["train"])
     (line,) = trained_before(run / "weights/best.safetensors", anew, anew.test)
     assert line.startswith(f"warning: {leaked} of {len(anew.test)} test images were trained on in runs/train/r")
+
+
+def test_a_run_does_not_go_on_with_what_has_some_of_the_names(home: Path, tmp_path: Path) -> None:
+    shutil.copytree(home, tmp_path / "place")
+    run = tmp_path / "place/runs/train/r"
+    (run / "inputs.json").unlink()  # as of the version before, and its data are gone
+    (tmp_path / "place/d").rename(tmp_path / "moved")
+    known = RunData(RunFolder(run))
+    assert known.place(str(tmp_path / "moved")) == str(tmp_path / "moved")
+    for path in sorted((tmp_path / "moved").rglob("*.jpg"))[::3]:
+        path.unlink()
+    with pytest.raises(DataError, match="30 of 36 images have the names of the run's, whose bytes are not known"):
+        known.place(str(tmp_path / "moved"))
 
 
 def test_other_images_do_not_take_the_place_of_the_runs_report(place: Path) -> None:

@@ -23,6 +23,7 @@ from selkern.train.inputs import Inputs, read_inputs, resolved, save_inputs, wri
 from selkern.train.options import TrainOptions, read_options
 from selkern.train.run_folder import RunFolder
 
+_BY_NAME = 0.9  # share of a run's images that have to be there where they can be known by their names alone
 _COMPARED = 1000  # images whose bytes are compared to know a moved or copied data set again
 
 
@@ -198,6 +199,13 @@ class RunData:
         if not own:
             what = line.partition(": ")[0] if line else "not the images that the run was started on"
             raise DataError(what, data, "give the run's data, or start a new run with --weights")
+        if line:  # by the names alone: then nearly all of them have to be there
+            found = self.agreement(self._listed(data, self.classes), data)
+            if found.shared < _BY_NAME * found.known:
+                what = (
+                    f"{found.shared:,} of {found.known:,} images have the names of the run's, whose bytes are not known"
+                )
+                raise DataError(what, data, "give all of the run's data, or start a new run with --weights")
         return data
 
     def keep(self, place: str, source: Source, norms: Mapping[str, Any]) -> None:
