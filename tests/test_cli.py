@@ -122,7 +122,7 @@ def test_unknown_split_device_and_count(run: RunFolder, data: Path, capsys: pyte
 def test_batch_larger_than_the_data(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     said = call(capsys, "train", "--data", data, "--output", tmp_path, *QUICK, "--batch-size", "64")
     assert (said.code, said.lines[-1].startswith("error")) == (0, False)
-    assert "note: batch size 7, not 64: there are 28 training images\n" in said.err
+    assert "note: batch size 7, not 64: there are 28 training images, which give 4 steps an epoch; " in said.err
     kept = read_options(next(tmp_path.glob("sk_tiny-*"))).training
     assert (kept.batch_size, kept.accumulate) == (7, 1)
 

@@ -10,7 +10,9 @@ from tiny import make_folder, make_options, signal_at, train
 
 from selkern.commands.runs import _train_options
 from selkern.errors import DataError, Interrupted
+from selkern.train import job
 from selkern.train.batch_size import fit_batch
+from selkern.train.defaults import Asked, choose_defaults
 from selkern.train.options import read_options
 from selkern.train.recipe import Recipe
 from selkern.train.run_folder import RunFolder
@@ -38,6 +40,18 @@ def test_every_small_data_set_has_a_batch_that_holds_for_all_ranks(ranks: int, a
 @pytest.mark.parametrize(("images", "size"), [(2, 2), (3, 3), (5, 5), (8, 8), (32, 8), (31, 10), (100, 25), (127, 25)])
 def test_the_size_that_is_taken(images: int, size: int) -> None:
     assert fit_batch(Recipe(batch_size=128), images, 1, "data")[0].batch_size == size
+
+
+@pytest.mark.usefixtures("tiny_networks")
+@pytest.mark.parametrize(("asked", "size"), [(False, 8), (True, 12)])
+def test_a_training_knows_whose_batch_it_is(asked: bool, size: int, tmp_path: Path) -> None:
+    data = make_folder(tmp_path / "data" / "train", images=12).parent
+    make_folder(data / "val", images=1)
+    options = make_options(data, tmp_path, model="sk_tiny", epochs=1, batch_size=12)
+    defaults = choose_defaults(Asked(data=str(data), batch_size=12 if asked else None))
+    run = job.train(options, defaults)
+    assert run is not None
+    assert read_options(run.path).training.batch_size == size
 
 
 def test_a_lowered_batch_says_what_it_is_for_and_that_the_learning_rate_stays() -> None:
