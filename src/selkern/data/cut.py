@@ -15,12 +15,11 @@ from selkern.data.saved import NOTHING, UNKNOWN, Parts, labels_of, restore
 from selkern.data.split import SPLITS, WHOLE, LeftOut, Listing, Options, Source, Split, relative
 from selkern.errors import DataError
 
+_NOWHERE = "none"  # split of an image that is left out
+
 
 class TooFewError(DataError):
     """There are too few images to cut a split off."""
-
-
-_NOWHERE = "none"  # split of an image that is left out
 
 
 def assemble(
