@@ -100,6 +100,11 @@ def test_of_several_boxes_the_largest_of_the_images_class_counts(pictures: Path)
     numbered = read(pictures, "path,x0,y0,x1,y1,label\n" + rows.replace(",cat", ",1").replace(",dog", ",2"))
     assert numbered.sizes == pytest.approx([3, 10])
     assert "1 images have several boxes: of each the largest counts" in numbered.notes
+    unknown = (
+        "labels of boxes.csv that are no class of the network: 1, 2; an object of the image's own class goes before"
+    )
+    assert any(note.startswith(unknown) for note in numbered.notes)
+    assert not any("no class" in note for note in found.notes)
 
 
 def test_boxes_of_other_copies_of_the_pictures_are_refused(pictures: Path) -> None:
@@ -160,7 +165,8 @@ def test_rows_that_say_no_size_end_or_are_left_out(pictures: Path) -> None:
             "path,size\na.png,3\n",
             r"none of its images is in the train split .*it names .*a\.png, the split has .*0\.png",
         ),
-        ("path,size\n", "none of its images is in the train split .*no rows"),
+        ("path,size\n", "no rows below the header"),
+        ('path,size\na.png,"193,5"\n', r"193,5 has a decimal comma, where 193\.5 is read .* line 2"),
         ("", "no columns of sizes"),
     ],
 )

@@ -162,3 +162,13 @@ def test_an_evaluation_as_files(run: RunFolder, tmp_path: Path, capsys: pytest.C
     assert "exists already" in capsys.readouterr().err
     assert cli.main([*words[:-2], str(tmp_path / "c.csv")]) == 2
     assert "give a folder" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("above", [True, False])
+def test_an_evaluation_at_chance_says_so(
+    above: bool, run: RunFolder, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("selkern.analysis.evaluation.Evaluation.above_chance", above)
+    assert cli.main(["evaluate", str(run.path), "--split", "train", "--device", "cpu"]) == 0
+    told = "not better than always naming the largest class (=cat, 50.00%)\n"
+    assert (told in capsys.readouterr().out) != above

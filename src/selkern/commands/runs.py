@@ -144,9 +144,16 @@ def evaluate(argv: list[str]) -> int:
     print(f"{loaded.card.model} on {source.name}, {split.name} split, {counts}")
     print(f"top1 {result.top1:.2%} (95 % interval {low:.2%} to {high:.2%})  top5 {result.top5:.2%}  ", end="")
     print(f"loss {result.loss:.4f} nats")
+    name, share = result.largest
+    if share < 1 and not result.above_chance:
+        print(f"not better than always naming the largest class ({printable(name)}, {share:.2%})")
     width = max(len(name) for name in result.classes)
     for name, n, right in result.per_class():
-        print(f"  {name:{width}}  {n:6,} images  {right:7.2%}" if n else f"  {name:{width}}       0 images")
+        print(
+            f"  {name:{width}}  {n:6,} image{'s' if n > 1 else ' '}  {right:7.2%}"
+            if n
+            else f"  {name:{width}}       0 images"
+        )
     if options.output is not None:
         print(f"written: {options.output}")
     return 0
@@ -250,6 +257,7 @@ def predict(argv: list[str]) -> int:
             there = "" if file is None else f"; {file.rows:,} are in {file.path}"
             raise Interrupted(signal.SIGINT, f"stopped after {done:,} of {len(images):,} images{there}") from None
     if file is not None:
-        bad = f", {unreadable:,} of them could not be read (see the column error)" if unreadable else ""
+        kind = "the column" if file.path.suffix.lower() == ".csv" else "the field"
+        bad = f", {unreadable:,} of them could not be read (see {kind} error)" if unreadable else ""
         (say if options.json else print)(f"{file.path}: {done:,} images{bad}")
     return 3 if unreadable else 0

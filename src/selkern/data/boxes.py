@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -92,11 +93,13 @@ def objects_of(
     rows, notes = _boxes(table, on_bad)
     for box in rows:
         boxes.setdefault(box.image, {})[box] = None
+    if not boxes:
+        raise DataError("no rows below the header", show(table), "give a row for each object")
     _check_units([box for some in boxes.values() for box in some], table)
     readable = range(len(split)) if indices is None else indices
     known = {int(i): list(boxes[w]) for i in readable if (w := _resolved(Path(split.where(i)))) in boxes}
     if not known:
-        named = f"it names {show(next(iter(boxes)))}, the split has {split.where(0)}" if boxes else "it has no rows"
+        named = f"it names {show(next(iter(boxes)))}, the split has {split.where(0)}"
         fix = f"paths are relative to the table's folder; or choose another --split ({named})"
         raise DataError(f"none of its images is in the {split.name} split", show(table), fix)
     chosen: dict[int, tuple[Box, float]] = {}
@@ -123,7 +126,11 @@ def objects_of(
         indices=np.array(list(chosen), dtype=np.int64),
         sizes=np.array([size for _, size in chosen.values()]),
         groups=_groups(some_boxes),
-        notes=(*notes, *_notes(table.name, split, chosen, known, cut, unseen, labelled)),
+        notes=(
+            *notes,
+            *_notes(table.name, split, chosen, known, cut, unseen, labelled),
+            *_unknown_labels(table.name, known, classes),
+        ),
     )
 
 
@@ -183,6 +190,9 @@ def _box(row: dict[str, str], lookup: Lookup, where: str) -> Box:
             size = float(row[name])
             box = Box(image=image, size=size, scaled=name == "size", label=label, group=group)
     except ValueError as error:
+        if comma := next((cell for cell in row.values() if re.fullmatch(r"-?\d+,\d+", cell)), ""):
+            what = f"{comma} has a decimal comma, where {comma.replace(',', '.')} is read"
+            raise DataError(what, where, _FIX) from error
         raise DataError(f"not a number ({error})", where, _FIX) from error
     if not (math.isfinite(size) and size > 0):
         raise DataError(f"the object's size is {size}", where, "give sizes above 0, and x1 > x0, y1 > y0")
@@ -240,6 +250,17 @@ def _groups(boxes: Sequence[Box]) -> NDArray[np.int64] | None:
     names = [("group", box.group) if box.group else ("image", box.image) for box in boxes]
     numbers = {name: number for number, name in enumerate(dict.fromkeys(names))}
     return np.array([numbers[name] for name in names], dtype=np.int64)
+
+
+def _unknown_labels(table: str, known: dict[int, list[Box]], classes: Sequence[str]) -> Iterator[str]:
+    """A note on labels that are no class of the network."""
+    labels = sorted({box.label for some in known.values() for box in some if box.label} - set(classes))
+    if classes and labels:
+        more = f" and {len(labels) - _LISTED:,} more" if len(labels) > _LISTED else ""
+        yield (
+            f"labels of {table} that are no class of the network: {', '.join(labels[:_LISTED])}{more}; an object of "
+            "the image's own class goes before theirs"
+        )
 
 
 def _notes(
