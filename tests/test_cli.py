@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import pty
 import re
 import subprocess
 import sys
@@ -103,6 +104,21 @@ def test_it_is_one_line_where_the_terminal_is_ascii(words: tuple[Sequence[str], 
     refused(Said(done.returncode, done.stdout, done.stderr), 2, *words[1])
     assert len(done.stderr.splitlines()) == 1
     assert "-----" not in done.stderr
+
+
+def test_it_is_one_line_on_a_terminal_of_colours() -> None:
+    """There the parser colours its box, and an escape is shown as text in an error of ours."""
+    ours, theirs = pty.openpty()
+    environment = {**ENVIRONMENT, "TERM": "xterm-256color"}
+    done = subprocess.run(
+        [*PROGRAM, "predict", "run", "--nonsense"], env=environment, stdout=theirs, stderr=theirs, check=False
+    )
+    said = os.read(ours, 65536).decode()
+    os.close(ours)
+    os.close(theirs)
+    assert done.returncode == 2
+    assert said.startswith("error: Unrecognized options: --nonsense | selkern predict | ")
+    assert "x1b" not in said
 
 
 def test_unknown_model(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -368,6 +368,7 @@ def _one_line_errors(command: str) -> Iterator[None]:
 
 def _one_line(box: str, command: str) -> tuple[str, ...]:
     """What, where and what to do, out of the box that tyro prints: a title, what is wrong, a rule, advice."""
+    box = re.sub(r"\x1b\[[\d;]*m", "", box)  # on a terminal it is coloured
     # Where the terminal knows no box characters, the box has no sides, and a rule beneath its title too.
     lines = [re.sub(r"^[│╭╰]|[│╮╯]$", "", line).strip() for line in box.strip().splitlines()[1:]]
     rules = [i for i, line in enumerate(lines) if re.fullmatch("─+|-{9,}", line)]

@@ -143,6 +143,7 @@ class Progress:
                 self.total, self.done, self._first, self._started = total, 0, 0, self._clock()
                 if self._bar is not None:
                     self._bar.bar_format = self._format()
+                    self._bar.set_description_str(text, refresh=False)
                     self._bar.reset(total)
             if self._bar is not None:
                 with suppress(OSError, ValueError):
