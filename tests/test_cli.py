@@ -80,7 +80,8 @@ MISTAKES: dict[str, tuple[Sequence[str], Sequence[str]]] = {
     "learning rate": (["train", "--lr=-1"], ["lr is -1", "--lr", "must be above 0"]),
     "recipe": (["train", "--recipe", "cifer"], ["unknown recipe 'cifer'", "did you mean cifar?"]),
     "recipe with =": (["train", "--recipe=imagenet-papre"], ["did you mean imagenet-paper?"]),
-    "no run": (["evaluate"], ["RUN"]),
+    "no run": (["evaluate"], ["missing: RUN | selkern evaluate"]),
+    "nothing of what is needed": (["convert"], ["missing: IN, OUT, --model STR | selkern convert"]),
     "no pattern fits": (["models", "zz*"], ["no model fits 'zz*'"]),
     "no run to predict with": (["predict"], ["selkern predict"]),
 }
@@ -97,7 +98,7 @@ def test_a_mistake_in_the_command_is_one_line(
     assert not re.search(r"[│╭╰─]|-{5}", said.err)
 
 
-@pytest.mark.parametrize("words", [MISTAKES["flag of train"], MISTAKES["range"], MISTAKES["no number"]])
+@pytest.mark.parametrize("words", [MISTAKES[name] for name in ("flag of train", "range", "no number", "no run")])
 def test_it_is_one_line_where_the_terminal_is_ascii(words: tuple[Sequence[str], Sequence[str]]) -> None:
     environment = {**ENVIRONMENT, "PYTHONIOENCODING": "ascii"}
     done = subprocess.run([*PROGRAM, *words[0]], env=environment, capture_output=True, text=True, check=False)

@@ -370,14 +370,18 @@ def _one_line(box: str, command: str) -> tuple[str, ...]:
     """What, where and what to do, out of the box that tyro prints: a title, what is wrong, a rule, advice."""
     box = re.sub(r"\x1b\[[\d;]*m", "", box)  # on a terminal it is coloured
     # Where the terminal knows no box characters, the box has no sides, and a rule beneath its title too.
-    lines = [re.sub(r"^[│╭╰]|[│╮╯]$", "", line).strip() for line in box.strip().splitlines()[1:]]
+    indented = [re.sub(r"^[│╭╰]|[│╮╯]$", "", line).rstrip() for line in box.strip().splitlines()[1:]]
+    lines = [line.strip() for line in indented]
     rules = [i for i, line in enumerate(lines) if re.fullmatch("─+|-{9,}", line)]
     if rules and rules[0] == 0:
-        lines, rules = lines[1:], [i - 1 for i in rules[1:]]
+        indented, lines, rules = indented[1:], lines[1:], [i - 1 for i in rules[1:]]
     rule = rules[0] if rules else len(lines)
     what = " ".join(" ".join(lines[:rule]).split())
     # A message of ours, from the validation of the options; a bar alone may be the user's.
     if (ours := re.fullmatch(r"Error parsing [A-Za-z][\w.]*: (.+? \| .+? \| .+)", what)) is not None:
         return tuple(ours[1].split(" | ", 2))
+    if what.startswith("Missing from "):  # a line for each option, and beneath it, further in, what it is for
+        depths = [len(line) - len(line.lstrip()) for line in indented[1:rule]]
+        what = f"missing: {', '.join(lines[i] for i, depth in enumerate(depths, start=1) if depth == min(depths))}"
     near = re.search(r"Perhaps you meant:.*?(--[\w.-]+)", box, flags=re.DOTALL)
     return what, f"selkern {command}", f"did you mean {near[1]}?" if near else f"see `selkern {command} --help`"
