@@ -119,6 +119,13 @@ def test_nothing_is_overwritten(tmp_path: Path, state: dict[str, Tensor]) -> Non
     assert (tmp_path / "out.safetensors").read_text() == "mine"
 
 
+def test_no_folder_is_made(tmp_path: Path, state: dict[str, Tensor]) -> None:
+    torch.save(state, tmp_path / "in.pth")
+    with pytest.raises(UsageError, match=r"no such folder \| .*/new \| make it first"):
+        convert(tmp_path / "in.pth", tmp_path / "new" / "out.safetensors", "sknet_mini")
+    assert not (tmp_path / "new").exists()
+
+
 def test_the_command(tmp_path: Path, state: dict[str, Tensor], capsys: pytest.CaptureFixture[str]) -> None:
     torch.save(state, tmp_path / "in.pth")
     (tmp_path / "names.txt").write_text("a\nb\nc\nd\n")

@@ -39,13 +39,15 @@ def convert(source: str | Path, target: Path, model: str, *, classes: tuple[str,
         The card of the new file.
 
     Raises:
-        UsageError: the target exists, the source is a file of ours, or the number of class names is not the number
-            of outputs.
+        UsageError: the target exists or its folder does not, the source is a file of ours, or the number of class names
+            is not the number of outputs.
         CheckpointError: the source cannot be read, or is of another architecture.
     """
     row = architecture(model)
     if target.exists() or target.suffix != ".safetensors":
         raise UsageError("the target must be a new .safetensors file", str(target), "give another name")
+    if not target.parent.is_dir():
+        raise UsageError("no such folder", str(target.parent), "make it first, or choose another")
     file = hub.fetch(str(source)) if hub.is_reference(source) else Path(source)
     if not file.is_file():
         raise CheckpointError("no such file", str(source), "check the path")
