@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from reliability.calls import TINY
-from reliability.cases import CHECKPOINT, OK, RESOURCE, USAGE, Case, Place
+from reliability.cases import CHECKPOINT, OK, USAGE, Case, Place
 from selkern.models.weights import FORMAT, read_card, save_weights
 
 
@@ -159,7 +159,7 @@ def _class_names(place: Place) -> Iterator[Case]:
         yield Case(f"class names: {name}", (*words, "--classes", str(names)), codes)
         shutil.rmtree(place.output)
     yield Case("class names: no file", (*words, "--classes", str(place.input / "no")), (USAGE,), ("no such file",))
-    yield Case("convert into a folder that is not there", words, (RESOURCE,), (target,))
+    yield Case("convert into a folder that is not there", words, (USAGE,), (str(place.output),))
     place.output.mkdir()
     Path(target).write_bytes(b"mine")
     yield Case("convert onto a file", words, (USAGE,), (target,), untouched=place.output)
