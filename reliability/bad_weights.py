@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from reliability.calls import TINY
-from reliability.cases import CHECKPOINT, OK, USAGE, Case, Place
+from reliability.cases import CHECKPOINT, DATA, OK, USAGE, Case, Place
 from selkern.models.weights import FORMAT, read_card, save_weights
 
 
@@ -155,7 +155,7 @@ def _class_names(place: Place) -> Iterator[Case]:
         names = place.input / "names.txt"
         names.write_bytes(text)
         place.output.mkdir(exist_ok=True)
-        codes = (OK,) if name == "empty" else (USAGE,)
+        codes = (DATA,) if name in ("not UTF-8", "zeros") else (USAGE,)
         yield Case(f"class names: {name}", (*words, "--classes", str(names)), codes)
         shutil.rmtree(place.output)
     yield Case("class names: no file", (*words, "--classes", str(place.input / "no")), (USAGE,), ("no such file",))
