@@ -118,7 +118,8 @@ def fuzz(lines: int, seed: int, root: Path, main: Main = cli.main) -> Tally:
 
 
 def _files(root: Path) -> set[str]:
-    return {os.fspath(path) for path in root.rglob("*")} - {os.fspath(root / "run" / "config.yaml")}
+    ours = {os.fspath(root / "run" / name) for name in ("config.yaml", ".lock")}  # made here, and by any --resume
+    return {os.fspath(path) for path in root.rglob("*")} - ours
 
 
 def _say(text: str) -> None:

@@ -528,6 +528,7 @@ GARBAGE = b"this is not a safetensors file, whatever its name says"
         ("me/broken@v9", 4, "no such revision | me/broken | "),
         ("me/empty", 4, "the repository has no model.safetensors | me/empty | "),
         ("me/broken", 4, "cannot be read ("),
+        ("hf-hub:", 2, "not the name of a repository | (empty name) | give user/name"),
         ("hf-hub:no-user", 2, "not the name of a repository | no-user | give user/name"),
         ("hf-hub:me/a--b", 2, "not the name of a repository ("),
     ],

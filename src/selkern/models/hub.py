@@ -123,7 +123,8 @@ def _one_line_errors(repository: str, pushing: bool) -> Iterator[None]:
     except ImportError as error:
         raise UsageError("huggingface_hub is not installed", repository, "pip install 'selkern[hub]'") from error
     if not is_repository(repository):
-        raise UsageError("not the name of a repository", repository, "give user/name, as in timm/skresnet18.ra_in1k")
+        fix = "give user/name, as in timm/skresnet18.ra_in1k"
+        raise UsageError("not the name of a repository", repository or "(empty name)", fix)
     # The base of its errors is that of the HTTP client, which has changed from requests to httpx and further.
     caught: tuple[type[BaseException], ...] = (OSError, ValueError, RuntimeError, *HfHubHTTPError.__bases__)
     try:
