@@ -55,6 +55,7 @@ _LATER = (
     "selkern.train.job",
     "selkern.train.predict",
     "tarfile",
+    "torch._dynamo",
 )
 
 
