@@ -146,7 +146,7 @@ STATES: dict[str, tuple[Callable[[Path], Any], tuple[int, ...]]] = {
     "bad files of zeros": (lambda run: (run / "bad_files.csv").write_bytes(bytes(99)), (*ANY, OK)),
     "a folder as log": (lambda run: folder_instead(run / "log.txt"), (RESOURCE,)),
     "a file as state": (_file_as_state, (OK, *ANY)),
-    "data that is gone": (lambda run: _yaml(run / "config.yaml", data="/nothing/here"), (DATA,)),
+    "data that is gone": (lambda run: _yaml(run / "config.yaml", data="/nothing/here"), (OK,)),  # inputs.json knows it
     "weights that are gone": (lambda run: _yaml(run / "config.yaml", weights="/nothing.safetensors"), (CHECKPOINT,)),
     "another model": (lambda run: _yaml(run / "config.yaml", model="plain_none"), (USAGE,)),
     "an order log of words": (lambda run: (run / "order.rank0.csv").write_text("a,b,c\n"), (*ANY, OK)),

@@ -156,9 +156,8 @@ def broken() -> Iterator[Picture]:
         "negative.png": png(0xFFFFFFFF, 0xFFFFFFFF),
         "loop.tif": b"II*\0\x08\0\0\0\0\0\x08\0\0\0",
         "icon.jpg": encode(plain, "ICO"),
-        "map.png": encode(plain, "PPM"),
-        "float.tif": encode(Image.fromarray(np.zeros((9, 9), np.float32)), "TIFF"),
-        "long.tif": encode(Image.fromarray(np.zeros((9, 9), np.int32)), "TIFF"),
+        "targa.png": encode(plain, "TGA"),
+        "paintbrush.tif": encode(plain, "PCX"),
         "archive.png": _archive(),
         "text-bomb.png": png(20, 20, chunk(b"zTXt", b"note\0\0" + zlib.compress(bytes(1 << 26)))),
     }
