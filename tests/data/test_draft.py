@@ -11,7 +11,7 @@ from PIL import Image
 
 from selkern.data.augment import Augment, augment, reading
 from selkern.data.decode import decode
-from selkern.data.levels import WHOLE, Reading
+from selkern.data.levels import PLAIN, Reading
 from selkern.data.order import sample_rng
 from selkern.data.preprocess import Preprocess, Resize, whole_size
 from selkern.data.sources import open_source
@@ -97,6 +97,6 @@ def test_a_split_read_plainly_has_all_pixels(photo: Image.Image, tmp_path: Path)
             (tmp_path / label).mkdir(exist_ok=True)
             (tmp_path / label / f"{number}.jpg").write_bytes(jpeg(photo))
     split = open_source(str(tmp_path)).train
-    assert split.read(0).size == split.read_as(0, WHOLE).size == (2075, 1301)
+    assert split.read(0).size == split.read_as(0, PLAIN).size == (2075, 1301)
     assert split.read_as(0, Preprocess(size=48).reading()).size == (1038, 651)
     assert (split.header(0).width, split.header(0).height) == (2075, 1301)

@@ -20,6 +20,7 @@ from selkern.analysis.stream import Pictures, stream
 from selkern.analysis.true_scale import Truth, true_scale, why_not
 from selkern.data.preprocess import Preprocess
 from selkern.data.split import Split
+from selkern.data.survey import evenly
 from selkern.progress import Progress
 
 _GRADIENTS = 4  # times fewer images at once where gradients are taken, which keep every map of the pass
@@ -206,4 +207,4 @@ def spread(numbers: NDArray[np.int64], count: int) -> NDArray[np.int64]:
     """So many of some numbers, spread evenly over them; all of them for 0 or where there are fewer."""
     if not count or len(numbers) <= count:
         return numbers
-    return numbers[np.unique(np.linspace(0, len(numbers) - 1, count).astype(int))]
+    return numbers[evenly(len(numbers), count)]

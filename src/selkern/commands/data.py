@@ -84,8 +84,7 @@ def check(argv: list[str]) -> int:
 
             line.show("drawing the sheet")
             drawn = write_sheet(options, options.sheet, cut=not uncut)
-        splits = {id(split): len(split) for split in (source.train, source.val, source.test)}
-        line.show("decoding", total=sum(splits.values()))
+        line.show("decoding", total=sum(map(len, source.parts)))
         white = parse_levels(options.white_level or "auto")
         found = check_data(source, workers=workers, white=white, progress=line.advance)
         found = replace(found, uncut=uncut)

@@ -19,9 +19,10 @@ from torch.utils.data import DataLoader, Dataset
 
 from selkern.data.exposure import settle_levels
 from selkern.data.findings import LONG, SMALL, DataCheck, Part, Place, Size, Sizes, Unreadable
+from selkern.data.joined import Joined
 from selkern.data.labels import doubtful
 from selkern.data.levels import LOST, Levels, Reading
-from selkern.data.split import Source, Split
+from selkern.data.split import WHOLE, Source, Split
 from selkern.data.survey import WIDE
 from selkern.errors import DataError, ResourceError
 
@@ -40,19 +41,17 @@ class _Look:
 
 
 class _Images(Dataset[_Look]):
-    """The images of some splits, one after the other."""
+    """What is looked at of the images of some splits."""
 
-    def __init__(self, splits: Sequence[Split], reading: Reading) -> None:
-        self.splits, self.reading = tuple(splits), reading
-        self.ends = np.cumsum([len(split) for split in splits])
+    def __init__(self, images: Joined, reading: Reading) -> None:
+        self.images, self.reading = images, reading
 
     def __len__(self) -> int:
-        return int(self.ends[-1])
+        return len(self.images)
 
     def __getitem__(self, position: int) -> _Look:
-        split, index = self.find(position)
         try:
-            image = split.read_as(index, self.reading)
+            image = self.images.read_as(position, self.reading)
             digest = hashlib.blake2b(f"{image.width} {image.height} ".encode(), digest_size=16)
             digest.update(image.tobytes())
         except DataError as error:
@@ -60,11 +59,6 @@ class _Images(Dataset[_Look]):
         except MemoryError:
             return _Look(reason="it takes more memory than there is")
         return _Look(image.width, image.height, digest.digest(), lost=LOST in image.info)
-
-    def find(self, position: int) -> tuple[Split, int]:
-        """The split that holds an image, and its number there."""
-        at = int(np.searchsorted(self.ends, position, side="right"))
-        return self.splits[at], position - int(self.ends[at]) + len(self.splits[at])
 
 
 def check_data(
@@ -86,23 +80,24 @@ def check_data(
         DataError: a file that holds many images cannot be read at all.
         ResourceError: a worker was killed.
     """
-    splits = list({id(split): split for split in (source.train, source.val, source.test) if len(split)}.values())
+    splits = [split for split in source.parts if len(split)]
     levels, notes = settled_levels(source, white)
-    images = _Images(splits, Reading(levels=levels))
+    images = Joined(WHOLE, splits)
     cut_off = tuple(name for name in ("val", "test") if any(_tells_cut(note, name) for note in source.notes))
     # What is cut off at random is one with what it is cut from: only splits of the source's own can leak.
-    whole = "all" if "test" in cut_off else "train"
+    whole = WHOLE if "test" in cut_off else "train"
     names = {split.name: whole if split.name in ("train", *cut_off) else split.name for split in splits}
 
     def place(position: int) -> Place:
         split, index = images.find(position)
         return Place(split.where(index), names[split.name], source.classes[int(split.labels[index])])
 
+    looked_at = _Images(images, Reading(levels=levels))
     sizes = np.zeros((len(images), 2), dtype=np.int32)
     digests = np.zeros((len(images), 2), dtype=np.uint64)
     unreadable: list[Unreadable] = []
     lost: list[Place] = []
-    for position, look in enumerate(_looks(source.name, images, workers, progress or (lambda _: None))):
+    for position, look in enumerate(_looks(source.name, looked_at, workers, progress or (lambda _: None))):
         sizes[position] = look.width, look.height
         digests[position] = np.frombuffer(look.digest, dtype=np.uint64)
         if look.reason:
@@ -160,7 +155,7 @@ def _tells_cut(note: str, split: str) -> bool:
 
 def _looks(name: str, images: _Images, workers: int, progress: Callable[[int], object]) -> Iterator[_Look]:
     """A look at every image, in order."""
-    for split in images.splits:
+    for split in images.images.parts:
         try:
             split.read_as(
                 0, images.reading

@@ -21,7 +21,7 @@ from typing import IO
 from PIL import Image, UnidentifiedImageError
 
 from selkern.data.formats import FORMATS, is_heif, is_pointer
-from selkern.data.levels import SHRUNK, WHOLE, Reading, Used
+from selkern.data.levels import PLAIN, SHRUNK, Reading, Used
 from selkern.data.pixels import Unread, deep_of, to_rgb, used
 from selkern.data.tags import SIDEWAYS, exif_turn, tags_fit, tiff_kind
 from selkern.errors import DataError, printable
@@ -51,7 +51,7 @@ class Header:
     """Whether more pages or frames follow, which are not read."""
 
 
-def decode(data: bytes | Path, where: str = "", reading: Reading = WHOLE) -> Image.Image:
+def decode(data: bytes | Path, where: str = "", reading: Reading = PLAIN) -> Image.Image:
     """Decode one image to upright 8-bit RGB.
 
     The first page or frame; EXIF orientation applied; transparency over white; colour profiles left alone.

@@ -12,16 +12,15 @@ from typing import Literal
 import numpy as np
 
 from selkern.data.decode import Header
-from selkern.data.levels import Levels, Span, Used, fit
+from selkern.data.levels import SIXTEEN, Levels, Span, Used, fit
 from selkern.data.split import Split
-from selkern.data.survey import LIMIT, Survey, spread, survey
+from selkern.data.survey import LIMIT, Survey, evenly, survey
 from selkern.errors import DataError
 
 _MEASURED = 100  # deep images whose pixels are decoded
 _ODD = 10  # one in so many images may be odd,
 _FAR = 3  # if it is so many ranges of the others away from them
 _FEW = 32  # of 256 grey levels: a typical image that is shown in fewer gets a note
-_SIXTEEN: Span = (0.0, 65535.0)
 _OTHERS = "save them as the others are, leave them out, or give --white-level percentile"
 
 
@@ -50,7 +49,7 @@ def settle_levels(split: Split, asked: Levels | Literal["auto"], limit: int = LI
     low, high = _range(list(measured.values()))
     sixteen = set(deep.values()) == {"16-bit"}
     levels: Levels = fit(low, high) if asked == "auto" else asked
-    if levels == _SIXTEEN and sixteen:
+    if levels == SIXTEEN and sixteen:
         levels = "full"
     shown = _span_of(levels, deep.values())
     if shown is None:
@@ -112,13 +111,13 @@ def _span_of(levels: Levels, kinds: Iterable[str]) -> Span | None:
     """Black and white of levels for pixels of some kinds; None where each image has its own."""
     if not isinstance(levels, str):
         return levels
-    return _SIXTEEN if levels == "full" and set(kinds) == {"16-bit"} else None
+    return SIXTEEN if levels == "full" and set(kinds) == {"16-bit"} else None
 
 
 def _measure(used: Callable[[int], Used | None], numbers: Sequence[int]) -> dict[int, Used]:
     """The values of some images, spread evenly, that can be read."""
     measured = {}
-    for position in spread(len(numbers), _MEASURED):
+    for position in evenly(len(numbers), _MEASURED):
         try:
             one = used(numbers[position])
         except (DataError, MemoryError):  # it is named when its turn to be decoded comes

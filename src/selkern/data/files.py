@@ -16,7 +16,7 @@ from selkern.data.cut import assemble
 from selkern.data.decode import Header, decode, read_header, read_used, show
 from selkern.data.identity import of_file
 from selkern.data.layout import find_parts
-from selkern.data.levels import WHOLE, Reading, Used
+from selkern.data.levels import PLAIN, Reading, Used
 from selkern.data.listing import Search
 from selkern.data.split import Listing, Options, Source
 from selkern.errors import DataError
@@ -37,7 +37,7 @@ class FileSplit:
 
     def read(self, index: int, epoch: int = 0) -> Image.Image:  # noqa: ARG002  files do not change by epoch
         """The decoded file."""
-        return self.read_as(index, WHOLE)
+        return self.read_as(index, PLAIN)
 
     def read_as(self, index: int, reading: Reading, epoch: int = 0) -> Image.Image:  # noqa: ARG002  as above
         """The file decoded in a given way."""

@@ -12,6 +12,7 @@ from typing import IO, Protocol, runtime_checkable
 import numpy as np
 
 from selkern.data.split import Source, Split, relative
+from selkern.data.survey import evenly
 
 MOST = 100_000  # images of a source that are fingerprinted, an even sample of more
 SECONDS = 10.0  # that it may take: a far disk gives fewer of them
@@ -61,11 +62,11 @@ def fingerprints(source: Source, *, most: int = MOST, seconds: float = SECONDS) 
         seconds: how long at most. What is read first is an even sample in itself, so that an early end leaves one.
     """
     places = [(split, index) for split in source.parts if isinstance(split, Stored) for index in range(len(split))]
-    kept = np.unique(np.linspace(0, max(0, len(places) - 1), min(most, len(places))).astype(int))
+    kept = evenly(len(places), most)
     until = time.monotonic() + seconds
     prints: dict[str, str] = {}
-    for at in kept[_spread(len(kept))].tolist():
-        split, index = places[at]
+    for at in _bits_reversed(len(kept)):
+        split, index = places[kept[at]]
         if prints and time.monotonic() > until:
             break
         if text := fingerprint(split, index):
@@ -78,7 +79,7 @@ def fingerprint(split: Split, index: int) -> str:
     return split.fingerprint(index) if isinstance(split, Stored) else ""
 
 
-def _spread(n: int) -> list[int]:
+def _bits_reversed(n: int) -> list[int]:
     """0 to n - 1 in an order whose every beginning is spread evenly: bits in reverse."""
     bits = max(1, (n - 1).bit_length())
     order = np.zeros(1, dtype=np.int64)

@@ -20,6 +20,7 @@ Span: TypeAlias = "tuple[float, float]"  # the values shown as black and as whit
 # full: the range of the file's kind; percentile: each image by its own values.
 Levels: TypeAlias = "Literal['full', 'percentile'] | Span"
 
+SIXTEEN: Span = (0.0, 65535.0)  # of 16 bits that all are used
 _TAILS = (0.1, 99.9)  # % of an image's values below and above which single pixels decide nothing
 _MEASURED = 1 << 20  # values of an image that its bulk is measured on, about
 _NARROW = 8  # a range in use that is so much narrower than that from 0 to white has a black of its own
@@ -55,7 +56,7 @@ class Used:
         return not levels[0] <= self.middle <= levels[1]
 
 
-WHOLE = Reading()
+PLAIN = Reading()
 # In the info of an image
 SHRUNK = "selkern_shrunk"  # that is decoded smaller: (whole width, whole height, divisor)
 LOST = "selkern_lost"  # half of whose pixels lie beyond black or beyond white: True

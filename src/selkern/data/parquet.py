@@ -15,7 +15,7 @@ from selkern.data.bad_rows import BadRows
 from selkern.data.cut import assemble
 from selkern.data.decode import Header, decode, read_header, read_used, show
 from selkern.data.identity import of_bytes
-from selkern.data.levels import WHOLE, Reading, Used
+from selkern.data.levels import PLAIN, Reading, Used
 from selkern.data.parquet_columns import Columns, broken, find_columns, read_column
 from selkern.data.parquet_files import by_split
 from selkern.data.split import Listing, Options, Source
@@ -99,7 +99,7 @@ class ParquetSplit:
 
     def read(self, index: int, epoch: int = 0) -> Image.Image:  # noqa: ARG002  rows do not change by epoch
         """The decoded image of one row."""
-        return self.read_as(index, WHOLE)
+        return self.read_as(index, PLAIN)
 
     def read_as(self, index: int, reading: Reading, epoch: int = 0) -> Image.Image:  # noqa: ARG002  as above
         """The image of one row, decoded in a given way."""

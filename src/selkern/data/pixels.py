@@ -15,10 +15,9 @@ from PIL import Image
 from PIL.ImageFile import ImageFile, _Tile
 from PIL.TiffImagePlugin import TiffImageFile
 
-from selkern.data.levels import LOST, Levels, Span, Used, are_lost, to_bytes, used_by
+from selkern.data.levels import LOST, SIXTEEN, Levels, Span, Used, are_lost, to_bytes, used_by
 
 Again = Callable[[], Image.Image]  # opens the same file once more
-_SIXTEEN: Span = (0.0, 65535.0)
 _TWELVE: Span = (0.0, 4095.0)
 # Raw modes of 16-bit colours -> those that give the other byte of each value. libtiff's N is this machine's order.
 _SWAPPED = {
@@ -60,14 +59,14 @@ def deep_of(image: Image.Image) -> Deep | None:
     """What is deep about an opened image that is not yet decoded; None where its pixels have 8 bits."""
     rawmode = _rawmode(image)
     if _is_planar16(image):
-        return Deep(words="16-bit", white=_SIXTEEN, rawmode="planes")
+        return Deep(words="16-bit", white=SIXTEEN, rawmode="planes")
     if rawmode.startswith(("RGB", "LA", "CMYK")) and rawmode[:-1].endswith(";16"):
-        return Deep(words="16-bit", white=_SIXTEEN, rawmode=rawmode)
+        return Deep(words="16-bit", white=SIXTEEN, rawmode=rawmode)
     if isinstance(image, TiffImageFile):
         return _deep_tiff(image)
     if image.mode == "F":
         return Deep(words="32-bit float", white=None)
-    return Deep(words="16-bit", white=_SIXTEEN) if image.mode.startswith("I") else None
+    return Deep(words="16-bit", white=SIXTEEN) if image.mode.startswith("I") else None
 
 
 def _deep_tiff(image: TiffImageFile) -> Deep | None:
@@ -77,7 +76,7 @@ def _deep_tiff(image: TiffImageFile) -> Deep | None:
     if not image.mode.startswith(("I", "F")) and (image.mode, form) != ("L", 2):
         return None
     words = f"{bits}-bit" + {2: " signed", 3: " float"}.get(form, "")
-    white = {12: _TWELVE, 16: _SIXTEEN}.get(bits) if form == 1 else _declared(image)
+    white = {12: _TWELVE, 16: SIXTEEN}.get(bits) if form == 1 else _declared(image)
     return Deep(words=words, white=white, flipped=tags.get(_COLOUR) == 0, unsigned=form == 1)
 
 

@@ -85,9 +85,8 @@ def pick(source: Source, limit: int) -> list[tuple[Split, int]]:
 
     Of more classes than that, an even sample.
     """
-    splits = list({id(split): split for split in (source.train, source.val, source.test)}.values())
     pools: dict[int, list[list[tuple[Split, int]]]] = {}
-    for split in splits:
+    for split in source.parts:
         labels = np.asarray(split.labels)
         order = np.argsort(labels, kind="stable")
         for members in np.split(order, np.flatnonzero(np.diff(labels[order])) + 1):

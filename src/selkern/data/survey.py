@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 
 import numpy as np
@@ -49,19 +50,19 @@ class Survey:
 
 def survey(split: Split, limit: int = LIMIT) -> Survey:
     """Read the headers of up to ``limit`` images, spread evenly over the split."""
-    seen = list(_headers(split, limit))
-    return Survey(headers=tuple(header for _, header in seen), indices=tuple(index for index, _ in seen))
+    return survey_of(len(split), split.header, limit)
 
 
-def spread(count: int, limit: int) -> list[int]:
+def survey_of(count: int, header: Callable[[int], Header], limit: int) -> Survey:
+    """The same of ``count`` images, given what reads the header of one by its number."""
+    seen: dict[int, Header] = {}
+    for index in evenly(count, limit):
+        with suppress(DataError, MemoryError):  # it is named when its turn to be decoded comes
+            seen[index] = header(index)
+    return Survey(headers=tuple(seen.values()), indices=tuple(seen))
+
+
+def evenly(count: int, limit: int) -> list[int]:
     """Up to ``limit`` of the numbers below ``count``, spread evenly."""
     numbers: list[int] = np.unique(np.linspace(0, count - 1, min(limit, count)).astype(int)).tolist()
     return numbers
-
-
-def _headers(split: Split, limit: int) -> Iterator[tuple[int, Header]]:
-    for index in spread(len(split), limit):
-        try:
-            yield index, split.header(index)
-        except (DataError, MemoryError):  # it is named when its turn to be decoded comes
-            continue

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from selkern.data.exposure import split_notes
 from selkern.data.identity import fingerprint
@@ -18,7 +20,7 @@ from selkern.errors import DataError, SelkernError, UsageError
 from selkern.train.loaded import Loaded, require_named
 from selkern.train.run_data import RunData, lineage
 
-Part = Literal["auto", "train", "val", "test", "all"]
+_Prints = Callable[[], "list[str]"]  # fingerprints of a split's images, in its order
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,13 +98,14 @@ def choose_images(
     if split.name == WHOLE and part == "auto":
         lines.append(f"note: {source.name} has no splits of its own: all {len(split):,} images are taken")
     lines += [f"note: {note}" for note in split_notes(split, loaded.preprocess.levels)]
-    seen = None if known is None else _seen(known, source, split, own)
+    prints = _prints(split)
+    seen = None if known is None else _seen(known, source, split, prints, own=own)
     if known is None or seen is None:
         if source.kind != "digits" and loaded.source is None:
             lines.append("note: which images the weights were trained on is not known: see that none of these were")
         return Chosen(source=source, split=split, own=own, lines=tuple(lines))
     begun = Path(known.inputs.weights) if known.inputs is not None and known.inputs.weights else None
-    earlier = trained_before(begun, source, split) if split.name != "train" else []
+    earlier = trained_before(begun, source, split, prints) if split.name != "train" else []
     return Chosen(
         source=source,
         split=split,
@@ -113,11 +116,15 @@ def choose_images(
     )
 
 
-def trained_before(weights: Path | None, source: Source, split: Split) -> list[str]:
-    """A warning for each run that weights began with, or lie in, which trained on images of a split."""
-    lines = []
+def trained_before(weights: Path | None, source: Source, split: Split, prints: _Prints | None = None) -> list[str]:
+    """A warning for each run that weights began with, or lie in, which trained on images of a split.
+
+    Args:
+        prints: of the split, where they are wanted elsewhere too.
+    """
+    lines, prints = [], prints or _prints(split)
     for known in lineage(weights):
-        seen = None if known.drawn else _seen(known, source, split, own=False)
+        seen = None if known.drawn else _seen(known, source, split, prints, own=False)
         if seen is not None and seen["train"]:
             what = f"{seen['train']:,} of {len(split):,} {split.name} images were trained on in {known.run.path}"
             lines.append(f"warning: {what}, with whose weights this began: the figures are not those of new images")
@@ -134,7 +141,12 @@ def _part(source: Source, part: str) -> Split:
     return split
 
 
-def _seen(known: RunData, source: Source, split: Split, own: bool) -> Counter[str] | None:
+def _prints(split: Split) -> _Prints:
+    """What gives the fingerprint of every image of a split, reading their bytes when first asked, and once."""
+    return cache(lambda: [fingerprint(split, index) for index in range(len(split))])
+
+
+def _seen(known: RunData, source: Source, split: Split, prints_of_split: _Prints, *, own: bool) -> Counter[str] | None:
     """How many images of a split were in each part of the run, by their bytes, else by name; "changed" ones.
 
     None where that cannot be known.
@@ -155,8 +167,8 @@ def _seen(known: RunData, source: Source, split: Split, own: bool) -> Counter[st
     for name, text in prints.items():
         if part_by.get(text) != "train" and name in part_of:
             part_by[text] = part_of[name]
-    for index in range(len(split)):
-        name, text = relative(split.where(index), source.root), fingerprint(split, index)
+    for index, text in enumerate(prints_of_split()):
+        name = relative(split.where(index), source.root)
         before = part_by.get(text, part_of.get(name, "") if own else "")
         seen[before] += 1
         seen["changed"] += own and bool(text) and prints.get(name, text) != text

@@ -71,7 +71,7 @@ def write_inputs(folder: Path, given: str, source: Source, weights: Path | None,
     inputs = Inputs(
         data=data,
         beside=_from(folder, data),
-        images=sum(len(part) for part in source.parts),
+        images=sum(map(len, source.parts)),
         split=digest(rows) if rows else "",
         fingerprints=fingerprints(source),
         weights="" if weights is None else str(weights.resolve()),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,7 +14,7 @@ from selkern.data.decode import decode, read_header, read_used, show
 from selkern.data.exposure import images_notes
 from selkern.data.levels import Levels
 from selkern.data.listing import Search, is_file, is_folder
-from selkern.data.survey import Survey, spread
+from selkern.data.survey import survey_of
 from selkern.errors import DataError, NumericsError, UsageError
 from selkern.train.loaded import Loaded
 
@@ -66,11 +65,7 @@ def list_images(paths: Sequence[str], note: Callable[[str], object] = lambda _: 
 
 def notes_on(images: Sequence[Path], levels: Levels) -> tuple[str, ...]:
     """What the user should know of images, by some of them, before a network of such levels is shown them."""
-    headers = {}
-    for position in spread(len(images), _LOOKED_AT):
-        with suppress(DataError):  # it is named when its turn to be decoded comes
-            headers[position] = read_header(images[position])
-    seen = Survey(headers=tuple(headers.values()), indices=tuple(headers))
+    seen = survey_of(len(images), lambda index: read_header(images[index]), _LOOKED_AT)
     return images_notes(seen, levels, lambda index: read_used(images[index]), lambda index: show(images[index]))
 
 

@@ -9,14 +9,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from selkern.data.identity import fingerprint, fingerprints
 from selkern.data.joined import whole
 from selkern.data.listing import is_file, is_folder
 from selkern.data.saved import digest, read_split
 from selkern.data.sources import Source, open_source
 from selkern.data.split import relative
+from selkern.data.survey import evenly
 from selkern.data.table_options import TableOptions
 from selkern.errors import DataError, SelkernError
 from selkern.train.inputs import Inputs, read_inputs, resolved, save_inputs, write_inputs
@@ -174,7 +173,7 @@ class RunData:
         shared = [name for name in number_of if name in part_of]
         prints = self.prints(place) if shared else {}
         known = [name for name in shared if name in prints]
-        some = np.unique(np.linspace(0, len(known) - 1, min(_COMPARED, len(known))).astype(int)).tolist()
+        some = evenly(len(known), _COMPARED)
         same = sum(fingerprint(split, number_of[known[at]]) == prints[known[at]] for at in some)
         return Agreement(len(split), len(self.rows), len(shared), len(some), same)
 
