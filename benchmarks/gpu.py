@@ -31,7 +31,7 @@ from gpu_plan import Job, Row
 from gpu_report import Results
 
 from selkern.errors import PackageError, ResourceError, SelkernError
-from selkern.files import write_atomic
+from selkern.io import write_atomic
 
 _WORKER = Path(__file__).with_name("gpu_worker.py")
 _START = 90.0  # seconds that a worker may take before its first job

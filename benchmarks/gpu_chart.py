@@ -9,7 +9,7 @@ from gpu_plan import COMPILED, WHOLE, Row
 from gpu_report import Results
 from matplotlib.axes import Axes
 
-from selkern.analysis.style import ACCENT, INK, MUTED, drawing, to_svg
+from selkern.selection.plots import ACCENT, INK, MUTED, drawing, to_svg
 
 _GREY = "#b3bfc9"
 _MOST = 9  # bars of a panel

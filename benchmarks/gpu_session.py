@@ -16,8 +16,8 @@ import torch
 from gpu_plan import Row, Stage, stages
 from torch import Tensor
 
-from selkern.bench import machine
-from selkern.bench.timing import Spread
+from selkern.measure import machine
+from selkern.measure.timing import Spread
 
 SECONDS = 0.25  # that the repetitions of one timing may take
 _LEAST, _MOST = 10, 200  # repetitions

@@ -15,9 +15,9 @@ from dataclasses import replace
 import torch
 from torch.nn import functional as F
 
-from selkern.models.cifar import ARCHITECTURES
 from selkern.models.cost import count
 from selkern.models.trunk import Trunk
+from selkern.models.zoo import ARCHITECTURES
 
 CHOSEN = ARCHITECTURES["sknet_mini"]
 FULL_SIZE = replace(CHOSEN, stem=16, stem_stride=1)

@@ -10,7 +10,7 @@ import argparse
 import torch
 
 import selkern
-from selkern.bench.timing import Spread, in_turn
+from selkern.measure.timing import Spread, in_turn
 
 
 def main() -> None:

@@ -19,11 +19,11 @@ import torch
 from torch import Tensor, nn
 
 from selkern.bench.peers import article_module
-from selkern.bench.timing import in_turn
-from selkern.layers.sk_attention import SKAttention
+from selkern.layers.article import SKAttention
+from selkern.measure.timing import in_turn
 from selkern.ops import select as ops
-from selkern.ops.spectral import convolve, spectra, spectral_convolutions
-from selkern.ops.spectral_plan import Plan, worthwhile
+from selkern.ops.spectral.convolution import convolve, spectra, spectral_convolutions
+from selkern.ops.spectral.plan import Plan, worthwhile
 
 
 class Bare(nn.Module):

@@ -32,7 +32,8 @@ from reliability import runs
 from reliability.failing import Fault
 from reliability.scout import LIMIT, Case, Scout, results, speak_to
 from selkern import cli
-from selkern.cli_options import ResumeOptions, parse
+from selkern.cli.parse import parse
+from selkern.cli.train import ResumeOptions
 from selkern.train.options import TrainOptions
 from selkern.train.run_folder import RunFolder
 
@@ -133,8 +134,8 @@ def _warm(data: Path) -> None:
     """Import and look up here, once, what every run would otherwise do for itself."""
     import matplotlib.font_manager  # noqa: F401
 
-    from selkern.data import files  # noqa: F401
-    from selkern.train import job  # noqa: F401
+    from selkern.data import folders as files  # noqa: F401
+    from selkern.train import run as job  # noqa: F401
 
     torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=0.1).step()
     parse(TrainOptions, ["--data", str(data), *FLAGS.split()], "train", TrainOptions())

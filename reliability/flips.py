@@ -25,7 +25,7 @@ from pathlib import Path
 from reliability import runs
 from selkern.errors import CheckpointError
 from selkern.models.registry import create_model
-from selkern.train import job
+from selkern.train import run as job
 from selkern.train.run_folder import RunFolder
 from selkern.train.state import State, load_state, pointed_to
 

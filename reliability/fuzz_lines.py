@@ -14,22 +14,21 @@ from typing import Any, get_type_hints
 
 import yaml
 
-from selkern import cli_options
-from selkern.cli import COMMANDS
+from selkern.cli import COMMANDS, analyze, bench, check, convert, data, doctor, evaluate, models, predict, train
 from selkern.train.options import TrainOptions
 
 OPTIONS = {
     "train": TrainOptions,
-    "train --resume": cli_options.ResumeOptions,
-    "evaluate": cli_options.EvaluateOptions,
-    "predict": cli_options.PredictOptions,
-    "analyze": cli_options.AnalyzeOptions,
-    "convert": cli_options.ConvertOptions,
-    "check": cli_options.CheckOptions,
-    "models": cli_options.ModelsOptions,
-    "data": cli_options.DataCheckOptions,
-    "bench": cli_options.BenchOptions,
-    "doctor": cli_options.DoctorOptions,
+    "train --resume": train.ResumeOptions,
+    "evaluate": evaluate.EvaluateOptions,
+    "predict": predict.PredictOptions,
+    "analyze": analyze.AnalyzeOptions,
+    "convert": convert.ConvertOptions,
+    "check": check.CheckOptions,
+    "models": models.ModelsOptions,
+    "data": data.DataCheckOptions,
+    "bench": bench.BenchOptions,
+    "doctor": doctor.DoctorOptions,
 }
 # Commands that work for minutes where a line is right: theirs get a flag that there is not.
 LONG = ("bench", "doctor")

@@ -28,7 +28,8 @@ from reliability.small import SMALL
 from selkern.data.augment import Augment
 from selkern.errors import CheckpointError, SelkernError
 from selkern.models import registry
-from selkern.train import job, loop, step
+from selkern.train import loop, step
+from selkern.train import run as job
 from selkern.train.options import TrainOptions
 from selkern.train.recipe import Recipe
 from selkern.train.run_folder import RunFolder

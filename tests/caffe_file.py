@@ -1,6 +1,6 @@
 """A caffemodel of an SKNet written byte by byte, and its forward pass from the blobs: what test_caffe.py compares with.
 
-Shares no code with `selkern.models.caffe`: field numbers are those of BVLC's caffe.proto, layers and their order those
+Shares no code with `selkern.convert.caffe`: field numbers are those of BVLC's caffe.proto, layers and their order those
 of the authors' sknet50.prototxt.
 """
 

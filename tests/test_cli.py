@@ -393,7 +393,7 @@ def test_options_of_a_run_come_from_recipe_and_flags(
     from selkern.train.recipe import RECIPES
 
     asked: list[TrainOptions] = []
-    monkeypatch.setattr("selkern.train.job.train", lambda options, _: asked.append(options))
+    monkeypatch.setattr("selkern.train.run.train", lambda options, _: asked.append(options))
     for words in (
         ["--data", str(data), "--epochs", "7", "--flip", "0.25"],
         ["--recipe=imagenet-light", "--data", str(data), "--milestones", "1", "2"],

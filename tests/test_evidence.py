@@ -14,7 +14,7 @@ sys.path.insert(0, str(ROOT / "tools"))
 
 import evidence  # noqa: E402
 
-from selkern.analysis.statistics import Estimate  # noqa: E402
+from selkern.selection.statistics import Estimate  # noqa: E402
 from selkern.study.plan import FOLDER, read  # noqa: E402
 from selkern.study.table import render  # noqa: E402
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ast
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -14,7 +16,7 @@ NAMES = [str(path.relative_to(SOURCE)) for path in FILES]
 
 FLOORS = {
     "errors": 0,
-    "files": 0,
+    "io": 0,
     "extras": 0,
     "progress": 0,
     "tuning": 1,
@@ -22,25 +24,28 @@ FLOORS = {
     "data": 1,
     "layers": 2,
     "models": 3,
-    "analysis": 3,
-    "deploy": 3,
-    "bench": 4,
-    "timm": 4,
-    "train": 4,
-    "study": 5,
-    "cli_options": 5,
-    "commands": 5,
-    "cli": 5,
+    "convert": 3,
+    "evaluation": 4,
+    "conformance": 6,
+    "deploy": 4,
+    "measure": 4,
+    "selection": 5,
+    "train": 5,
+    "bench": 6,
+    "timm": 6,
+    "inference": 6,
+    "report": 7,
+    "study": 8,
+    "cli": 9,
 }
 SAME_FLOOR = {
-    ("files", "errors"),
+    ("io", "errors"),
     ("extras", "errors"),
-    ("analysis", "models"),
-    ("deploy", "models"),
-    ("commands", "cli_options"),
-    ("commands", "study"),
-    ("cli", "commands"),
-}  # the one may use the other, never the reverse
+    ("models", "convert"),
+    ("convert", "models"),
+}  # the one may use the other
+# Being moved: arrows that still point upward.
+MOVING = {("train", "inference"), ("train", "report")}
 
 
 def part_of(module: str) -> str:
@@ -62,7 +67,7 @@ def imports_of(path: Path) -> set[str]:
 
 def broken_rules(importer: str, imported: str) -> str:
     """Why a part may not import another; empty if it may."""
-    if imported in ("", "__version__") or importer == imported or (importer, imported) in SAME_FLOOR:
+    if imported in ("", "__version__") or importer == imported or (importer, imported) in SAME_FLOOR | MOVING:
         return ""
     if imported not in FLOORS:
         return ""  # a public name of the package itself
@@ -80,7 +85,7 @@ def test_imports_run_downward(path: Path) -> None:
 
 def test_the_rule_can_fail() -> None:
     assert broken_rules("layers", "models")
-    assert broken_rules("models", "analysis")
+    assert broken_rules("models", "selection")
     assert broken_rules("data", "layers")
     assert not broken_rules("train", "data")
 
@@ -103,8 +108,6 @@ def test_files_are_short_and_say_what_they_are(path: Path) -> None:
     assert ast.get_docstring(ast.parse(text))
 
 
-def test_the_map_names_every_file_and_no_other() -> None:
-    table = (ROOT / "docs" / "architecture.md").read_text()
-    listed = {line.split("`")[1] for line in table.splitlines() if line.startswith("| `") and ".py`" in line}
-    packages = {name for name in NAMES if name.endswith("__init__.py") and name != "__init__.py"}
-    assert listed == set(NAMES) - packages
+def test_the_map_of_files_is_what_the_modules_say() -> None:
+    check = [sys.executable, str(ROOT / "tools" / "file_map.py"), "--check"]
+    assert subprocess.run(check, check=False).returncode == 0, "run tools/file_map.py"

@@ -14,8 +14,7 @@ import threading
 import pytest
 
 from selkern.progress import _BEAT, GAPS, Progress, on_terminal, say
-from selkern.train.progress import step_line
-from selkern.train.tally import Tally
+from selkern.train.progress import Tally, step_line
 
 
 class Clock:

@@ -18,9 +18,9 @@ from shim import timm_or_skip
 from torch import Tensor, nn
 
 import selkern
+from selkern.convert.timm import from_timm
 from selkern.errors import PackageError, UsageError
 from selkern.models.backbone import Backbone
-from selkern.models.from_timm import from_timm
 from selkern.models.registry import architecture
 from selkern.models.weights import Card, boxed, read_card, save_weights
 

@@ -23,7 +23,7 @@ from selkern.data.augment import Augment
 from selkern.data.decode import Header
 from selkern.data.levels import Reading, Used
 from selkern.models import registry
-from selkern.train import job
+from selkern.train import run as job
 from selkern.train.loop import Training
 from selkern.train.options import TrainOptions
 from selkern.train.recipe import Recipe

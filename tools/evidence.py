@@ -18,8 +18,8 @@ from typing import Any
 
 import yaml
 
-from selkern.analysis.causal import ALL
-from selkern.analysis.statistics import Estimate
+from selkern.selection.causal import ALL
+from selkern.selection.statistics import Estimate
 from selkern.study.compare import paired
 from selkern.study.table import points
 

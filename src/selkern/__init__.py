@@ -10,16 +10,15 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from selkern.analysis.conformance import check
-    from selkern.analysis.probe import record
+    from selkern.conformance.check import check
     from selkern.deploy.fold import fold
+    from selkern.layers.article import Attention, MLPAttention, SKAttention
     from selkern.layers.fusion import SKFusion
     from selkern.layers.memory import set_memory
-    from selkern.layers.mlp_attention import Attention, MLPAttention
     from selkern.layers.selective_kernel import Branch, SelectiveKernel
-    from selkern.layers.sk_attention import SKAttention
     from selkern.models.registry import create_model, from_pretrained, list_models
     from selkern.ops.kernels import set_kernels
+    from selkern.selection.record import record
 
 __version__ = "0.1.0"
 

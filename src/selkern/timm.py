@@ -28,9 +28,8 @@ from torch.nn import functional as F
 from selkern.errors import PackageError, UsageError
 from selkern.layers.parts import Norm, check_input
 from selkern.layers.selective_kernel import SelectiveKernel
-from selkern.models.backbone import Backbone, Feature, Row, make_classifier
+from selkern.models.backbone import Backbone, Feature, Row, Variant, make_classifier
 from selkern.models.registry import architecture, list_models
-from selkern.models.variant import Variant
 from selkern.models.weights import boxed, read_card
 
 try:

@@ -21,15 +21,16 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 import selkern
-from selkern import cli_options
 from selkern.bench import goals as names
-from selkern.bench import layers, networks, peers, pipeline, processes, run, table, timing, workloads
+from selkern.bench import layers, networks, peers, pipeline, processes, run, table, workloads
 from selkern.bench.goals import GOALS
-from selkern.bench.memory import MIB, held_for_backward
 from selkern.bench.results import Found, Goal, Row, judge
 from selkern.bench.session import Session, forward, in_layouts
 from selkern.cli import main
+from selkern.cli.bench import Workload
 from selkern.errors import PackageError
+from selkern.measure import timing
+from selkern.measure.memory import MIB, held_for_backward
 
 timm_or_skip()
 
@@ -376,7 +377,7 @@ def test_which_workloads_run(no_work: list[str], tmp_path: Path, capsys: pytest.
         (line,) = capsys.readouterr().out.splitlines()
         assert json.loads(line)["settings"]["workloads"] == expected
     assert sorted(path.name for path in tmp_path.iterdir()) == ["bench", "bench-2", "bench-3"]
-    assert set(get_args(cli_options.Workload)) == {*workloads.WORKLOADS, "all"}
+    assert set(get_args(Workload)) == {*workloads.WORKLOADS, "all"}
 
 
 def test_what_was_measured_before_an_error_and_before_ctrl_c_is_kept(

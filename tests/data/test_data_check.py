@@ -15,8 +15,7 @@ from PIL import Image
 from tiny import ENVIRONMENT, draw, tree
 
 from selkern import cli
-from selkern.data.check import check_data
-from selkern.data.findings import DataCheck, Place, Size
+from selkern.data.check import DataCheck, Place, Size, check_data
 from selkern.data.sources import open_source
 
 SIDE = 40  # px: `draw` makes it two wider, and nothing to be remarked upon

@@ -19,8 +19,7 @@ from PIL import Image
 from tiny import ENVIRONMENT, DecodedHeaders, draw
 
 from selkern import cli
-from selkern.data.check import check_data
-from selkern.data.findings import DataCheck, Place
+from selkern.data.check import DataCheck, Place, check_data
 from selkern.data.scenes import SceneSplit
 from selkern.data.sources import open_source
 from selkern.data.split import Source

@@ -10,8 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from selkern.data.decode import decode, read_header
-from selkern.data.formats import FORMATS, HEIF_SUFFIXES, IMAGE_SUFFIXES, SUFFIXES, is_heif
+from selkern.data.decode import FORMATS, HEIF_SUFFIXES, IMAGE_SUFFIXES, SUFFIXES, decode, is_heif, read_header
 from selkern.data.listing import find_images
 from selkern.errors import DataError
 

@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from selkern import cli
-from selkern.data import crops
-from selkern.data.crops import Imported, import_boxes
-from selkern.data.objects import Wanted
+from selkern.data.detection import crops
+from selkern.data.detection.crops import Imported, import_boxes
+from selkern.data.detection.objects import Wanted
 from selkern.data.sources import open_source
 from selkern.errors import DataError, UsageError
 

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from selkern.data.listing import assign_splits, split_word, split_words
 from selkern.data.sources import Source, open_source
-from selkern.data.split_names import assign_splits, split_word, split_words
 from selkern.errors import DataError
 
 Spec = Mapping[str, int | bytes]

@@ -11,10 +11,10 @@ from PIL import Image
 
 from selkern.data.check import check_data
 from selkern.data.decode import decode
-from selkern.data.exposure import settle_levels, split_notes
 from selkern.data.levels import Levels, Reading, fit, parse_levels, show_levels, to_bytes, used_by, whole_bits
 from selkern.data.preprocess import Preprocess
 from selkern.data.sources import open_source
+from selkern.data.survey import settle_levels, split_notes
 from selkern.errors import DataError, UsageError
 
 SIXTEEN = np.arange(0, 3201, 200, dtype=np.uint16).reshape(1, 17)

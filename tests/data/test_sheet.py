@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from selkern import cli
-from selkern.data import lettering
+from selkern.data import sheet as lettering
 from selkern.data.decode import decode
 from selkern.data.preprocess import Preprocess
 from selkern.data.sheet import draw_sheet, pick

@@ -13,7 +13,10 @@ import pytest
 from PIL import Image
 
 from selkern import cli
-from selkern.cli_options import AnalyzeOptions, DataCheckOptions, EvaluateOptions, parse
+from selkern.cli.analyze import AnalyzeOptions
+from selkern.cli.data import DataCheckOptions
+from selkern.cli.evaluate import EvaluateOptions
+from selkern.cli.parse import parse
 from selkern.data.sources import Source, open_source
 from selkern.data.table_options import TableOptions
 from selkern.errors import DataError, UsageError

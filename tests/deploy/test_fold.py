@@ -14,7 +14,7 @@ from torch.nn.utils import parametrizations
 
 import selkern
 from selkern import SelectiveKernel, SKAttention, SKFusion, create_model, fold
-from selkern.deploy.article import FoldedSKAttention
+from selkern.deploy.fold import FoldedSKAttention
 from selkern.errors import NumericsError, UsageError
 
 

@@ -19,8 +19,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from selkern import SKAttention, create_model, fold
-from selkern.deploy.article import FoldedSKAttention
-from selkern.deploy.fold import Folded
+from selkern.deploy.fold import Folded, FoldedSKAttention
 from selkern.deploy.fused import Cache, FusedConv
 
 

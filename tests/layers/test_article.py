@@ -12,8 +12,7 @@ import torch
 from parity import as_function, assert_parity, perturb, with_parameters
 from torch import Tensor, nn
 
-from selkern.layers.mlp_attention import Attention, MLPAttention
-from selkern.layers.sk_attention import SKAttention
+from selkern.layers.article import Attention, MLPAttention, SKAttention
 
 BRANCHES_AXIS, BATCH_AXIS = 0, 1  # of the stacked logits (M, N, C, 1, 1)
 

@@ -9,11 +9,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from selkern.layers.article import Attention, MLPAttention, SKAttention
 from selkern.layers.fusion import SKFusion
 from selkern.layers.gate import Gate
-from selkern.layers.mlp_attention import Attention, MLPAttention
 from selkern.layers.selective_kernel import Branch, SelectiveKernel
-from selkern.layers.sk_attention import SKAttention
 
 # A good call of each; a bad value then replaces one argument.
 GOOD: dict[Callable[..., object], dict[str, Any]] = {

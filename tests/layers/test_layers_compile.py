@@ -9,10 +9,9 @@ import torch
 from parity import assert_parity
 from torch import Tensor, nn
 
+from selkern.layers.article import MLPAttention, SKAttention
 from selkern.layers.fusion import SKFusion
-from selkern.layers.mlp_attention import MLPAttention
 from selkern.layers.selective_kernel import SelectiveKernel
-from selkern.layers.sk_attention import SKAttention
 
 # Each with the shapes of an input: to trace with, and another one.
 LAYERS: dict[str, tuple[nn.Module, tuple[int, ...], tuple[int, ...]]] = {

@@ -18,7 +18,7 @@ from torch.utils.checkpoint import checkpoint
 from selkern import Branch, SelectiveKernel, SKAttention, create_model, set_memory
 from selkern.layers.memory import Memory
 from selkern.ops import reference
-from selkern.ops.spectral_plan import worthwhile
+from selkern.ops.spectral.plan import worthwhile
 
 # Share of the largest value; in float64 the order of sums is all that differs.
 DOUBLE = 1e-10

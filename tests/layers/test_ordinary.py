@@ -21,7 +21,7 @@ from selkern import MLPAttention, SelectiveKernel, SKAttention, SKFusion, create
 from selkern.layers.gate import Selection
 from selkern.layers.memory import Memory
 from selkern.models.skresnet import SplitSelectiveKernel
-from selkern.ops.spectral_plan import worthwhile
+from selkern.ops.spectral.plan import worthwhile
 
 # torch's own rules for forward mode are written in it.
 pytestmark = pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated:DeprecationWarning")

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from selkern.analysis.evaluation import evaluate
 from selkern.data.preprocess import Preprocess
 from selkern.data.scenes import SceneSplit
+from selkern.evaluation import evaluate
 from selkern.models.registry import create_model
 from selkern.models.weights import boxed, read_card
 

@@ -16,9 +16,8 @@ from torch import Tensor, nn
 from selkern import create_model, fold, from_pretrained, set_memory
 from selkern.errors import CheckpointError, UsageError
 from selkern.layers.gate import Gate
-from selkern.models.backbone import Backbone
+from selkern.models.backbone import Backbone, DropPath, Variant
 from selkern.models.registry import architecture
-from selkern.models.variant import DropPath, Variant
 from selkern.models.weights import Card, read_card, save_weights
 from selkern.train.recipe import Recipe
 

@@ -15,9 +15,9 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from selkern.convert.files import convert
 from selkern.errors import CheckpointError, SelkernError, UsageError
 from selkern.models.backbone import Backbone
-from selkern.models.convert import convert
 from selkern.models.registry import create_model
 from selkern.models.weights import FORMAT, Card, boxed, read_card, read_tensors, save_weights
 

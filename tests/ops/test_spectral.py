@@ -10,9 +10,10 @@ from parity import Tensors, assert_parity, output_and_gradients
 from torch import Tensor
 from torch.nn import functional as F
 
-from selkern.ops import spectral, spectral_transform
-from selkern.ops.spectral import convolve, spectra, spectral_convolutions
-from selkern.ops.spectral_plan import Axis, Plan, Tile, worthwhile
+from selkern.ops.spectral import convolution as spectral
+from selkern.ops.spectral import transform as spectral_transform
+from selkern.ops.spectral.convolution import convolve, spectra, spectral_convolutions
+from selkern.ops.spectral.plan import Axis, Plan, Tile, worthwhile
 
 KERNELS = (1, 3, 5, 7)
 SIZES = {"whole": (128, 16 << 20, 4 << 20), "pieces": (4, 3000, 2000), "single": (1, 1, 1)}

@@ -10,10 +10,10 @@ import torch
 from scipy.stats import spearmanr, ttest_1samp
 
 import selkern
-from selkern.analysis.intervene import choose, forced
-from selkern.analysis.probe import find_units
 from selkern.data.preprocess import Preprocess
 from selkern.data.scenes import SceneSplit
+from selkern.selection.intervene import choose, forced
+from selkern.selection.record import find_units
 from selkern.study.results import _selection
 from selkern.study.selections import ENLARGED, LIT, REPLACED, SIZE, selections
 

@@ -9,9 +9,9 @@ import pytest
 from tiny import BUSY_ADAMW, BUSY_SGD, assert_same, make_folder, make_options, resume, rows, signal_at, train, tree
 
 from selkern import cli
-from selkern.analysis.evaluation import evaluate
 from selkern.data.sources import open_source
 from selkern.errors import DataError, Interrupted, UsageError
+from selkern.evaluation import evaluate
 from selkern.models.registry import create_model
 from selkern.train.run_folder import RunFolder
 

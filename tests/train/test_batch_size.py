@@ -8,11 +8,10 @@ from pathlib import Path
 import pytest
 from tiny import make_folder, make_options, signal_at, train
 
-from selkern.commands.runs import _train_options
+from selkern.cli.train import _train_options
 from selkern.errors import DataError, Interrupted
-from selkern.train import job
-from selkern.train.batch_size import fit_batch
-from selkern.train.defaults import Asked, choose_defaults
+from selkern.train import run as job
+from selkern.train.defaults import Asked, choose_defaults, fit_batch
 from selkern.train.options import read_options
 from selkern.train.recipe import Recipe
 from selkern.train.run_folder import RunFolder

@@ -32,7 +32,7 @@ from tiny import (
 
 from selkern import cli
 from selkern.errors import CheckpointError, Interrupted, ResourceError, UsageError
-from selkern.train import job
+from selkern.train import run as job
 from selkern.train.loop import Training
 from selkern.train.recipe import Recipe
 from selkern.train.run_folder import RunFolder

@@ -15,11 +15,11 @@ from selkern import cli
 from selkern.data.preprocess import Preprocess
 from selkern.data.sources import open_source
 from selkern.errors import CheckpointError, DataError, UsageError
+from selkern.inference.network import load
 from selkern.models.registry import create_model
 from selkern.models.weights import read_card, save_weights
-from selkern.train import job
+from selkern.train import run as job
 from selkern.train.defaults import Asked, Defaults, choose_defaults
-from selkern.train.loaded import load
 from selkern.train.options import TrainOptions, read_options
 from selkern.train.recipe import RECIPE_NOTES, RECIPES
 from selkern.train.run_folder import RunFolder
@@ -140,7 +140,7 @@ def test_weights_of_the_hub_are_not_fetched_for_help(folders: dict[str, str], mo
     def fetch(_: str) -> Path:
         raise AssertionError("fetched")
 
-    monkeypatch.setattr("selkern.models.hub.fetch", fetch)
+    monkeypatch.setattr("selkern.convert.hub.fetch", fetch)
     found = choose_defaults(Asked(data=folders["photos"], weights="hf-hub:a/b"), fetch=False)
     assert (found.options.recipe, found.options.training.image_size) == ("photos", 224)
 

@@ -10,13 +10,13 @@ import pytest
 import torch
 from tiny import ENVIRONMENT, draw, make_folder, make_options, order_of, rows, tiny_model, train
 
-from selkern.analysis.evaluation import evaluate
 from selkern.errors import UsageError
-from selkern.train.choose import choose_images
+from selkern.evaluation import evaluate
+from selkern.inference.images import choose_images
+from selkern.inference.network import load
 from selkern.train.distributed import Ranks, join, pick_device
-from selkern.train.loaded import load
+from selkern.train.progress import Tally
 from selkern.train.run_folder import RunFolder
-from selkern.train.tally import Tally
 
 
 @pytest.fixture(scope="module")

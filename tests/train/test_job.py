@@ -15,11 +15,11 @@ from tiny import make_folder, make_options, train, tree
 from selkern.data.scenes import SceneSplit
 from selkern.data.sources import Source
 from selkern.errors import CheckpointError, DataError, ResourceError, UsageError
+from selkern.inference.images import choose_images
+from selkern.inference.network import load
+from selkern.inference.predict import list_images, predict
 from selkern.models.weights import read_card, save_weights
-from selkern.train.analyze import analyze
-from selkern.train.choose import choose_images
-from selkern.train.loaded import load
-from selkern.train.predict import list_images, predict
+from selkern.report.analyze import analyze
 from selkern.train.run_folder import RunFolder
 
 pytestmark = pytest.mark.usefixtures("tiny_networks")

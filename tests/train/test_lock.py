@@ -16,8 +16,7 @@ from tiny import ENVIRONMENT, make_options, train
 from selkern import cli
 from selkern.errors import ResourceError
 from selkern.train.distributed import Ranks
-from selkern.train.lock import FILE, locked
-from selkern.train.run_folder import RunFolder
+from selkern.train.run_folder import FILE, RunFolder, locked
 
 pytestmark = [
     pytest.mark.skipif(sys.platform == "win32", reason="no such locks there"),

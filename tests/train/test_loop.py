@@ -16,15 +16,15 @@ from safetensors.torch import load_file
 from tiny import BUSY_ADAMW, BUSY_SGD, draw, make_folder, make_options, rows, train, tree
 from torch import Tensor
 
-from selkern.analysis.evaluation import evaluate, to_input
 from selkern.data.preprocess import Preprocess
 from selkern.data.sources import open_source
 from selkern.errors import CheckpointError, DataError, NumericsError, UsageError
+from selkern.evaluation import evaluate, to_input
+from selkern.inference.images import choose_images
+from selkern.inference.network import load
 from selkern.models.registry import create_model
 from selkern.models.weights import read_card
-from selkern.train import job
-from selkern.train.choose import choose_images
-from selkern.train.loaded import load
+from selkern.train import run as job
 from selkern.train.loop import Training
 from selkern.train.recipe import Recipe
 from selkern.train.run_folder import COLUMNS, RunFolder

@@ -7,8 +7,8 @@ import torch
 from torch import nn
 
 from selkern.models.registry import create_model
-from selkern.train.optim import make_ema, make_optimizer, set_lr
 from selkern.train.recipe import Recipe
+from selkern.train.step import make_ema, make_optimizer, set_lr
 
 
 @pytest.mark.parametrize("kind", ["sgd", "adamw"])

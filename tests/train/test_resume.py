@@ -29,8 +29,7 @@ from tiny import (
     train,
 )
 
-from selkern import cli
-from selkern.analysis import evaluation
+from selkern import cli, evaluation
 from selkern.errors import CheckpointError, Interrupted
 from selkern.train import loop, run_folder
 from selkern.train.recipe import Recipe

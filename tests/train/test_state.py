@@ -15,7 +15,7 @@ import pytest
 import torch
 
 from selkern.errors import CheckpointError, ResourceError
-from selkern.files import write_atomic
+from selkern.io import write_atomic
 from selkern.models.weights import Card, read_card, save_weights
 from selkern.train.state import (
     State,

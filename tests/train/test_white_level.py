@@ -10,15 +10,15 @@ import pytest
 from image_files import tiff
 from tiny import make_options, rows, tiny_model, train
 
-from selkern.analysis.evaluation import evaluate
 from selkern.data.decode import decode
 from selkern.data.sources import open_source
 from selkern.errors import UsageError
+from selkern.evaluation import evaluate
+from selkern.inference.network import load
+from selkern.inference.predict import notes_on, predict
 from selkern.models.weights import read_card
-from selkern.train import job
-from selkern.train.loaded import load
+from selkern.train import run as job
 from selkern.train.options import TrainOptions, read_options
-from selkern.train.predict import notes_on, predict
 from selkern.train.recipe import Recipe
 from selkern.train.run_folder import RunFolder
 

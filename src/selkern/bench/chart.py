@@ -8,11 +8,11 @@ from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from selkern.analysis.style import ACCENT, INK, MUTED, STYLE, to_png
 from selkern.bench.goals import ARTICLE, BARE, GROWTH, HELD, TIMM
 from selkern.bench.results import Found, Row, cases
 from selkern.bench.table import number
-from selkern.bench.timing import Spread
+from selkern.measure.timing import Spread
+from selkern.selection.plots import ACCENT, INK, MUTED, STYLE, to_png
 
 _GREY, _PALE = "#b3bfc9", "#dfe5ea"
 _HOW = "Bars: medians, with quartiles. Times sign: how many times better than timm, or than the article's code."

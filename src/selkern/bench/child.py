@@ -12,7 +12,7 @@ from torch import distributed as dist
 from torch import nn
 from torch.nn import functional as F
 
-from selkern.bench.memory import now_in_process, peak_of_process
+from selkern.measure.memory import now_in_process, peak_of_process
 from selkern.tuning import tune
 
 

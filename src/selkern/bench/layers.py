@@ -9,12 +9,12 @@ from torch import Tensor, nn
 
 from selkern.bench import goals as names
 from selkern.bench import peers
-from selkern.bench.memory import held_for_backward
 from selkern.bench.results import Row
 from selkern.bench.session import FAILURES, Comparison, Session, forward, in_layouts, step
-from selkern.bench.timing import Job
+from selkern.layers.article import SKAttention
 from selkern.layers.selective_kernel import SelectiveKernel
-from selkern.layers.sk_attention import SKAttention
+from selkern.measure.memory import held_for_backward
+from selkern.measure.timing import Job
 
 UNITS = ((128, 56), (256, 28), (512, 14), (1024, 7))  # width and side of SKNet-50's, px
 _BATCH = 8

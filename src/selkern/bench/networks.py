@@ -15,12 +15,12 @@ from torch.nn import functional as F
 from selkern.bench import goals as names
 from selkern.bench import peers
 from selkern.bench.layers import bare
-from selkern.bench.memory import held_for_backward
 from selkern.bench.processes import run_child
 from selkern.bench.results import Row
 from selkern.bench.session import FAILURES, Session, forward, in_layouts
-from selkern.bench.timing import Job
 from selkern.errors import PackageError, UsageError
+from selkern.measure.memory import held_for_backward
+from selkern.measure.timing import Job
 from selkern.models.registry import create_model
 
 _TWINS = {names.PLAIN_TWIN: "resnext50_32x4d", names.SE_TWIN: "seresnext50_32x4d"}
@@ -67,9 +67,9 @@ def _agreement(session: Session) -> None:
     """Share of digit scenes to which the folded bfloat16 network gives the class that the original gives."""
     session.say(f"infer: {names.DIGITS}, {names.AGREEMENT}")
     try:
-        from selkern.analysis.evaluation import evaluate
         from selkern.data.preprocess import Preprocess
         from selkern.data.scenes import CLASSES, SceneSplit
+        from selkern.evaluation import evaluate
 
         model = create_model("sknet_mini", weights="digits").eval()
         assert model.card is not None

@@ -16,11 +16,11 @@ from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _BatchNorm
 
 import selkern
-from selkern.bench.timing import quickest
+from selkern.convert.timm import to_timm
 from selkern.errors import PackageError
+from selkern.layers.article import SKAttention
 from selkern.layers.selective_kernel import SelectiveKernel
-from selkern.layers.sk_attention import SKAttention
-from selkern.models.from_timm import to_timm
+from selkern.measure.timing import quickest
 from selkern.ops import reference
 
 LAYOUTS = {"NCHW": torch.contiguous_format, "channels_last": torch.channels_last}

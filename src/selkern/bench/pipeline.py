@@ -11,7 +11,6 @@ from PIL import Image
 
 from selkern.bench.results import Row
 from selkern.bench.session import FAILURES, Session
-from selkern.bench.timing import Job, in_turn
 from selkern.data.augment import Augment
 from selkern.data.loader import Samples, make_loader
 from selkern.data.order import TrainOrder
@@ -19,6 +18,7 @@ from selkern.data.preprocess import Preprocess
 from selkern.data.scenes import CANVAS, SceneSplit
 from selkern.data.sources import open_source
 from selkern.data.split import Split
+from selkern.measure.timing import Job, in_turn
 
 WORKERS = (0, 1, 2)
 _WIDTH, _HEIGHT = 500, 375  # px: a usual image of ImageNet

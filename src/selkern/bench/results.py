@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
-from selkern.bench.timing import Spread, ratios
+from selkern.measure.timing import Spread, ratios
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,14 +10,14 @@ from typing import Any
 
 import torch
 
-from selkern.bench import machine
 from selkern.bench.goals import GOALS
 from selkern.bench.results import Found, Verdict, judge
 from selkern.bench.session import FAILURES, Session
 from selkern.bench.table import aim, render
 from selkern.bench.workloads import WORKLOADS
 from selkern.errors import PackageError, ResourceError
-from selkern.files import write_atomic
+from selkern.io import write_atomic
+from selkern.measure import machine
 from selkern.tuning import tune
 
 

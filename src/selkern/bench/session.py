@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from selkern.bench.goals import SIDE, SK50
 from selkern.bench.peers import LAYOUTS
 from selkern.bench.results import Found, Row
-from selkern.bench.timing import Job, in_turn, quickest
 from selkern.errors import NumericsError, SelkernError
+from selkern.measure.timing import Job, in_turn, quickest
 
 # What a peer that does not fit this machine raises; what is left over is a mistake of ours and is to be seen.
 FAILURES = (SelkernError, ImportError, AttributeError, RuntimeError, ValueError, TypeError, OSError, MemoryError)

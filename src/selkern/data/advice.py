@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Collection, Sequence
 from pathlib import Path
 
-from selkern.data.decode import show
+from selkern.data.decode import IMAGE_SUFFIXES, show
 from selkern.data.listing import ARROW, Search, some
 from selkern.errors import DataError, printable
 
@@ -124,3 +124,32 @@ def count_images(count: int) -> str:
 def folder_name(folder: Folder) -> str:
     """A folder for messages."""
     return f"{printable(folder.name)}/"
+
+
+_TABLE = "save it as CSV (UTF-8) with the columns path,label"
+_ARRAY = "write its images to files, in one folder per class"
+_SINGLE = "give a folder of class folders; `selkern predict RUN IMAGE` names the class of an image"
+_KINDS = {
+    **dict.fromkeys((".xlsx", ".xls", ".xlsm", ".ods"), ("a spreadsheet", _TABLE)),
+    **dict.fromkeys(
+        (".json",), ("a JSON file", "give a CSV, or .jsonl with one object in each line: file_name, label")
+    ),
+    **dict.fromkeys((".arrow", ".feather", ".ipc"), ("an Arrow file", "write it as Parquet")),
+    **dict.fromkeys((".npz", ".npy"), ("a file of NumPy arrays", _ARRAY)),
+    **dict.fromkeys((".h5", ".hdf5", ".mat"), ("a file of arrays (HDF5 or MATLAB)", _ARRAY)),
+    **dict.fromkeys((".tfrecord", ".tfrecords"), ("a file of TensorFlow records", _ARRAY)),
+    **dict.fromkeys((".lmdb", ".mdb", ".db", ".sqlite"), ("a database", _ARRAY)),
+    **dict.fromkeys((".pkl", ".pickle", ".pt", ".pth"), ("a pickle, which can run code and is not opened", _ARRAY)),
+    ".safetensors": ("a file of weights", "give images"),
+    **dict.fromkeys((".txt", ".lst"), ("a text file", "if it lists images, make it a .csv that begins path,label")),
+    **dict.fromkeys((".yaml", ".yml"), ("a YAML file", "give the folder of the images, or their table")),
+    ".xml": ("an XML file", "if it holds boxes, cut them out by `selkern data import`"),
+    **dict.fromkeys(ARCHIVES, ("an archive, whose images cannot be read in place", "unpack it and give the folder")),
+    **dict.fromkeys(IMAGE_SUFFIXES, ("a single image", _SINGLE)),
+}
+
+
+def not_data(path: Path, accepted: str) -> DataError:
+    """The error for a file that is no data set."""
+    what, fix = _KINDS.get(path.suffix.lower(), ("unknown kind of data", accepted))
+    return DataError(what, show(path), fix)

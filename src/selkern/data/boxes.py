@@ -16,14 +16,13 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from selkern.data.bad_rows import BadRows
 from selkern.data.decode import Header, show
+from selkern.data.listed import Lookup, find_lookup
 from selkern.data.listing import is_file
-from selkern.data.lookup import Lookup, find_lookup
 from selkern.data.preprocess import Box as Corners
 from selkern.data.preprocess import Preprocess
 from selkern.data.split import OnBad, Split
-from selkern.data.table import read_table
+from selkern.data.tables import BadRows, read_table
 from selkern.errors import DataError
 
 _CORNERS = ("x0", "y0", "x1", "y1")

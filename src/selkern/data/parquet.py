@@ -11,15 +11,15 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from selkern.data.bad_rows import BadRows
-from selkern.data.cut import assemble
 from selkern.data.decode import Header, decode, read_header, read_used, show
 from selkern.data.identity import of_bytes
 from selkern.data.levels import PLAIN, Reading, Used
+from selkern.data.listing import assign_splits, split_word
 from selkern.data.parquet_columns import Columns, broken, find_columns, read_column
 from selkern.data.parquet_files import by_split
 from selkern.data.split import Listing, Options, Source
-from selkern.data.split_names import assign_splits, split_word
+from selkern.data.splitting import assemble
+from selkern.data.tables import BadRows
 from selkern.errors import DataError
 
 

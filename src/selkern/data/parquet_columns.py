@@ -9,11 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from selkern.data.decode import not_pulled, show
-from selkern.data.formats import is_pointer
-from selkern.data.split_names import split_word
-from selkern.data.table import LABEL_NAMES, SPLIT_NAMES, column_called, plain
+from selkern.data.decode import is_pointer, not_pulled, show
+from selkern.data.listing import split_word
 from selkern.data.table_options import TableOptions
+from selkern.data.tables import LABEL_NAMES, SPLIT_NAMES, column_called, plain
 from selkern.errors import DataError, printable
 
 _IMAGE_NAMES = ("img", "image")

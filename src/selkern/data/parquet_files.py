@@ -8,12 +8,10 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from selkern.data.decode import show
-from selkern.data.formats import IMAGE_SUFFIXES
-from selkern.data.listing import Search, is_file
+from selkern.data.decode import IMAGE_SUFFIXES, show
+from selkern.data.listing import Search, assign_splits, is_file, split_word, vague_notes
 from selkern.data.parquet_columns import may_hold_images
 from selkern.data.split import SPLITS
-from selkern.data.split_names import assign_splits, split_word, vague_notes
 from selkern.errors import DataError
 
 PARQUET = (".parquet", ".parq", ".pq")

@@ -9,17 +9,101 @@ import io
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import PurePath
+from functools import cache
+from pathlib import Path, PurePath
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
+from PIL.ImageFont import FreeTypeFont, truetype
 
-from selkern.data import lettering
 from selkern.data.loader import Samples
 from selkern.data.preprocess import Preprocess
 from selkern.data.split import Source, Split
 from selkern.errors import printable
+
+_LONGEST = 400  # letters of a text that is to be cut
+
+
+def font(text: str, size: int) -> FreeTypeFont:
+    """A font that has all letters of a text; the usual one where there is none."""
+    return _font(_path(frozenset(text)), size)
+
+
+def shown(label: str, number: int) -> str:
+    """A class name; its number in front where the machine has no letters for it."""
+    label = printable(label)
+    lacking = set(map(ord, label)) - _letters(_path(frozenset(label)))
+    return f"{number}: {label}" if lacking else label
+
+
+def shortened(text: str, width: int, size: int) -> str:
+    """A text cut to a width, in its middle: names differ at either end."""
+    letters = font(text, size)
+    if len(text) <= _LONGEST and letters.getlength(text) <= width:
+        return text
+    options = (_cut(text, keep) for keep in range(min(len(text), _LONGEST), 1, -1))
+    return next((option for option in options if letters.getlength(option) <= width), "")
+
+
+def wrapped(text: str, width: int, size: int) -> list[str]:
+    """A text in lines of a width."""
+    lines = [""]
+    for word in printable(text).split(" "):
+        longer = f"{lines[-1]} {word}".strip()
+        if font(longer, size).getlength(longer) <= width:
+            lines[-1] = longer
+        else:
+            lines.append(shortened(word, width, size))
+    return [line for line in lines if line]
+
+
+def _cut(text: str, keep: int) -> str:
+    tail = keep // 2
+    return f"{text[: keep - tail]}\N{HORIZONTAL ELLIPSIS}{text[len(text) - tail :]}"
+
+
+@cache
+def _font(path: str, size: int) -> FreeTypeFont:
+    return truetype(path, size)
+
+
+@cache
+def _usual() -> str:
+    """Of Latin, Greek, Cyrillic, Hebrew and Arabic letters; it comes with matplotlib."""
+    import matplotlib as mpl
+
+    return str(Path(mpl.get_data_path(), "fonts", "ttf", "DejaVuSans.ttf"))
+
+
+@cache
+def _path(letters: frozenset[str]) -> str:
+    """The font for some letters."""
+    wanted = set(map(ord, letters))
+    if wanted <= _letters(_usual()):
+        return _usual()
+    return next((path for path in _installed() if wanted <= _letters(path)), _usual())
+
+
+@cache
+def _installed() -> tuple[str, ...]:
+    from matplotlib.font_manager import fontManager
+
+    # The font of last resort has a box for every letter there is.
+    return tuple(sorted({entry.fname for entry in fontManager.ttflist if "LastResort" not in entry.fname}))
+
+
+@cache
+def _letters(path: str) -> frozenset[int]:
+    """The letters that a font has; none where it cannot be read."""
+    from matplotlib.ft2font import FT2Font
+
+    try:
+        truetype(path, 10)
+        return frozenset(FT2Font(path).get_charmap())
+    except (OSError, RuntimeError):
+        return frozenset()
+
 
 LIMIT = 48  # images
 _LEAST, _MOST = 112, 448  # px of a cell: smaller inputs are enlarged by a whole number, larger ones reduced
@@ -63,7 +147,7 @@ def draw_sheet(source: Source, preprocess: Preprocess, heading: Sequence[str], l
     if preprocess.size > _MOST:
         scale = f"reduced here from {preprocess.size} to {_MOST} px"
     texts = (*heading, *([] if side == preprocess.size else [scale]))
-    lines = [line for text in texts for line in lettering.wrapped(text, width, _HEADING)]
+    lines = [line for text in texts for line in wrapped(text, width, _HEADING)]
     top = _PAGE + round(len(lines) * _HEADING * _LINE) + _GAP
     step = side + round(2 * _TEXT * _LINE) + _GAP + 4
     height = top + -(-len(cells) // columns) * step + _PAGE
@@ -71,7 +155,7 @@ def draw_sheet(source: Source, preprocess: Preprocess, heading: Sequence[str], l
     drawing = ImageDraw.Draw(sheet)
     for number, line in enumerate(lines):
         where = (_PAGE, _PAGE + round(number * _HEADING * _LINE))
-        drawing.text(where, line, fill=_INK if not number else _MUTED, font=lettering.font(line, _HEADING))
+        drawing.text(where, line, fill=_INK if not number else _MUTED, font=font(line, _HEADING))
     for number, cell in enumerate(cells):
         row, column = divmod(number, columns)
         _draw(sheet, drawing, cell, (_PAGE + column * (side + _GAP), top + row * step), side)
@@ -132,12 +216,12 @@ def _draw(sheet: Image.Image, drawing: ImageDraw.ImageDraw, cell: _Cell, at: tup
     else:
         drawing.rectangle((x, y, x + side - 1, y + side - 1), fill=_FAULT_PAPER, outline=_FAULT)
         room = side - 16
-        lines = lettering.wrapped(f"cannot be read: {cell.reason}", room, _TEXT)[: int(room / _TEXT / _LINE)]
+        lines = wrapped(f"cannot be read: {cell.reason}", room, _TEXT)[: int(room / _TEXT / _LINE)]
         for number, line in enumerate(lines):
             where = (x + 8, y + 8 + round(number * _TEXT * _LINE))
-            drawing.text(where, line, fill=_FAULT, font=lettering.font(line, _TEXT))
-    label = lettering.shown(cell.label, cell.number)
+            drawing.text(where, line, fill=_FAULT, font=font(line, _TEXT))
+    label = shown(cell.label, cell.number)
     for number, (text, colour) in enumerate(((label, _INK), (printable(cell.place), _MUTED))):
-        line = lettering.shortened(text, side, _TEXT)
+        line = shortened(text, side, _TEXT)
         where = (x, y + side + 4 + round(number * _TEXT * _LINE))
-        drawing.text(where, line, fill=colour, font=lettering.font(line, _TEXT))
+        drawing.text(where, line, fill=colour, font=font(line, _TEXT))

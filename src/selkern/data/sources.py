@@ -6,13 +6,13 @@ import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from selkern.data.advice import not_data
 from selkern.data.decode import show
-from selkern.data.kinds import not_data
 from selkern.data.listing import is_file, is_folder
 from selkern.data.parquet_files import PARQUET, find_parquet
 from selkern.data.split import OnBad, Options, Source, Split
-from selkern.data.table import TABLES
 from selkern.data.table_options import TableOptions
+from selkern.data.tables import TABLES
 from selkern.errors import DataError
 
 __all__ = ["Source", "Split", "open_source"]
@@ -81,7 +81,7 @@ def open_source(
             from selkern.data.parquet import open_parquet
 
             return open_parquet(path, parquets, options)
-        from selkern.data.files import open_folder
+        from selkern.data.folders import open_folder
         from selkern.data.listed import find_tables, open_tables
 
         if tables := find_tables(path, options):

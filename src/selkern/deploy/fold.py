@@ -7,7 +7,7 @@ pass that weighs the branches. The fold is compared with the original before it 
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, Literal
 
 import torch
@@ -15,17 +15,69 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.utils.fusion import fuse_conv_bn_eval, fuse_linear_bn_eval
 
-from selkern.deploy.article import FoldedSKAttention
-from selkern.deploy.fused import FusedConv
+from selkern.deploy.fused import Cache, FusedConv
 from selkern.errors import NumericsError, UsageError
+from selkern.layers.article import SKAttention
 from selkern.layers.gate import Gate
 from selkern.layers.parts import evaluating
 from selkern.layers.selective_kernel import ConvNormAct
-from selkern.layers.sk_attention import SKAttention
 from selkern.models.backbone import Backbone
 from selkern.models.skresnet import SKResNetUnit
 from selkern.models.trunk import Unit
+from selkern.ops import reference
+from selkern.ops import select as ops
 from selkern.ops.eager import is_eager, is_watched
+from selkern.ops.spectral import convolution as spectral
+from selkern.ops.spectral.plan import Plan, worthwhile
+
+
+class FoldedSKAttention(nn.Module):
+    """The article's module with folded branches; (N, C, H, W) to (N, C, H, W).
+
+    Where it is measured to be faster, large kernels are products of Fourier coefficients (`ops/spectral.py`). Those of
+    the weights are made at the first image of a size and kept: up to `limit` MiB beside the weights, for one size.
+
+    Args:
+        module: in eval mode, its norms folded into `convs`.
+        convs: its branches, each a convolution with ReLU.
+        limit: MiB; 0 convolves directly.
+    """
+
+    def __init__(self, module: SKAttention, convs: Iterable[nn.Module], limit: float) -> None:
+        super().__init__()
+        self.convs = nn.ModuleList(convs)
+        self.fc, self.fcs, self.selection = module.fc, module.fcs, module.selection
+        self.softmax_over, self.limit = module.softmax_over, limit
+        self.extents = module.extents
+        self._spectra: Cache[Plan, list[Tensor]] = Cache(1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, C, H, W) to (N, C, H, W)."""
+        u = self._branches(x)
+        z_ND = self.fc(ops.fuse(u, 2))
+        logits_NMC = torch.stack([fc(z_ND) for fc in self.fcs], dim=1)
+        if self.softmax_over == "batch":
+            return reference.select(u, logits_NMC.softmax(dim=0))
+        return ops.select(u, self.selection(logits_NMC), 2)
+
+    def _branches(self, x: Tensor) -> list[Tensor]:
+        convs = [conv for conv in self.convs if isinstance(conv, FusedConv)]
+        plan = self._plan(x, convs[0].groups)
+        if plan is None:
+            return [conv(x) for conv in convs]
+        weights = [conv.weight for conv in convs]
+        made = self._spectra.get(plan, weights, lambda plan, weights: spectral.spectra(weights, plan))
+        return [u.relu_() for u in spectral.convolve(x, made, [conv.bias for conv in convs], plan)]
+
+    def _plan(self, x: Tensor, groups: int) -> Plan | None:
+        """Which branches to compute by Fourier coefficients; None for none."""
+        if not (self.limit and is_eager(x) and spectral.suits(x)):
+            return None
+        shape = (x.shape[0], x.shape[1], x.shape[2], x.shape[3])
+        return worthwhile(
+            shape, x.shape[1], self.extents, training=False, groups=groups, itemsize=x.element_size(), limit=self.limit
+        )
+
 
 _CONVS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 _HALF = (torch.float16, torch.bfloat16)

@@ -9,16 +9,115 @@ from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
+from selkern.convert import hub
 from selkern.errors import UsageError
-from selkern.files import write_atomic
+from selkern.io import write_atomic
 from selkern.layers.gate import Selection
 from selkern.layers.memory import HasMemory
-from selkern.layers.parts import check_input
-from selkern.models import hub
-from selkern.models.paths import stem_and_pool
-from selkern.models.variant import Variant
+from selkern.layers.parts import NORMS, Norm, are_replaceable, batch_norm_of, check_input
 from selkern.models.weights import Card, checksum, save_weights
+from selkern.ops import recompute
+from selkern.ops.eager import is_watched
+
+
+@dataclass(frozen=True, kw_only=True)
+class Variant:
+    """What a network's architecture leaves open.
+
+    Attributes:
+        norm: "batch" as in the row's source, "group", "layer", "none", or a function from a channel count to a module;
+            of every norm in the network.
+        gate_norm: of the gates' descriptors (N, D); None takes `norm`.
+        drop_path_rate: share of the training images for which the last unit leaves its path out (stochastic depth,
+            Huang et al., ECCV 2016); it rises linearly from 0 in the first unit.
+
+    Raises:
+        UsageError: another norm, or a rate outside [0, 1).
+    """
+
+    norm: Norm = "batch"
+    gate_norm: Norm | None = None
+    drop_path_rate: float = 0.0
+
+    def __post_init__(self) -> None:
+        for name in ("norm", "gate_norm"):
+            value = getattr(self, name)
+            if not (callable(value) or value in NORMS or (value is None and name == "gate_norm")):
+                fix = f"one of {', '.join(NORMS)}, or a function of the channel count"
+                raise UsageError(f"{name} is {value!r}", name, fix)
+        rate = self.drop_path_rate
+        if not (isinstance(rate, (int, float)) and 0 <= rate < 1):
+            raise UsageError(f"drop_path_rate is {rate!r}", "drop_path_rate", "must be a number in [0, 1)")
+
+    @property
+    def norms(self) -> dict[str, Norm]:
+        """Both norms for the card of a weights file; empty where they are "batch", as on every card that has none."""
+        gate_norm = self.norm if self.gate_norm is None else self.gate_norm
+        return {} if self.norm == gate_norm == "batch" else {"norm": self.norm, "gate_norm": gate_norm}
+
+    def rates(self, depths: tuple[int, ...]) -> list[list[float]]:
+        """The rate of every unit, stage by stage."""
+        step = self.drop_path_rate / max(sum(depths) - 1, 1)
+        firsts = [sum(depths[:stage]) for stage in range(len(depths))]
+        return [[step * (first + unit) for unit in range(depth)] for first, depth in zip(firsts, depths, strict=True)]
+
+
+class DropPath(nn.Module):
+    """In training, sets each image's map to 0 with probability `rate`, and the others to 1 / (1 - rate) of themselves.
+
+    (N, C, H, W) to the same. It draws from torch's global generator, as dropout does.
+    """
+
+    def __init__(self, rate: float) -> None:
+        super().__init__()
+        self.rate = rate
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, C, H, W) to (N, C, H, W)."""
+        return x * F.dropout(x.new_ones((x.shape[0], 1, 1, 1)), self.rate) if self.training else x
+
+    def extra_repr(self) -> str:
+        """What `print(layer)` adds."""
+        return f"rate={self.rate:.3f}"
+
+
+def make_drop_path(rate: float) -> nn.Module:
+    """`DropPath`, or nothing for a rate of 0."""
+    return DropPath(rate) if rate else nn.Identity()
+
+
+def bottleneck(unit: Any, x: Tensor) -> Tensor:
+    """conv1 -> norm1, ReLU -> mixer -> conv3 of a unit, (N, C_in, H, W) to (N, out, H / stride, W / stride).
+
+    With `unit.memory` "lean" the two maps between them are not kept for the backward pass but computed again.
+    """
+    y = unit.conv1(x)
+    free = are_replaceable(unit.norm1) and not is_watched(unit.mixer)
+    if unit.memory == "lean" and free and recompute.is_possible(y):
+        u = recompute.norm_relu(batch_norm_of(unit.norm1, y, "a unit"), y)
+    else:
+        u = unit.norm1(y).relu_()
+    return recompute.through(unit.conv3, unit.mixer(u))
+
+
+def stem_and_pool(network: Any, x: Tensor) -> tuple[Tensor, Tensor]:
+    """The map of the stem, and that of the pool after it.
+
+    With `network.memory` "lean" the first, the largest map of all, is not kept for the backward pass.
+    """
+    stem, pool = network.stem, network.pool
+    layered = type(stem) is nn.Sequential and len(stem) > 2 and not is_watched(stem)
+    free = layered and are_replaceable(*stem[-2:]) and type(pool) is nn.MaxPool2d and not is_watched(pool)
+    if network.memory != "lean" or not free or not recompute.is_possible(x):
+        y = stem(x)
+        return y, pool(y)
+    *layers, norm, _relu = stem
+    for layer in layers:
+        x = layer(x)
+    u = recompute.norm_relu(batch_norm_of(norm, x, "the stem"), x)
+    return u, recompute.through(pool, u)
 
 
 @dataclass(frozen=True)
@@ -168,8 +267,8 @@ class Backbone(nn.Module, HasMemory):
 
     def _write(self, folder: Path, title: str, repository: str | None, license: str | None) -> Card:
         """Write both files into a folder that has neither; the card that they tell."""
+        from selkern.convert.publish import Facts, render
         from selkern.models.cost import count
-        from selkern.models.model_card import Facts, render
 
         card = self._card_to_save()
         weights, readme = folder / hub.WEIGHTS, folder / hub.README
@@ -227,6 +326,6 @@ class Row(Protocol):
         num_classes: int,
         in_chans: int,
         features_only: bool,
-        variant: Variant = Variant(),  # noqa: B008 - frozen
+        variant: Variant = Variant(),
     ) -> Backbone:
         """The network of this row, freshly initialised."""

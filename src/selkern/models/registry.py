@@ -13,11 +13,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from selkern.convert import hub
 from selkern.errors import CheckpointError, UsageError, printable
 from selkern.layers.parts import NORMS, Norm
-from selkern.models import cifar, hub, shufflenet, sknet, skresnet
-from selkern.models.backbone import Backbone, Row
-from selkern.models.variant import Variant
+from selkern.models import shufflenet, skresnet, zoo
+from selkern.models.backbone import Backbone, Row, Variant
 from selkern.models.weights import (
     Card,
     checksum,
@@ -31,8 +31,7 @@ from selkern.models.weights import (
 )
 
 ARCHITECTURES: dict[str, Row] = {
-    **sknet.ARCHITECTURES,
-    **cifar.ARCHITECTURES,
+    **zoo.ARCHITECTURES,
     **shufflenet.ARCHITECTURES,
     **skresnet.ARCHITECTURES,
 }
@@ -198,7 +197,7 @@ def _read(path: Path, name: str | None) -> tuple[Card, dict[str, Tensor]]:
     """Card and tensors of a file of ours, or of timm's."""
     try:
         if not describes_itself(path):
-            from selkern.models.foreign import read_timm
+            from selkern.convert.foreign import read_timm
 
             if (found := read_timm(path, name)) is not None:
                 return found

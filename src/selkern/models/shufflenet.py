@@ -18,9 +18,8 @@ from torch import Tensor, nn
 
 from selkern.layers.parts import he_normal, make_norm
 from selkern.layers.selective_kernel import Branch, ConvNormAct, SelectiveKernel
-from selkern.models.backbone import Backbone, Feature
+from selkern.models.backbone import Backbone, Feature, Variant, make_drop_path
 from selkern.models.trunk import Mixer, SqueezeExcite
-from selkern.models.variant import Variant, make_drop_path
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -20,9 +20,7 @@ from selkern.layers.gate import Gate
 from selkern.layers.memory import HasMemory
 from selkern.layers.parts import Norm, check_input, divides, make_norm
 from selkern.layers.selective_kernel import Branch, SelectiveKernel
-from selkern.models.backbone import Backbone, Feature
-from selkern.models.paths import bottleneck
-from selkern.models.variant import Variant, make_drop_path
+from selkern.models.backbone import Backbone, Feature, Variant, bottleneck, make_drop_path
 from selkern.ops import recompute
 
 

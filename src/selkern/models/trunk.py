@@ -16,9 +16,7 @@ from selkern.errors import UsageError
 from selkern.layers.memory import HasMemory
 from selkern.layers.parts import he_normal, make_norm
 from selkern.layers.selective_kernel import Branch, SelectiveKernel
-from selkern.models.backbone import Backbone, Feature
-from selkern.models.paths import bottleneck
-from selkern.models.variant import Variant, make_drop_path
+from selkern.models.backbone import Backbone, Feature, Variant, bottleneck, make_drop_path
 
 Mixer = Literal["plain", "se", "sum", "sk"]
 

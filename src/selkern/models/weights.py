@@ -22,7 +22,7 @@ from safetensors.torch import save
 from torch import Tensor, nn, uint8
 
 from selkern.errors import CheckpointError
-from selkern.files import write_atomic
+from selkern.io import write_atomic
 
 FORMAT = "selkern-weights-2"
 _HEADER = 16 << 20  # bytes; the names and shapes of 100,000 tensors have room in it

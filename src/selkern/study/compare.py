@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from selkern.analysis.statistics import Estimate
+from selkern.selection.statistics import Estimate
 
 
 def interval(values: Sequence[float]) -> Estimate | None:

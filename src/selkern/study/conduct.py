@@ -11,11 +11,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from selkern.analysis.style import to_svg
 from selkern.data.sources import open_source
 from selkern.errors import Interrupted, ResourceError, UsageError
-from selkern.files import write_atomic
+from selkern.io import write_atomic
 from selkern.models.cost import Cost
+from selkern.selection.plots import to_svg
 from selkern.study import cluster, local, table
 from selkern.study.figure import draw
 from selkern.study.measure import measure

@@ -8,8 +8,8 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from selkern.analysis.causal import ALL
-from selkern.analysis.style import ACCENT, INK, MUTED, SECOND, drawing, short
+from selkern.selection.causal import ALL
+from selkern.selection.plots import ACCENT, INK, MUTED, SECOND, drawing, short
 from selkern.study.selections import ENLARGED, LIT, SIZE
 
 _COLOURS = (ACCENT, SECOND, "#4c8c4a", "#8e5ea2", INK, MUTED, "#b5475b", "#8a6d3b")

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from selkern.bench.memory import held_for_backward
-from selkern.bench.timing import Spread, in_turn
 from selkern.layers.memory import set_memory
+from selkern.measure.memory import held_for_backward
+from selkern.measure.timing import Spread, in_turn
 from selkern.study.plan import Study
 
 _SECONDS = 20.0  # for the rounds of each of the two comparisons

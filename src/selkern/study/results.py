@@ -12,10 +12,10 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from selkern.analysis.statistics import Estimate
-from selkern.bench import machine
 from selkern.errors import CheckpointError
+from selkern.measure import machine
 from selkern.models.cost import Cost
+from selkern.selection.statistics import Estimate
 from selkern.study.compare import interval, paired, verdict
 from selkern.study.plan import Study, is_digits
 

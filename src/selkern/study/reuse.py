@@ -7,8 +7,8 @@ from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
-from selkern.bench.machine import cpu_model
 from selkern.errors import CheckpointError, ResourceError
+from selkern.measure.machine import cpu_model
 from selkern.study.task import RUN, Task, read_result, read_task
 from selkern.train.run_folder import RunFolder, versions
 from selkern.train.state import load_state

@@ -12,14 +12,14 @@ from typing import Any
 import numpy as np
 from torch import nn
 
-from selkern.analysis.causal import causal
-from selkern.analysis.scale import observe
-from selkern.analysis.selection import ZOOMS, Selected, select_over, studied_units
-from selkern.analysis.statistics import partial_rank_correlation, rank_correlation
-from selkern.analysis.stream import stream
 from selkern.data.preprocess import Preprocess
 from selkern.data.scenes import SceneSplit
 from selkern.data.split import Split
+from selkern.selection.causal import causal
+from selkern.selection.preference import ZOOMS, Selected, select_over, studied_units
+from selkern.selection.scale import observe
+from selkern.selection.statistics import partial_rank_correlation, rank_correlation
+from selkern.selection.stream import stream
 
 SIZE, LIT, ENLARGED = "size", "size, intensity removed", "enlargement"
 REPLACED = "top-1 with the selection"  # ... frozen, shuffled, smallest kernel, largest kernel

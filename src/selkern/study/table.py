@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from selkern.analysis.causal import ALL
+from selkern.selection.causal import ALL
 
 READING = """Top-1 is the mean over seeds on the test images, of the weights that were best in validation. A difference
 is the arm minus the baseline in points of top-1, paired by seed (both saw the same images in the same order), with its

@@ -11,7 +11,7 @@ from typing import Any
 import yaml
 
 from selkern.errors import CheckpointError, UsageError
-from selkern.files import write_atomic
+from selkern.io import write_atomic
 from selkern.study.plan import Study
 from selkern.train.options import TrainOptions, build
 

@@ -25,19 +25,19 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from selkern.analysis.evaluation import Evaluation, evaluate
-from selkern.bench.machine import cpu_model
 from selkern.data.scenes import SceneSplit
 from selkern.errors import Interrupted, ResourceError, SelkernError
-from selkern.files import write_atomic
+from selkern.evaluation import Evaluation, evaluate
+from selkern.inference.images import choose_images
+from selkern.inference.network import load
+from selkern.io import write_atomic
+from selkern.measure.machine import cpu_model
 from selkern.models import registry
 from selkern.study.change import changed
 from selkern.study.reuse import is_finished, newest, take, taken_from
 from selkern.study.selections import selections
 from selkern.study.task import Task, read_task, result_file
-from selkern.train import job
-from selkern.train.choose import choose_images
-from selkern.train.loaded import load
+from selkern.train import run as job
 from selkern.train.options import TrainOptions
 from selkern.train.run_folder import RunFolder, versions
 from selkern.tuning import tune

@@ -12,22 +12,20 @@ from collections.abc import Callable
 from dataclasses import asdict
 from typing import Any
 
-from selkern.analysis.evaluation import Evaluation, evaluate
 from selkern.data.loader import Batch, Samples, make_loader
 from selkern.data.order import TrainOrder
 from selkern.data.sources import Source
 from selkern.errors import CheckpointError, DataError, Interrupted, NumericsError
-from selkern.files import require_space
+from selkern.evaluation import Evaluation, evaluate
+from selkern.io import require_space
 from selkern.models.backbone import Backbone
-from selkern.train.bad_files import BadFiles
 from selkern.train.distributed import Ranks
 from selkern.train.options import TrainOptions
-from selkern.train.progress import Progress, epoch_line, step_line
-from selkern.train.run_folder import RunFolder, make_card
+from selkern.train.progress import Progress, Tally, epoch_line, step_line
+from selkern.train.run_folder import BadFiles, RunFolder, make_card
 from selkern.train.state import State, load_state, point_to, save_state
 from selkern.train.step import NotFinite, Stepper
 from selkern.train.stop import StopRequest
-from selkern.train.tally import Tally
 
 _ROLLBACKS = 5  # in a row without an epoch between them; more are a sign that the recipe itself diverges
 

@@ -3,27 +3,181 @@
 from __future__ import annotations
 
 import csv
+import errno
 import itertools
 import json
+import os
 import platform
 import shlex
+import socket
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from selkern import __version__
-from selkern.data.listing import is_folder
+from selkern.data.listing import is_folder, some
 from selkern.data.sources import Source
-from selkern.errors import CheckpointError, ResourceError, UsageError
-from selkern.files import append, write_atomic, write_csv
+from selkern.data.split import Split
+from selkern.errors import CheckpointError, DataError, ResourceError, UsageError
+from selkern.io import append, write_atomic, write_csv
 from selkern.models.weights import Card, save_weights
+from selkern.train.distributed import Ranks
 from selkern.train.options import OUTPUT, TrainOptions, read_options
+
+_SPOKEN = 5  # told one by one; the file has them all
+_MANY = 0.1  # share of a split from which on a warning counts them
+
+
+def require_readable(split: Split) -> None:
+    """Raise DataError where no image of a split can be read, before work that would be lost is done."""
+    first: DataError | None = None
+    for index in range(len(split)):
+        error = _unread(split, index)
+        if error is None:
+            return
+        first = first or error
+    if first is not None:
+        what = f"none of {len(split):,} {split.name} images can be read, the first: {first.what}"
+        raise DataError(what, first.where, first.fix)
+
+
+def _unread(split: Split, index: int) -> DataError | None:
+    """Why an image cannot be read; None where it can."""
+    try:
+        split.read(index)
+    except DataError as error:
+        return error
+    return None
+
+
+class BadFiles:
+    """The images that a run passes over.
+
+    Args:
+        path: of the file; what a run before this one wrote there is kept.
+        say: tells a line to the user.
+
+    Raises:
+        CheckpointError: the file that is there is none of ours.
+
+    Attributes:
+        rows: reason by file.
+    """
+
+    def __init__(self, path: Path, say: Callable[[str], None]) -> None:
+        self.path, self.say = path, say
+        self.rows: dict[str, str] = {}
+        if path.is_file():
+            try:
+                with path.open(newline="") as file:
+                    self.rows = {row["file"]: row["reason"] for row in csv.DictReader(file)}
+            except (ValueError, KeyError, csv.Error) as error:
+                what = f"not the table that was written ({error!r})"
+                raise CheckpointError(what, str(path), "move the file away") from error
+        self._written = dict(self.rows)
+        self._weighed = 0
+
+    def note(self, lines: Iterable[str]) -> None:
+        """Note images by the one-line errors that reading them gave; each is told once."""
+        for line in lines:
+            error = DataError.from_line(line)
+            if error.where in self.rows:
+                continue
+            self.rows[error.where] = error.what
+            if len(self.rows) <= _SPOKEN:
+                self.say(f"warning: skipped {error.where}: {error.what}")
+            if len(self.rows) == _SPOKEN:
+                self.say(f"warning: images skipped from here on are told in {self.path} only")
+
+    def add(self, others: Iterable[Mapping[str, str]]) -> None:
+        """Take in what other ranks noted."""
+        for rows in others:
+            self.rows |= rows
+
+    def weigh(self, split: Split, classes: Sequence[str]) -> None:
+        """Warn where they are many of a split, or all of a class, as often as there are more of them."""
+        if len(self.rows) == self._weighed:
+            return
+        self._weighed = len(self.rows)
+        bad = np.array([split.where(index) in self.rows for index in range(len(split))])
+        lost = np.bincount(split.labels[bad], minlength=len(classes))
+        there = np.bincount(split.labels, minlength=len(classes))
+        gone = []
+        for label in np.flatnonzero((lost > 0) & (2 * lost >= there)).tolist():
+            rest = np.flatnonzero((split.labels == label) & ~bad).tolist()  # an epoch may leave some out
+            if not any(_unread(split, index) is None for index in rest):
+                gone.append(repr(classes[label]))
+        if gone:
+            self.say(f"warning: no {split.name} image of class {some(gone)} can be read: it is not learned")
+        if bad.mean() >= _MANY:
+            self.say(f"warning: {bad.sum():,} of {len(bad):,} {split.name} images cannot be read: see {self.path}")
+
+    def write(self) -> None:
+        """Bring the file up to date."""
+        if self.rows != self._written:
+            write_csv(self.path, ("file", "reason"), sorted(self.rows.items()))
+            self._written = dict(self.rows)
+
+
+if sys.platform != "win32":
+    import fcntl
+
+FILE = ".lock"  # in the run's folder; it stays there, the lock does not
+
+
+@contextmanager
+def locked(folder: Path, ranks: Ranks, say: Callable[[str], None]) -> Iterator[None]:
+    """Hold the lock of a run within the block; rank 0 holds it for all. Reading the run needs none.
+
+    Args:
+        folder: of the run.
+        say: told where a file system has no locks.
+
+    Raises:
+        ResourceError: another process trains this run, on every rank; or the folder cannot be written to.
+    """
+    file, holder = _take(folder / FILE, say) if ranks.main else (None, "")
+    with file or nullcontext():
+        if holder := ranks.from_main(holder):
+            fix = "wait for its end or stop it; `evaluate` and `predict` work meanwhile"
+            raise ResourceError(f"this run is being trained by {holder}", str(folder), fix)
+        yield
+
+
+def _take(path: Path, say: Callable[[str], None]) -> tuple[IO[bytes] | None, str]:
+    """The open file that holds the lock, and "", or who else has it.
+
+    Raises:
+        ResourceError: the folder cannot be written to.
+    """
+    if sys.platform == "win32":  # which has no such locks
+        return None, ""
+    try:
+        file = path.open("ab")
+        try:
+            # Not flock: workers, which are forked, would keep such a lock for some seconds after a kill.
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            file.close()
+            if error.errno in (errno.EACCES, errno.EAGAIN):
+                return None, path.read_text(errors="replace").strip()[:300] or "another process"
+            say(f"warning: no lock on {path.parent} ({error.strerror}): see that no other process trains this run")
+            return None, ""
+        file.truncate(0)
+        file.write(f"process {os.getpid()} on {socket.gethostname()}\n".encode())
+        file.flush()
+    except OSError as error:
+        fix = "free space, or give yourself the right to write there"
+        raise ResourceError(f"cannot write ({error.strerror})", str(path), fix) from error
+    return file, ""
+
 
 POINTER = "latest.txt"  # in the output folder: the path of the newest run
 SETTLED = ("batch_size", "accumulate", "white_level")  # of a recipe: what the data may change

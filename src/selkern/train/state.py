@@ -26,7 +26,7 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from selkern.errors import CheckpointError, ResourceError
-from selkern.files import sync_folder, write_atomic
+from selkern.io import sync_folder, write_atomic
 
 _SMALL = 64 << 20  # bytes; no list of numbers or names of ours comes near it
 

@@ -1,0 +1,122 @@
+"""`selkern analyze`: what the selective kernels of a network chose, and its report."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Literal
+
+import tyro
+
+from selkern.cli.greet import greet
+from selkern.cli.parse import Run, parse
+from selkern.data.table_options import TableOptions
+from selkern.errors import UsageError
+from selkern.progress import Progress, say
+from selkern.tuning import tune
+
+
+@dataclass(frozen=True, kw_only=True)
+class AnalyzeOptions:
+    """Evaluate trained weights, study what their selective kernels chose, and write report.html."""
+
+    run: Run
+    """A run's folder or name, latest, a weights file, weights in the box (sknet_mini.digits), hf-hub:user/name; or a
+    network as its code makes it: timm:NAME, FILE.py:NAME, package.module:NAME (which are imported and run)."""
+    data: str | None = None
+    """Other data than the run's own, or where those lie now: digits, a folder, .csv or .parquet."""
+    split: str = "auto"
+    """train, val, test or all; auto is test, or all where other data than the run's have no splits of their own."""
+    output: Path | None = None
+    """Folder for report.html, plots/ and tables; by default the run's own, and for other data or splits one in it."""
+    images: int = 1000
+    """Images of the enlargement, the classes and the causal check; 0 for all."""
+    field_images: int = 200
+    """Images of the receptive fields; 0 for all."""
+    looks: int = 3
+    """Images shown one by one."""
+    boxes: Path | None = None
+    """A CSV of the objects' sizes: selection and field are then held against them. Columns: path (relative to the
+    table); x0,y0,x1,y1 or size, px of the image file as viewers show it, upright, which become px of the network's
+    input; or size_input, taken as it stands. Optional: label, the object's class; group, what images have in common
+    that are not independent, such as the picture they were cut from."""
+    arguments: Annotated[str, tyro.conf.arg(name="with")] = ""
+    """Arguments for a network of others, as in Python: "pretrained=True"."""
+    image_size: int | None = None
+    """Side of the images that a network of others is shown, px; by default timm's own, else 224."""
+    zooms: tuple[float, ...] = (1.0, 1.5, 2.0)
+    """Enlargements of the centre, the first of them 1."""
+    device: str = "auto"
+    """auto, cpu or cuda."""
+    on_bad_image: Literal["error", "skip"] = "error"
+    """An image that cannot be read: end, or leave it out and say how many were."""
+    table: tyro.conf.OmitArgPrefixes[TableOptions] = field(default_factory=TableOptions)
+    json: bool = False
+    """Print one JSON object instead of text."""
+
+    def __post_init__(self) -> None:
+        for name in ("images", "field_images", "looks"):
+            if getattr(self, name) < 0:
+                flag = "--" + name.replace("_", "-")
+                raise UsageError(f"{name} is {getattr(self, name)}", flag, "must be at least 0")
+        if self.image_size is not None and not 1 <= self.image_size <= 8192:
+            raise UsageError(f"image size is {self.image_size}", "--image-size", "must lie between 1 and 8192")
+        if not self.zooms or self.zooms[0] != 1 or min(self.zooms) < 1 or not max(self.zooms) <= 16:
+            raise UsageError(f"zooms are {self.zooms}", "--zooms", "must start with 1 and lie between 1 and 16")
+
+
+def main(argv: list[str]) -> int:
+    """`selkern analyze`."""
+    options = parse(AnalyzeOptions, argv, "analyze")
+    greet(f"analyzing {options.run}")
+    with Progress("starting"):
+        from selkern.inference.network import is_other, load, load_other
+        from selkern.report import analyze as analyzing
+        from selkern.report.findings import of_studies
+        from selkern.selection.analyses import Plan
+
+        tune()
+    other = is_other(options.run)
+    if not other and (options.arguments or options.image_size):
+        raise UsageError(
+            "is for networks of others", "--with" if options.arguments else "--image-size", "leave it out: weights tell"
+        )
+    with Progress("loading the network"):
+        loaded = (
+            load_other(
+                options.run,
+                options.data,
+                arguments=options.arguments,
+                size=options.image_size,
+                device=options.device,
+                on_bad=options.on_bad_image,
+                table=options.table,
+            )
+            if other
+            else load(options.run, options.device)
+        )
+    analysis = analyzing.analyze(
+        loaded,
+        options.data,
+        options.split,
+        options.output,
+        options.on_bad_image,
+        Plan(images=options.images, field_images=options.field_images, looks=options.looks, zooms=options.zooms),
+        options.boxes,
+        options.table,
+        say,
+    )
+    said = of_studies(analysis.studies, analysis.evaluation)
+    top1 = analysis.evaluation.top1
+    if options.json:
+        above, found = analysis.evaluation.above_chance, analysis.studies.to_dict()
+        report = {"report": str(analysis.page), "top1": top1, "above_chance": above, "studies": found}
+        print(json.dumps({**report, "said": said, "notes": analysis.notes}))
+        return 0
+    for note in analysis.notes:
+        say(f"note: {note}")
+    print(f"top1 {top1:.2%} on {len(analysis.evaluation):,} images")
+    print("\n".join(said.get("main", ["this network has no selective-kernel units to study"])))
+    print(f"report: {analysis.page}")
+    return 0

@@ -1,0 +1,340 @@
+"""The commands about data: data check; data import is in a file of its own.
+
+Each function takes the words after the command's name, calls one function, prints what it returns, and gives the exit
+code. Nothing heavy is imported before it is needed.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import tyro
+from tyro.conf import Positional
+
+from selkern import __version__
+from selkern.cli.parse import parse
+from selkern.data.table_options import TableOptions
+from selkern.errors import UsageError, printable
+from selkern.io import require_new, write_csv
+from selkern.progress import Progress, say
+
+if TYPE_CHECKING:
+    from selkern.data.check import DataCheck, Place
+    from selkern.data.split import Source
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataCheckOptions:
+    """Decode every image of a data set once and tell what would spoil a training; nothing of yours is changed.
+
+    Serious are images that cannot be read, one picture in two splits, and one picture under two labels. Copies are
+    found by their pixels: under any name and in any format without loss, but not where JPEG compressed them again.
+    Ends with 0 where nothing serious is found and with 3 otherwise.
+    """
+
+    source: Annotated[Positional[str], tyro.conf.arg(metavar="DATA")]
+    """What `train --data` takes: a folder, .csv or .parquet."""
+    table: tyro.conf.OmitArgPrefixes[TableOptions] = field(default_factory=TableOptions)
+    workers: int | None = None
+    """Processes that decode; by default one for each usable core, at most 16. Cannot change a result."""
+    output: Path | None = None
+    """A new .csv file with every unreadable image and every picture that is there twice."""
+    sheet: Path | None = None
+    """A new .png file with up to 48 images as training would show them to the network: decoded, resized, cropped."""
+    model: str = ""
+    """Of the sheet: the network, by default as for `train`."""
+    weights: str | None = None
+    """Of the sheet: weights or a run, whose card says how images are prepared."""
+    image_size: int | None = None
+    """Of the sheet: side of the network's input, px; by default as for `train`."""
+    eval_crop: float | None = None
+    """Of the sheet: the share of the resized side that the centre crop keeps; by default as for `train`."""
+    resize: Literal["crop", "squash", "pad"] | None = None
+    """Of the sheet: centre crop, squashed to a square, or padded to one; by default as for `train`."""
+    white_level: str = ""
+    """Of the sheet: what is white of deep pixels; by default as for `train`."""
+    json: bool = False
+    """Print one JSON object instead of text."""
+
+    def __post_init__(self) -> None:
+        if self.workers is not None and self.workers < 0:
+            raise UsageError(f"workers is {self.workers}", "--workers", "must be at least 0")
+        if self.image_size is not None and not 8 <= self.image_size <= 8192:
+            raise UsageError(f"image size is {self.image_size}", "--image-size", "must lie between 8 and 8192")
+        if self.sheet is not None and self.sheet.suffix.lower() != ".png":
+            raise UsageError("not a .png file", f"--sheet {self.sheet}", "give a name that ends with .png")
+        for name in ("model", "weights", "image_size", "eval_crop", "resize", "white_level"):
+            if self.sheet is None and getattr(self, name) not in (None, ""):
+                flag = "--" + name.replace("_", "-")
+                raise UsageError("only for the sheet", flag, "give --sheet sheet.png with it")
+
+
+COMMANDS = {
+    "check": "decode every image once: broken files, leaks between splits, labels that disagree, odd classes",
+    "import": "cut the objects out of pictures with boxes (VOC, YOLO, COCO): one image each, in class folders",
+}
+HELP = f"""usage: selkern data COMMAND [OPTIONS]
+
+commands:
+{chr(10).join(f"  {name:10}{text}" for name, text in COMMANDS.items())}
+
+`selkern data COMMAND --help` shows a command's options."""
+
+_SHOWN = 10  # findings of a kind that the screen shows; --json and --output have all
+_COPIES = 3  # places of one picture that it shows
+_LONGEST = 28  # characters of a class name
+_MOST_WORKERS = 16  # by default
+# The source's notes that the findings tell with more in them.
+_TOLD = re.compile(
+    r"class .* has no training image|no image in |[\d,]+ of [\d,]+ (image files are missing|rows are left out)"
+    r"|left out: ([\d,]+ links that lead|a link that leads) nowhere"
+)
+
+
+def main(argv: list[str]) -> int:
+    """`selkern data`, which has commands of its own."""
+    if argv and argv[0] in ("-h", "--help", "help"):
+        print(HELP)
+        return 0
+    if not argv:
+        raise UsageError("no command given", "selkern data", "such as `selkern data check FOLDER`")
+    if argv[0] not in COMMANDS:
+        near = difflib.get_close_matches(argv[0], COMMANDS, n=1)
+        fix = f"did you mean {near[0]}?" if near else f"one of {', '.join(COMMANDS)}"
+        raise UsageError(f"unknown command {argv[0]!r}", "selkern data", fix)
+    if argv[0] == "import":
+        from selkern.cli.data_import import main as import_main
+
+        return import_main(argv[1:])
+    return check(argv[1:])
+
+
+def check(argv: list[str]) -> int:
+    """`selkern data check`; 3 where something serious is found."""
+
+    options = parse(DataCheckOptions, argv, "data check")
+    for flag, path in (("--output", options.output), ("--sheet", options.sheet)):
+        if path is not None:
+            require_new(path, flag)
+    say(f"selkern {__version__}: checking {printable(options.source)}")
+    from selkern.data.check import check_data
+    from selkern.data.levels import parse_levels
+    from selkern.tuning import usable_cores
+
+    workers = min(usable_cores()[0], _MOST_WORKERS) if options.workers is None else options.workers
+    with Progress("listing the images") as line:
+        source, uncut = _open(options)
+        if options.sheet is not None:
+            line.show("drawing the sheet")
+            drawn = _write_sheet(options, options.sheet, cut=not uncut)
+        line.show("decoding", total=sum(map(len, source.parts)))
+        white = parse_levels(options.white_level or "auto")
+        found = check_data(source, workers=workers, white=white, progress=line.advance)
+        found = replace(found, uncut=uncut)
+    if options.json:
+        print(json.dumps(found.to_dict()))
+    else:
+        print("\n".join(_text(found, all_told=options.output is not None)))
+    if options.output is not None:
+        require_new(options.output)
+        write_csv(options.output, ("finding", "number", "file", "split", "label", "reason"), list(found.to_rows()))
+        if not options.json:
+            print(f"\nwritten: {options.output}")
+    if options.sheet is not None and not options.json:
+        print(f"\nwritten: {options.sheet}", *drawn, sep="\n")
+    if not options.json:
+        print(f"\n{_verdict(found)}")
+    return 3 if found.serious else 0
+
+
+def _open(options: DataCheckOptions) -> tuple[Source, str]:
+    """The source, and why training would refuse to cut splits off, which is no reason not to check it."""
+    from selkern.data.sources import open_source
+    from selkern.data.splitting import TooFewError
+
+    try:
+        return open_source(options.source, on_bad="skip", table=options.table), ""
+    except TooFewError as error:
+        return open_source(options.source, on_bad="skip", table=options.table, cut=False), error.what
+
+
+def _verdict(found: DataCheck) -> str:
+    count = found.serious + found.remarks
+    if not count:
+        return "fine"
+    return f"{_many(count, 'thing')} to look at, {found.serious or 'none'} serious"
+
+
+def _text(found: DataCheck, all_told: bool) -> Iterator[str]:
+    """What is printed above the verdict. `all_told`: a file is written that tells what is left out here."""
+    yield f"{found.name}: {found.kind}, {_many(found.images, 'image')}, {_many(len(found.classes), 'class', 'classes')}"
+    yield ""
+    yield from _table(found)
+    if found.sizes is not None:
+        low, high = found.sizes.smallest, found.sizes.largest
+        alike = (low.width, low.height) == (high.width, high.height)
+        yield f"\nsizes    {low.width} x {low.height}" + ("" if alike else f" to {high.width} x {high.height}") + " px"
+        if found.sizes.wide:
+            shown = "a centre crop does not show the ends; train --resize squash or pad shows all"
+            yield f"         {found.sizes.wide:,} of 4:3 or longer: {shown}"
+    for what, examples in _serious(found):
+        yield f"\nSERIOUS  {what}"
+        yield from _listed(examples, all_told)
+    gap = "\n"
+    for what, examples in _remarks(found):
+        yield f"{gap}look     {what}"
+        yield from _listed(examples, all_told)
+        gap = "\n" if examples else ""
+    for note in found.notes:
+        if not _TOLD.match(note):
+            yield f"{gap}note     {note}"
+            gap = ""
+
+
+def _table(found: DataCheck) -> Iterator[str]:
+    """Images and classes of every part, the classes with the fewest and the most images, and their ratio."""
+    rows = [["split", "images", "classes", "smallest class", "largest class", "ratio"]]
+    for part in found.parts:
+        ends = [f"{_short(found.classes[c])} {part.counts[c]:,}" for c in part.extremes]
+        rows.append([part.name, f"{part.images:,}", f"{sum(map(bool, part.counts)):,}", *ends, f"{part.ratio:.1f}"])
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for row in rows:
+        name, *cells = (f"{cell:>{width}}" for cell, width in zip(row, widths, strict=True))
+        yield "   ".join((f"{name.strip():6}", *cells))
+
+
+def _serious(found: DataCheck) -> Iterator[tuple[str, list[str]]]:
+    """(finding, a line for each image or picture)."""
+    if found.left_out:
+        lines = [f"{found.short(row.where)}: {row.reason}" for row in found.left_out]
+        yield f"{_many(len(lines), 'row or file', 'rows or files')} left out: in no split", lines
+    if found.unreadable:
+        width = max(len(found.short(bad.file)) for bad in found.unreadable[:_SHOWN])
+        lines = [f"{found.short(bad.file):{width}}  {bad.reason}" for bad in found.unreadable]
+        yield f"{_many(len(lines), 'image')} cannot be read", lines
+    if found.leaks:
+        what = f"{_many(len(found.leaks), 'picture')} in more than one split: the figures of val and test mislead"
+        yield what, [_places(found, group, "split") for group in found.leaks]
+    if found.conflicts:
+        what = f"{_many(len(found.conflicts), 'picture')} with more than one label"
+        yield what, [_places(found, group, "label") for group in found.conflicts]
+
+
+def _remarks(found: DataCheck) -> Iterator[tuple[str, list[str]]]:
+    """(finding, a line for each picture; none where the finding says it all)."""
+    if found.uncut:
+        yield f"{found.uncut}: train refuses them, evaluate takes all", []
+    for doubt in found.doubtful:
+        yield doubt, []
+    if found.lost:
+        what = f"{_many(len(found.lost), 'image')} of which half of the pixels and more lie beyond black or white"
+        yield what, [found.short(place.file) for place in found.lost]
+    if found.repeats:
+        what = f"{_many(len(found.repeats), 'picture')} more than once in one class"
+        if found.cut_off:
+            what += f"; the random cut of {' and '.join(found.cut_off)} may put one on both sides"
+        yield what, [_places(found, group, "label") for group in found.repeats]
+    if found.empty_classes:
+        yield f"no image of {_names(found.empty_classes)}", []
+    for name, classes in found.missing_classes.items():
+        yield f"no image in {name} of {_names(classes)}", []
+    if found.uneven:
+        part = found.parts[0]
+        few, many = (f"{found.classes[c]} {part.counts[c]:,}" for c in part.extremes)
+        yield f"classes of very different size in {part.name}: {few}, {many}", []
+    if found.sizes is not None:
+        from selkern.data.check import LONG, SMALL
+
+        sizes = found.sizes
+        for count, what, one in (
+            (sizes.small, f"with a side below {SMALL} px", sizes.smallest),
+            (sizes.long, f"with one side more than {LONG} times the other", sizes.longest),
+        ):
+            if count:
+                such = f"such as {found.short(one.file)}, {one.width} x {one.height}"
+                yield f"{_many(count, 'image')} {what}, {such}", []
+
+
+def _listed(lines: Sequence[str], all_told: bool) -> Iterator[str]:
+    """The first of some lines, set in."""
+    yield from (f"{'':11}{line}" for line in lines[:_SHOWN])
+    if len(lines) > _SHOWN:
+        yield f"{'':11}and {len(lines) - _SHOWN:,} more" + ("" if all_told else "; --output FILE.csv lists all")
+
+
+def _places(found: DataCheck, group: Sequence[Place], key: Literal["split", "label"]) -> str:
+    """Where a picture is, in one line: first a place for each of its splits or labels."""
+    firsts: dict[str, Place] = {}
+    for place in group:
+        firsts.setdefault(getattr(place, key), place)
+    chosen = list(firsts.values())
+    chosen += [place for place in group[: _COPIES + len(chosen)] if place not in chosen]
+    # The path of a file in a folder tells both.
+    told = "" if found.kind == "folder" else " [{}]"
+    names = [found.short(place.file) + told.format(getattr(place, key)) for place in chosen[:_COPIES]]
+    return " = ".join(names) + (f" and {len(group) - _COPIES:,} more" if len(group) > _COPIES else "")
+
+
+def _names(classes: Sequence[str]) -> str:
+    """Some classes, however many."""
+    more = f" and {len(classes) - _SHOWN:,} more classes" if len(classes) > _SHOWN else ""
+    return ("class " if len(classes) == 1 else "classes ") + ", ".join(map(_short, classes[:_SHOWN])) + more
+
+
+def _short(name: str) -> str:
+    """A class name that fits into a table."""
+    return name if len(name) <= _LONGEST else f"{name[: _LONGEST - 3]}..."
+
+
+def _many(count: int, one: str, more: str = "") -> str:
+    """3 -> "3 images"."""
+    return f"{count:,} {one if count == 1 else more or f'{one}s'}"
+
+
+def _write_sheet(options: DataCheckOptions, path: Path, *, cut: bool = True) -> list[str]:
+    """Write the sheet; how images became inputs, and remarks on that, a line each.
+
+    Args:
+        cut: whether missing splits are cut off, as `open_source` has it.
+    """
+    from selkern.data.check import settled_levels
+    from selkern.data.levels import parse_levels, show_levels
+    from selkern.data.sheet import draw_sheet
+    from selkern.data.sources import open_source
+    from selkern.io import write_atomic
+    from selkern.train.defaults import Asked, choose_defaults
+
+    asked = Asked(
+        data=options.source,
+        model=options.model,
+        weights=options.weights,
+        image_size=options.image_size,
+        resize=options.resize,
+        table=options.table,
+    )
+    defaults = choose_defaults(asked, cut=cut)
+    source = defaults.source or open_source(options.source)
+    training = defaults.options.training
+    if options.image_size is not None:
+        training = replace(training, image_size=options.image_size)
+    if options.eval_crop is not None:
+        training = replace(training, eval_crop=options.eval_crop)
+    chosen = replace(defaults.options, training=training)
+    levels, _ = settled_levels(source, parse_levels(options.white_level or training.white_level))
+    preprocess = replace(training.preprocess, levels=levels)
+    said = defaults.input_line(chosen)
+    colours = ", ".join(
+        f"{name} {' '.join(f'{value:.3g}' for value in values)}"
+        for name, values in (("mean", preprocess.mean), ("std", preprocess.std))
+    )
+    if levels != "full":
+        colours += f", white level {show_levels(levels)}"
+    heading = f"{source.name}, as {chosen.model} is shown it"
+    write_atomic(path, draw_sheet(source, preprocess, [heading, said, colours]))
+    return [said, *(f"note: {note}" for note in defaults.input_notes(chosen))]

@@ -1,0 +1,106 @@
+"""`selkern train`: train a network and report on it, or continue a run."""
+
+from __future__ import annotations
+
+import shlex
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from selkern.cli.greet import greet, is_main
+from selkern.cli.parse import parse, parse_known
+from selkern.errors import SelkernError, UsageError, printable
+from selkern.progress import Progress, say
+from selkern.tuning import tune
+
+if TYPE_CHECKING:
+    from selkern.train.defaults import Defaults
+    from selkern.train.options import TrainOptions
+
+
+@dataclass(frozen=True, kw_only=True)
+class ResumeOptions:
+    """Continue a run in its own folder, with the options it was started with."""
+
+    resume: str
+    """The run's folder or name, or latest."""
+    data: str | None = None
+    """Where the run's data lie now, if they were moved; other data are refused."""
+    device: str = "auto"
+    """auto, cpu or cuda."""
+    workers: int | None = None
+    """Processes that read images ahead; cannot change a result."""
+    epochs: int | None = None
+    """Another number of epochs than the run was started with."""
+    extend: Literal["keep", "rescale"] | None = None
+    """With another --epochs: keep the planned learning rate of every epoch, or stretch the plan over all of them."""
+
+    def __post_init__(self) -> None:
+        if not self.resume:
+            raise UsageError(
+                "no run is named", "--resume", "give a run's folder or name, or leave it out for the latest"
+            )
+
+
+def main(argv: list[str]) -> int:
+    """`selkern train`, and with `--resume` its continuation."""
+    argv = [part for word in argv for part in (word.split("=", 1) if word.startswith("--resume=") else [word])]
+    if "--resume" in argv:
+        at = argv.index("--resume") + 1
+        if at == len(argv) or argv[at].startswith("-"):
+            argv = [*argv[:at], "latest", *argv[at:]]
+        options = parse(ResumeOptions, argv, "train --resume")
+        greet(f"resuming {options.resume}")
+        with Progress("starting", quiet=not is_main()):
+            from selkern.train import run as job
+            from selkern.train.run_folder import RunFolder
+
+            tune(training=True)
+        run = job.resume(
+            RunFolder.find(options.resume),
+            options.device,
+            options.workers,
+            data=options.data,
+            epochs=options.epochs,
+            extend=options.extend,
+        )
+    else:
+        asked, defaults = _train_options(argv)
+        greet(f"{asked.model} on {asked.data}, recipe {asked.recipe}")
+        with Progress("starting", quiet=not is_main()):
+            from selkern.train import run as job
+
+            tune(training=True)
+        run = job.train(asked, defaults)
+    if run is not None:  # rank 0
+        print(_next_commands(run.path))
+    return 0
+
+
+def _train_options(argv: list[str]) -> tuple[TrainOptions, Defaults]:
+    """Options from the flags, on top of defaults that follow from some of them, and those defaults."""
+    from selkern.train.defaults import Asked, choose_defaults
+    from selkern.train.options import TrainOptions
+
+    helping = not {"-h", "--help"}.isdisjoint(argv)
+    try:
+        asked = parse_known(Asked, argv, "train")
+        with Progress(f"looking at {printable(asked.data)}", quiet=helping or not is_main()):
+            defaults = choose_defaults(asked, fetch=not helping)
+    except SelkernError as error:
+        if not helping:
+            raise
+        defaults = choose_defaults(Asked())  # help is given whatever else is wrong
+        say(f"note: the defaults below are those of the digits, since the command as it stands fails: {error}")
+    return parse(TrainOptions, argv, "train", defaults.options), defaults
+
+
+def _next_commands(run: Path) -> str:
+    report = run / "report.html"
+    lines = [f"report: {report}"] if report.is_file() else []
+    lines += ["next:"]
+    lines += [
+        f"  selkern {words.format(shlex.quote(str(run)))}"
+        for words in ("predict {} IMAGE...", "evaluate {}", "analyze {}")
+    ]
+    return "\n".join(lines)

@@ -1,0 +1,1 @@
+"""The rules of the paper, held against what selective-kernel code computes in a traced forward pass."""

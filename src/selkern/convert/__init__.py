@@ -1,0 +1,1 @@
+"""Weights from elsewhere and to elsewhere: torch state dicts, timm, the authors' Caffe models, the Hugging Face Hub."""

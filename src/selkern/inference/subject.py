@@ -1,0 +1,141 @@
+"""What a command was pointed at: a model by name, a weights file, a network of timm, or a class of the user's own."""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import importlib.util
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from selkern.convert.hub import is_reference
+from selkern.errors import CheckpointError, UsageError
+from selkern.layers.parts import evaluating
+from selkern.models.registry import architecture, create_model, list_models
+
+IMAGES = 5  # a batch size that is seldom a number of branches or channels
+
+
+def find_subject(name: str, arguments: str = "") -> nn.Module:
+    """The module that a word on the command line means.
+
+    Args:
+        name: a model's name; a weights file, boxed weights or `hf-hub:user/name`; `timm:NAME`; `FILE.py:NAME` or
+            `package.module:NAME`, where NAME is a module, or a class or function that makes one. Their code is
+            imported and run.
+        arguments: for what is made, as in Python: "64, kernels=[3, 5]". Only literals.
+
+    Raises:
+        UsageError: no such thing, or it cannot be made with these arguments.
+    """
+    if name.startswith("timm:"):
+        timm = _import("timm", name)
+        return _make(timm.create_model, f"{name.removeprefix('timm:')!r}, {arguments}", name)
+    home, colon, attribute = name.rpartition(":")
+    if colon and not is_reference(name) and not Path(name).exists():
+        module = _import_file(Path(home), name) if home.endswith(".py") else _import(home, name)
+        if not hasattr(module, attribute):
+            raise UsageError(f"{home} has no {attribute!r}", name, "give FILE.py:NAME or package.module:NAME")
+        found = getattr(module, attribute)
+        return found if isinstance(found, nn.Module) else _make(found, arguments, name)
+    if name in list_models():
+        return _make(create_model, f"{name!r}, {arguments}", name)
+    try:
+        return create_model(weights=name)
+    except CheckpointError as error:
+        if is_reference(name) or Path(name).exists():
+            raise
+        try:
+            architecture(name)  # whose message tells the nearest names
+        except UsageError as unknown:
+            fix = "or give weights, timm:NAME, FILE.py:CLASS, package.module:CLASS"
+            raise UsageError(unknown.what, name, f"{unknown.fix}; {fix}") from error
+        raise
+
+
+def find_inputs(model: nn.Module, shape: tuple[int, ...] | None = None) -> Tensor:
+    """A random batch of 5 images that a model takes: (5, *shape), or a shape found by trying.
+
+    Raises:
+        UsageError: the model fails on this shape, or on every one tried.
+    """
+    shapes = [shape] if shape is not None else list(_likely_shapes(model))
+    first = next(model.parameters(), torch.empty(0))
+    generator = torch.Generator().manual_seed(0)
+    failure = ""
+    for candidate in shapes:
+        x = torch.randn(IMAGES, *candidate, generator=generator).to(first)
+        try:
+            with torch.no_grad(), evaluating(model):
+                model(x)
+            return x
+        except Exception as error:  # noqa: BLE001 - the user's code may raise anything
+            failure = failure or f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
+    others = f" and {len(shapes) - 1} other shapes" if len(shapes) > 1 else ""
+    tried = f"{(IMAGES, *shapes[0])}{others}"
+    raise UsageError(f"the model does not run on {tried} ({failure})", "--input", "give its shape, such as 64,32,32")
+
+
+def _likely_shapes(model: nn.Module) -> Iterator[tuple[int, ...]]:
+    """Images of three channels, or of as many as the first convolution reads, or a multiple of it."""
+    convs = (module for module in model.modules() if isinstance(module, (nn.Conv1d, nn.Conv2d, nn.Conv3d)))
+    first = next(convs, None)
+    axes = 2 if first is None else len(first.kernel_size)
+    reads = 3 if first is None else first.in_channels
+    # Not square, so that axes can be told apart; 224 for networks that take nothing else.
+    spaces: dict[int, list[tuple[int, ...]]] = {1: [(96,)], 2: [(64, 96), (224, 224)], 3: [(12, 16, 20)]}
+    for space in spaces[axes]:
+        for channels in dict.fromkeys((getattr(model, "in_chans", reads), reads, 2 * reads, 3 * reads, 4 * reads)):
+            yield (channels, *space)
+
+
+def _import(module: str, where: str) -> ModuleType:
+    if "" not in sys.path:
+        sys.path.insert(0, "")  # as `python -m` does
+    try:
+        return importlib.import_module(module)
+    except Exception as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        absent = isinstance(error, ModuleNotFoundError) and error.name == module == "timm"
+        fix = "pip install 'selkern[timm]'" if absent else f"install one that fits torch {torch.__version__}"
+        raise UsageError(f"{module} cannot be imported ({reason})", where, fix) from error
+
+
+def _import_file(path: Path, where: str) -> ModuleType:
+    if not path.is_file():
+        raise UsageError("no such file", str(path), "give FILE.py:NAME")
+    sys.path.insert(0, str(path.parent))  # its neighbours, as when it is run
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:
+        reason = (str(error).splitlines() or [""])[0]
+        raise UsageError(f"{path} cannot be run ({type(error).__name__}: {reason})", where, "mend it") from error
+    return module
+
+
+def _make(maker: Any, arguments: str, where: str) -> nn.Module:
+    try:
+        call = ast.parse(f"_({arguments})", mode="eval").body
+        assert isinstance(call, ast.Call)
+        positional = [ast.literal_eval(word) for word in call.args]
+        named = {str(word.arg): ast.literal_eval(word.value) for word in call.keywords}
+    except (SyntaxError, ValueError, AssertionError) as error:
+        raise UsageError(f"not arguments: {arguments!r}", "--with", 'write them as "64, kernels=[3, 5]"') from error
+    try:
+        made = maker(*positional, **named)
+    except Exception as error:
+        reason = f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
+        raise UsageError(f"cannot be made ({reason})", where, 'give its arguments: --with "64, groups=8"') from error
+    if not isinstance(made, nn.Module):
+        raise UsageError(f"gives a {type(made).__name__}, no torch module", where, "name a class or a function")
+    return made

@@ -1,0 +1,1 @@
+"""Time, memory and the machine they are measured on."""

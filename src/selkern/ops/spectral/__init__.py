@@ -1,0 +1,1 @@
+"""Dense k x k convolutions as products of real Fourier coefficients."""

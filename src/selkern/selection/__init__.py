@@ -1,0 +1,1 @@
+"""What the selective kernels of a network chose: recording, replacing and measuring selections."""

@@ -1,0 +1,209 @@
+"""The jobs that commands run: train a new run or resume one, up to its report."""
+
+from __future__ import annotations
+
+import os
+from contextlib import ExitStack
+from dataclasses import replace
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+
+from selkern.data.levels import parse_levels, show_levels
+from selkern.data.order import TrainOrder
+from selkern.data.sources import Source
+from selkern.data.splitting import names_some
+from selkern.data.survey import settle_levels
+from selkern.errors import CheckpointError
+from selkern.inference.images import trained_before
+from selkern.inference.network import find_weights, load
+from selkern.io import write_atomic
+from selkern.layers.memory import set_memory
+from selkern.models.backbone import Backbone
+from selkern.models.registry import create_model
+from selkern.progress import Progress as Line
+from selkern.report.analyze import analyze
+from selkern.report.figures import image_grid
+from selkern.selection.plots import to_png
+from selkern.train.defaults import Defaults, fit_batch, open_training
+from selkern.train.distributed import Ranks, join
+from selkern.train.loop import Training
+from selkern.train.options import TrainOptions, read_options
+from selkern.train.progress import Progress
+from selkern.train.run_data import RunData, write_inputs
+from selkern.train.run_folder import RunFolder, locked, name_of, require_readable
+
+
+def train(options: TrainOptions, defaults: Defaults | None = None) -> RunFolder | None:
+    """Train a new run, with its report; the run's folder on rank 0, None on the others.
+
+    Args:
+        options: what to do.
+        defaults: what they were made from, with the data that were opened for it; said at the start.
+
+    Raises:
+        SelkernError: as `Training.fit`, `open_source` and `create_model` say.
+        Interrupted: the run was asked to stop and has saved its state.
+    """
+    # torchrun started all processes again after one was lost: it is this run that goes on, not a new one.
+    if int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) and (run := RunFolder.unfinished(options)):
+        return resume(run, options.device)
+    with ExitStack() as held:
+        with join(options.device) as ranks:
+            with Line("listing the images", quiet=not ranks.main) as line:
+                source = (defaults and defaults.source) or open_training(options)
+                for split in (source.val, source.test) if options.report else (source.val,):
+                    require_readable(split)
+                options, source = _settled(options, source, ranks.world, defaults)
+                line.show("building the network")
+                model = _new_model(options, source)
+                # Built again in `Training`; here it refuses a batch size that cannot be before a folder is made.
+                TrainOrder(len(source.train), options.training.batch_size, options.seed, ranks.rank, ranks.world)
+            first = None if options.weights is None else find_weights(options.weights)  # "latest" is soon this run
+            run = RunFolder(ranks.from_main(RunFolder.create(options).path if ranks.main else Path()))
+            progress = Progress(run.log if ranks.main else None)
+            held.enter_context(locked(run.path, ranks, progress.say))
+            with Line("reading the first images", quiet=not ranks.main):
+                training = Training(options, source, model, run, ranks, progress)
+                if ranks.main:
+                    write_inputs(run.path, options.data, source, first, model.variant.norms)
+                    run.start(options, source)
+                    draw_first_batch(training)
+            _announce(training, progress, defaults)
+            for warning in trained_before(first, source, source.test):
+                progress.say(warning)
+            training.fit()
+        return _finish(run, options, ranks, progress)
+
+
+def resume(
+    run: RunFolder,
+    device: str = "auto",
+    workers: int | None = None,
+    *,
+    data: str | None = None,
+    epochs: int | None = None,
+    extend: Literal["keep", "rescale"] | None = None,
+) -> RunFolder | None:
+    """Continue a run in its own folder, from its newest sound state; only device, workers and epochs may differ.
+
+    Images that are gone are as ones that cannot be read, and keep their place, so that the order of all others holds.
+
+    Args:
+        data: where the run's data lie now; None looks where they were, and beside the run.
+        epochs: another number than the run was started with.
+        extend: what then becomes of the learning rate, see `Recipe.extended`.
+
+    Raises:
+        CheckpointError: no sound state, or a run that is finished.
+        ResourceError: another process trains it.
+        UsageError: as `Recipe.extended` says.
+        DataError: the run's data are not found, or those given are others.
+    """
+    options = read_options(run.path)
+    if epochs is not None and epochs != options.training.epochs:
+        options = replace(options, training=options.training.extended(epochs, extend))
+    with ExitStack() as held:
+        with join(device) as ranks:
+            progress = Progress(run.log if ranks.main else None)
+            held.enter_context(locked(run.path, ranks, progress.say))
+            with Line("listing the images", quiet=not ranks.main) as line:
+                known = RunData(run)
+                place = ranks.from_main(known.place(data) if ranks.main else "")
+                source = known.open_at(place, classes=known.classes, keep_gone=True)
+                line.show("building the network")
+                now = options if workers is None else replace(options, workers=workers)
+                begun = ranks.from_main(run.has_state)
+                training = Training(now, source, _model_of(known, source, begun=begun), run, ranks, progress)
+                if begun:
+                    training.restore()
+                else:  # killed before the first one was saved, a run starts from its beginning
+                    training.rewind()
+                    if ranks.main:
+                        draw_first_batch(training)
+            if not training.finished:
+                if ranks.main:
+                    write_atomic(run.path / "config.yaml", options.to_yaml())
+                    known.keep(place, source, training.stepper.model.variant.norms)
+                    if changed := known.changed(source):
+                        what = f"at least {len(changed):,} images have changed since the run was started"
+                        progress.say(f"warning: {what}; it goes on with them as they are: {names_some(changed)}")
+                for note in source.notes:
+                    progress.say(f"note: {note}")
+                progress.say(f"resuming {run.path} at epoch {training.epoch + 1}, step {training.step + 1}")
+                training.fit()
+            elif not options.report or run.report.is_file():
+                fix = "give more --epochs and --extend, or train a new one with --weights to go on from it"
+                raise CheckpointError("this run is finished", str(run.path), fix)
+        return _finish(run, options, ranks, progress)
+
+
+def draw_first_batch(training: Training) -> None:
+    """plots/train_batch.png, augmented and labelled: a wrong label or augmentation is seen before hours are lost."""
+    drawn = [training.samples[key] for key in next(iter(training.order))[:32]]
+    good = [sample for sample in drawn if not isinstance(sample, str)]  # a text is the reason why it cannot be read
+    if good:
+        names = training.source.classes
+        captions = [names[s.label] if s.lam == 1 else f"{s.lam:.0%} {names[s.label]}, {names[s.partner]}" for s in good]
+        figure = image_grid(np.stack([sample.pixels for sample in good]), captions)
+        training.run.plots.mkdir(exist_ok=True)
+        write_atomic(training.run.plots / "train_batch.png", to_png(figure))
+
+
+def _new_model(options: TrainOptions, source: Source) -> Backbone:
+    torch.manual_seed(options.seed)
+    weights = None if options.weights is None else find_weights(options.weights)
+    model = create_model(options.model, num_classes=len(source.classes), weights=weights)
+    return set_memory(model, options.training.memory)
+
+
+def _model_of(known: RunData, source: Source, *, begun: bool) -> Backbone:
+    """A run's model: its tensors come from the state where it has begun, so that the first weights may be gone."""
+    options, inputs = known.options, known.inputs
+    if inputs is None or not inputs.weights:
+        return _new_model(options, source)
+    if not begun:
+        return _new_model(replace(options, weights=inputs.weights), source)
+    torch.manual_seed(options.seed)
+    model = create_model(options.model, num_classes=len(source.classes), **inputs.norms)
+    return set_memory(model, options.training.memory)
+
+
+def _settled(
+    options: TrainOptions, source: Source, ranks: int, defaults: Defaults | None
+) -> tuple[TrainOptions, Source]:
+    """Options in which the levels of deep pixels and the batch fit the data, and the source with remarks on both."""
+    levels, notes = settle_levels(source.train, parse_levels(options.training.white_level))
+    asked = defaults is None or defaults.batch_asked
+    recipe, told = fit_batch(options.training, len(source.train), ranks, source.name, asked=asked)
+    if levels != "full":
+        recipe = replace(recipe, white_level=show_levels(levels))
+    return replace(options, training=recipe), replace(source, notes=(*source.notes, *notes, *told))
+
+
+def _announce(training: Training, progress: Progress, defaults: Defaults | None) -> None:
+    options, source = training.options, training.source
+    parameters = sum(p.numel() for p in training.stepper.model.parameters())
+    progress.say(
+        f"{options.model} ({parameters / 1e6:.2f} M parameters) on {source.name}: {len(source.train):,} training, "
+        f"{len(source.val):,} validation, {len(source.test):,} test images, {len(source.classes)} classes"
+    )
+    if defaults is not None:
+        progress.say(defaults.line(options, training.order.steps_per_epoch))
+    for note in (*source.notes, *(defaults.notes(options) if defaults is not None else ())):
+        progress.say(f"note: {note}")
+    run, name = training.run.path, name_of(options)
+    taken = "" if run.name == name else f" ({name} exists already)"
+    progress.say(f"run folder {run}{taken}; {training.ranks.world} process(es) on {training.ranks.device.type}")
+
+
+def _finish(run: RunFolder, options: TrainOptions, ranks: Ranks, progress: Progress) -> RunFolder | None:
+    if not ranks.main:
+        return None
+    if options.report:
+        progress.say("evaluating and analyzing the best weights")
+        analysis = analyze(load(str(run.path), str(ranks.device)), on_bad=options.on_bad_image)
+        progress.say(f"test top1 {analysis.evaluation.top1:.2%} on {len(analysis.evaluation):,} images")
+    return run

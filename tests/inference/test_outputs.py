@@ -1,0 +1,173 @@
+"""Predictions and figures as files: what they hold, what ends them, and that nothing is overwritten."""
+
+from __future__ import annotations
+
+import csv
+import json
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from tiny import draw, make_folder, make_options, train
+
+from selkern import cli
+from selkern.inference import predict as predicting
+from selkern.inference.predict import Prediction, PredictionFile
+from selkern.models.weights import read_card, read_tensors, save_weights
+from selkern.train.run_folder import RunFolder
+
+pytestmark = pytest.mark.usefixtures("tiny_networks")
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
+    data = make_folder(tmp_path_factory.mktemp("data"), classes=("=cat", "-dög"))
+    options = make_options(data, tmp_path_factory.mktemp("runs"), model="sk_tiny", epochs=1, batch_size=14, name="run")
+    return train(options)
+
+
+@pytest.fixture
+def pictures(tmp_path: Path) -> Path:
+    """Three images, one of them broken, whose names a table might take for something else."""
+    folder = tmp_path / "pictures"
+    draw(folder / "=1+1, a.png", 0, 1)
+    draw(folder / "inner" / "bär.png", 1, 2)
+    (folder / "broken.png").write_bytes(b"no")
+    return folder
+
+
+def table(path: Path) -> list[dict[str, str]]:
+    with path.open(newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+def predict(*words: object) -> int:
+    return cli.main(["predict", *map(str, words), "--device", "cpu"])
+
+
+def test_a_table_holds_a_row_for_each_image(
+    run: RunFolder, pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "p.csv"
+    twice = [pictures, pictures / "inner", pictures / "broken.png"]
+    assert predict(run.path, *twice, "--output", out, "--top-k", "9") == 3
+    said = capsys.readouterr()
+    assert said.out == f"{out}: 3 images, 1 of them could not be read (see the column error)\n"
+    assert "error: " not in said.err
+    rows = table(out)
+    assert list(rows[0]) == ["path", "class", "probability", "class_2", "probability_2", "error"]
+    assert sorted(row["path"] for row in rows) == sorted(str(p) for p in pictures.rglob("*.png"))
+    for row in rows:
+        if row["path"].endswith("broken.png"):
+            assert row["error"].startswith("not an image")
+            assert not any((row["class"], row["probability"], row["class_2"], row["probability_2"]))
+        else:
+            assert {row["class"], row["class_2"]} == {"=cat", "-dög"}
+            assert float(row["probability"]) + float(row["probability_2"]) == pytest.approx(1, abs=2e-6)
+            assert float(row["probability"]) >= float(row["probability_2"])
+            assert not row["error"]
+
+
+def test_json_lines_are_those_of_the_screen(
+    run: RunFolder, pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "p.jsonl"
+    assert predict(run.path, pictures, "--output", out, "--json") == 3
+    assert out.read_text(encoding="utf-8") == capsys.readouterr().out
+    assert len(out.read_text().splitlines()) == 3
+
+
+@pytest.mark.parametrize(
+    ("name", "told"),
+    [
+        ("there.csv", "exists already"),
+        ("link.csv", "exists already"),
+        ("p.xlsx", "neither"),
+        ("no/p.csv", "no such folder"),
+    ],
+)
+def test_what_cannot_be_the_output_is_refused_before_anything_is_done(
+    name: str, told: str, run: RunFolder, pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "there.csv").write_text("mine")
+    (tmp_path / "link.csv").symlink_to("nowhere.csv")
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    assert predict(run.path, pictures, "--output", tmp_path / name) == 2
+    assert told in capsys.readouterr().err
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
+
+
+def test_a_stop_keeps_the_rows_that_are_done(
+    run: RunFolder, pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def stopped(*_: Any, **__: Any) -> Iterator[Prediction]:
+        yield Prediction("a.png", ("=cat", "-dög"), (0.75, 0.25))
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(predicting, "predict", stopped)
+    out = tmp_path / "p.csv"
+    assert predict(run.path, pictures, "--output", out) == 128 + signal.SIGINT
+    assert capsys.readouterr().err.splitlines()[-1] == f"stopped after 1 of 3 images; 1 are in {out}"
+    assert [row["probability_2"] for row in table(out)] == ["0.250000"]
+
+
+def test_a_full_disk_keeps_them_too(tmp_path: Path) -> None:
+    class Full:
+        def write(self, text: str) -> None:
+            if text.startswith("b.png"):
+                raise OSError(28, "No space left on device")
+
+        def flush(self) -> None: ...
+
+    file = PredictionFile(tmp_path / "p.csv", Full(), 1)  # type: ignore[arg-type]
+    file.add(Prediction("a.png", ("cat",), (1.0,)))
+    with pytest.raises(Exception, match=r"No space left on device\); 1 images are in it"):
+        file.add(Prediction("b.png", ("cat",), (1.0,)))
+
+
+def test_weights_that_are_not_finite_are_no_prediction(
+    run: RunFolder, pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tensors = {name: value.clone() for name, value in read_tensors(run.best).items()}
+    tensors["fc.bias"][0] = torch.nan
+    save_weights(tmp_path / "nan.safetensors", tensors, read_card(run.best))
+    assert predict(tmp_path / "nan.safetensors", pictures) == 6
+    said = capsys.readouterr()
+    assert "error: the network gives no finite numbers | " in said.err
+    assert said.out == ""
+
+
+def test_an_evaluation_as_files(run: RunFolder, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "new" / "e"
+    words = ["evaluate", str(run.path), "--split", "train", "--output", str(out), "--json"]
+    assert cli.main(words) == 0
+    told = json.loads(capsys.readouterr().out)
+    with (out / "confusion.csv").open(newline="", encoding="utf-8") as file:
+        header, *rows = csv.reader(file)
+    assert header == ["true class", "-dög", "=cat"]
+    assert [row[0] for row in rows] == header[1:]
+    images = table(out / "predictions.csv")
+    assert len(images) == told["images"] == 28
+    for row in rows:
+        for name, count in zip(header[1:], row[1:], strict=True):
+            pairs = [(image["label"], image["predicted"]) for image in images]
+            assert pairs.count((row[0], name)) == int(count)
+    assert [int(row["images"]) for row in table(out / "per_class.csv")] == [14, 14]
+    assert json.loads((out / "evaluation.json").read_text())["top1"] == told["top1"]
+    assert cli.main(words) == 2
+    assert "exists already" in capsys.readouterr().err
+    assert cli.main([*words[:-2], str(tmp_path / "c.csv")]) == 2
+    assert "give a folder" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("above", [True, False])
+def test_an_evaluation_at_chance_says_so(
+    above: bool, run: RunFolder, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("selkern.evaluation.Evaluation.above_chance", above)
+    assert cli.main(["evaluate", str(run.path), "--split", "train", "--device", "cpu"]) == 0
+    told = "not better than always naming the largest class (-dög, 50.00%)\n"
+    assert (told in capsys.readouterr().out) != above
