@@ -1,14 +1,17 @@
-"""The README's example is run as it stands there."""
+"""The Python examples of the README and the guide run as they are printed."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-README = Path(__file__).parents[1] / "README.md"
+import pytest
+
+ROOT = Path(__file__).parents[1]
 
 
-def test_python_blocks_run() -> None:
-    blocks = [block.split("```")[0] for block in README.read_text().split("```python\n")[1:]]
+@pytest.mark.parametrize("page", ["README.md", "docs/guide.md"])
+def test_python_blocks_run(page: str) -> None:
+    blocks = [block.split("```")[0] for block in (ROOT / page).read_text().split("```python\n")[1:]]
     assert blocks
     for block in blocks:
-        exec(compile(block, str(README), "exec"), {})
+        exec(compile(block, page, "exec"), {})

@@ -23,18 +23,18 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _HOME = {
-    "Attention": "layers.mlp_attention",
+    "Attention": "layers.article",
     "Branch": "layers.selective_kernel",
-    "MLPAttention": "layers.mlp_attention",
-    "SKAttention": "layers.sk_attention",
+    "MLPAttention": "layers.article",
+    "SKAttention": "layers.article",
     "SKFusion": "layers.fusion",
     "SelectiveKernel": "layers.selective_kernel",
-    "check": "analysis.conformance",
+    "check": "conformance.check",
     "create_model": "models.registry",
     "fold": "deploy.fold",
     "from_pretrained": "models.registry",
     "list_models": "models.registry",
-    "record": "analysis.probe",
+    "record": "selection.record",
     "set_kernels": "ops.kernels",
     "set_memory": "layers.memory",
 }
