@@ -61,8 +61,10 @@ def headline(above: str) -> str:
     for row in rows:
         if "headline" in row:
             measured, interval, n, verdict_, command = cells(row, above)
-            figures = interval if interval.count("[") == 1 else interval.replace("], [", "]; [")
-            lines.append(f"| {row['headline']} | {measured} {figures}, {n} | {verdict_} | {command} |")
+            kind, _, figures = measured.rpartition(": ") if ": " in measured else ("", "", measured)
+            pairs = zip(figures.split(", "), interval.replace("], [", "];[").split(";"), strict=True)
+            shown = ", ".join(f"{figure} {ends}" for figure, ends in pairs)
+            lines.append(f"| {row['headline']} | {kind}{': ' * bool(kind)}{shown}, {n} | {verdict_} | {command} |")
     return "\n".join(lines) + "\n"
 
 
