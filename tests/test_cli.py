@@ -318,7 +318,7 @@ def test_ctrl_c_before_training_is_no_traceback(
     def interrupted(_words: list[str]) -> int:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(cli, "_dispatch", interrupted)
+    monkeypatch.setattr("selkern.cli.program._dispatch", interrupted)
     said = call(capsys, "models")
     assert (said.code, said.err) == (130, "stopped\n")
 

@@ -23,8 +23,7 @@ from selkern.data.sources import Source, open_source
 from selkern.data.survey import Survey, survey
 from selkern.errors import CheckpointError, DataError
 from selkern.train.options import RunOptions, TrainOptions, recipe_named
-from selkern.train.recipe import RECIPE_NOTES, RECIPES, Recipe
-from selkern.train.step import LEAST
+from selkern.train.recipe import LEAST, RECIPE_NOTES, RECIPES, Recipe
 
 _STEPS = 4  # in an epoch, at least, where a batch is lowered: a recipe's epochs are meant for many
 _FEWEST = 8  # images of a lowered batch, at least, where there are as many: BatchNorm's statistics are noise below

@@ -37,6 +37,8 @@ _CHOICES = {
     "memory": get_args(Memory),
 }
 
+LEAST = 2  # images that BatchNorm needs at once: where a map has one position, one image has no variance
+
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:

@@ -18,7 +18,7 @@ from selkern.evaluation import to_input
 from selkern.models.backbone import Backbone
 from selkern.train.distributed import Ranks
 from selkern.train.progress import Tally
-from selkern.train.recipe import Recipe
+from selkern.train.recipe import LEAST, Recipe
 from selkern.train.state import load_optimizer, optimizer_tensors
 
 
@@ -56,9 +56,6 @@ def make_ema(model: nn.Module, recipe: Recipe) -> AveragedModel | None:
         return None
     average = get_ema_multi_avg_fn(recipe.ema)  # type: ignore[no-untyped-call]
     return AveragedModel(model, multi_avg_fn=average, use_buffers=True)
-
-
-LEAST = 2  # images that BatchNorm needs at once: where a map has one position, one image has no variance
 
 
 class NotFinite(Exception):
