@@ -23,6 +23,7 @@ from selkern.data.augment import Augment
 from selkern.data.decode import Header
 from selkern.data.levels import Reading, Used
 from selkern.models import registry
+from selkern.report.analyze import report_run
 from selkern.train import run as job
 from selkern.train.loop import Training
 from selkern.train.options import TrainOptions
@@ -128,6 +129,7 @@ def make_options(data: Path | str, output: Path, recipe: Recipe | None = None, *
 def train(options: TrainOptions) -> RunFolder:
     run = job.train(options)
     assert run is not None
+    report_run(run, "cpu")
     return run
 
 
@@ -135,6 +137,7 @@ def resume(run: RunFolder, workers: int | None = None) -> RunFolder:
     resumed = job.resume(run, "cpu", workers)
     assert resumed is not None
     assert resumed.path == run.path
+    report_run(resumed, "cpu")
     return resumed
 
 

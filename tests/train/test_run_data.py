@@ -19,13 +19,13 @@ from selkern import cli
 from selkern.data.sources import open_source
 from selkern.data.split import Split
 from selkern.errors import CheckpointError, DataError, Interrupted, UsageError
-from selkern.inference.images import Chosen, choose_images, trained_before
+from selkern.inference.images import Chosen, choose_images
 from selkern.inference.network import load
 from selkern.report.analyze import report_folder
 from selkern.train import run as job
 from selkern.train.defaults import open_training
 from selkern.train.loop import Training
-from selkern.train.run_data import RunData
+from selkern.train.run_data import RunData, trained_before
 from selkern.train.run_folder import RunFolder
 
 pytestmark = pytest.mark.usefixtures("tiny_networks")

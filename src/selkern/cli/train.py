@@ -56,6 +56,7 @@ def main(argv: list[str]) -> int:
             from selkern.train.run_folder import RunFolder
 
             tune(training=True)
+        device = options.device
         run = job.resume(
             RunFolder.find(options.resume),
             options.device,
@@ -71,8 +72,12 @@ def main(argv: list[str]) -> int:
             from selkern.train import run as job
 
             tune(training=True)
+        device = asked.device
         run = job.train(asked, defaults)
     if run is not None:  # rank 0
+        from selkern.report.analyze import report_run
+
+        report_run(run, device)
         print(_next_commands(run.path))
     return 0
 

@@ -164,6 +164,26 @@ def draw_sheet(source: Source, preprocess: Preprocess, heading: Sequence[str], l
     return data.getvalue()
 
 
+def draw_grid(images: Sequence[NDArray[np.uint8]], captions: Sequence[str]) -> bytes:
+    """A PNG of images (3, size, size) of one size, each with its caption below."""
+    size = images[0].shape[-1]
+    side = min(size, _MOST) * max(1, math.ceil(_LEAST / size))
+    columns = min(_COLUMNS, max(1, (_WIDTH + _GAP) // (side + _GAP)), len(images))
+    step = side + round(_TEXT * _LINE) + _GAP + 4
+    rows = -(-len(images) // columns)
+    grid = Image.new("RGB", (columns * (side + _GAP) - _GAP + 2 * _PAGE, rows * step + 2 * _PAGE), _PAPER)
+    drawing = ImageDraw.Draw(grid)
+    for number, (pixels, caption) in enumerate(zip(images, captions, strict=True)):
+        row, column = divmod(number, columns)
+        at = (_PAGE + column * (side + _GAP), _PAGE + row * step)
+        _draw_pixels(grid, drawing, pixels, at, side)
+        line = shortened(printable(caption), side, _TEXT)
+        drawing.text((at[0], at[1] + side + 4), line, fill=_INK, font=font(line, _TEXT))
+    data = io.BytesIO()
+    grid.save(data, "PNG", compress_level=2)
+    return data.getvalue()
+
+
 def pick(source: Source, limit: int) -> list[tuple[Split, int]]:
     """Images of every class and split in turn until there are ``limit``, in the order of classes and splits.
 
@@ -206,13 +226,20 @@ def _cell(source: Source, split: Split, index: int, preprocess: Preprocess) -> _
     return _Cell(label=name, number=label, place=place, pixels=sample.pixels)
 
 
+def _draw_pixels(
+    sheet: Image.Image, drawing: ImageDraw.ImageDraw, pixels: NDArray[np.uint8], at: tuple[int, int], side: int
+) -> None:
+    image = Image.fromarray(np.ascontiguousarray(pixels.transpose(1, 2, 0)))
+    larger = side >= image.width
+    sheet.paste(image.resize((side, side), Image.Resampling.NEAREST if larger else Image.Resampling.BOX), at)
+    x, y = at
+    drawing.rectangle((x - 1, y - 1, x + side, y + side), outline="#c5ced6")
+
+
 def _draw(sheet: Image.Image, drawing: ImageDraw.ImageDraw, cell: _Cell, at: tuple[int, int], side: int) -> None:
     x, y = at
     if cell.pixels is not None:
-        image = Image.fromarray(np.ascontiguousarray(cell.pixels.transpose(1, 2, 0)))
-        larger = side >= image.width
-        sheet.paste(image.resize((side, side), Image.Resampling.NEAREST if larger else Image.Resampling.BOX), at)
-        drawing.rectangle((x - 1, y - 1, x + side, y + side), outline="#c5ced6")
+        _draw_pixels(sheet, drawing, cell.pixels, at, side)
     else:
         drawing.rectangle((x, y, x + side - 1, y + side - 1), fill=_FAULT_PAPER, outline=_FAULT)
         room = side - 16

@@ -3,24 +3,18 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 from typing import Any
 
-from selkern.data.identity import fingerprint
-from selkern.data.joined import Joined, whole
+from selkern.data.joined import whole
 from selkern.data.sources import Source, open_source
-from selkern.data.split import SPLITS, WHOLE, OnBad, Split, relative
+from selkern.data.split import SPLITS, WHOLE, OnBad, Split
 from selkern.data.survey import split_notes
 from selkern.data.table_options import TableOptions
-from selkern.errors import DataError, SelkernError, UsageError
+from selkern.errors import DataError, UsageError
 from selkern.inference.network import Loaded, require_named
-from selkern.train.run_data import RunData, lineage
-
-_Prints = Callable[[], "list[str]"]  # fingerprints of a split's images, in its order
+from selkern.train.run_data import RunData, prints_of, seen_before, trained_before
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,8 +92,8 @@ def choose_images(
     if split.name == WHOLE and part == "auto":
         lines.append(f"note: {source.name} has no splits of its own: all {len(split):,} images are taken")
     lines += [f"note: {note}" for note in split_notes(split, loaded.preprocess.levels)]
-    prints = _prints(split)
-    seen = None if known is None else _seen(known, source, split, prints, own=own)
+    prints = prints_of(split)
+    seen = None if known is None else seen_before(known, source, split, prints, own=own)
     if known is None or seen is None:
         if source.kind != "digits" and loaded.source is None:
             lines.append("note: which images the weights were trained on is not known: see that none of these were")
@@ -116,21 +110,6 @@ def choose_images(
     )
 
 
-def trained_before(weights: Path | None, source: Source, split: Split, prints: _Prints | None = None) -> list[str]:
-    """A warning for each run that weights began with, or lie in, which trained on images of a split.
-
-    Args:
-        prints: of the split, where they are wanted elsewhere too.
-    """
-    lines, prints = [], prints or _prints(split)
-    for known in lineage(weights):
-        seen = None if known.drawn else _seen(known, source, split, prints, own=False)
-        if seen is not None and seen["train"]:
-            what = f"{seen['train']:,} of {len(split):,} {split.name} images were trained on in {known.run.path}"
-            lines.append(f"warning: {what}, with whose weights this began: the figures are not those of new images")
-    return lines
-
-
 def _part(source: Source, part: str) -> Split:
     """A split by name; "auto" is test, or all images where there is none."""
     if part == WHOLE or (part == "auto" and (source.test.name == WHOLE or not len(source.test))):
@@ -139,40 +118,6 @@ def _part(source: Source, part: str) -> Split:
     if split.name == WHOLE or not len(split):
         raise UsageError(f"{source.name} has no {part} split", "--split", "give all, or leave it out")
     return split
-
-
-def _prints(split: Split) -> _Prints:
-    """What gives the fingerprint of every image of a split, reading their bytes when first asked, and once."""
-    return cache(lambda: [fingerprint(split, index) for index in range(len(split))])
-
-
-def _seen(known: RunData, source: Source, split: Split, prints_of_split: _Prints, *, own: bool) -> Counter[str] | None:
-    """How many images of a split were in each part of the run, by their bytes, else by name; "changed" ones.
-
-    None where that cannot be known.
-    """
-    seen: Counter[str] = Counter()
-    if known.drawn:
-        if source.kind == "digits":  # the digits in them are those of the run's, in each part
-            for each in split.parts if isinstance(split, Joined) else (split,):
-                seen[each.name] += len(each)
-        return seen
-    if not known.rows:  # split.csv is gone
-        with suppress(SelkernError):
-            known.open_at(known.find())
-    prints, part_of = known.prints("" if own else source.name), known.part_of
-    if not part_of or not (own or prints):
-        return None
-    part_by: dict[str, str] = {}
-    for name, text in prints.items():
-        if part_by.get(text) != "train" and name in part_of:
-            part_by[text] = part_of[name]
-    for index, text in enumerate(prints_of_split()):
-        name = relative(split.where(index), source.root)
-        before = part_by.get(text, part_of.get(name, "") if own else "")
-        seen[before] += 1
-        seen["changed"] += own and bool(text) and prints.get(name, text) != text
-    return seen
 
 
 def _warnings(known: RunData, split: Split, seen: Counter[str]) -> list[str]:

@@ -18,17 +18,20 @@ from selkern.data.table_options import TableOptions
 from selkern.errors import ResourceError, UsageError
 from selkern.evaluation import Evaluation, OnBad, evaluate
 from selkern.inference.images import Chosen, choose_images
-from selkern.inference.network import Loaded
+from selkern.inference.network import Loaded, load
 from selkern.inference.predict import write_predictions
 from selkern.io import write_atomic, write_csv
 from selkern.models.cost import count
-from selkern.progress import Progress
+from selkern.progress import Progress as Line
 from selkern.report.look import render_look
 from selkern.report.page import Report, draw, make_examples, pick_examples, render
 from selkern.selection.analyses import Plan, Run, Studies
 from selkern.selection.plots import to_png, to_svg
 from selkern.selection.scale import Truth
-from selkern.train.run_folder import command, new_folder, versions
+from selkern.train.distributed import Ranks, pick_device
+from selkern.train.options import read_options
+from selkern.train.progress import Progress
+from selkern.train.run_folder import RunFolder, command, locked, new_folder, versions
 
 
 @dataclass(frozen=True)
@@ -72,14 +75,14 @@ def analyze(
     """
     if output is None and loaded.run is None:
         raise UsageError("nowhere to write the report", "--output", "give a folder")
-    with Progress("listing the images"):
+    with Line("listing the images"):
         chosen = choose_images(loaded, data, split_name, on_bad=on_bad, table=table)
     source, split = chosen.source, chosen.split
     for line in chosen.lines:
         say(line)
     folder = report_folder(loaded, chosen, output)
     started = time.monotonic()
-    with Progress("evaluating", total=len(split)) as shown:
+    with Line("evaluating", total=len(split)) as shown:
         evaluation = evaluate(loaded.model, split, source.classes, loaded.preprocess, on_bad=on_bad, seen=shown.advance)
     evaluation.require_numbers(split)
     truths = [split.truth(index) for index in range(len(split))] if isinstance(split, SceneSplit) else []
@@ -108,9 +111,26 @@ def analyze(
         notes=(*chosen.lines, *_skipped(evaluation), *remarks, *studies.notes),
     )
     write_predictions(evaluation, split, folder / f"predictions_{split.name}.csv")
-    with Progress("drawing the report"):
+    with Line("drawing the report"):
         page = write_report(report, folder)
     return Analysis(evaluation, studies, page, (*remarks, *studies.notes))
+
+
+def report_run(run: RunFolder, device: str = "auto") -> Analysis | None:
+    """Analyze the best weights of a finished run whose options ask for a report; None where they do not.
+
+    Raises:
+        SelkernError: as `analyze` says; ResourceError where another process trains the run.
+    """
+    options = read_options(run.path)
+    if not options.report:
+        return None
+    progress = Progress(run.log)
+    with locked(run.path, Ranks(0, 1, pick_device(device)), progress.say):
+        progress.say("evaluating and analyzing the best weights")
+        analysis = analyze(load(str(run.path), device), on_bad=options.on_bad_image)
+        progress.say(f"test top1 {analysis.evaluation.top1:.2%} on {len(analysis.evaluation):,} images")
+    return analysis
 
 
 def report_folder(loaded: Loaded, chosen: Chosen, output: Path | None) -> Path:

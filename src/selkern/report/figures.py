@@ -9,7 +9,6 @@ from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
-from numpy.typing import NDArray
 
 from selkern.evaluation import Evaluation
 from selkern.selection.plots import ACCENT, INK, MUTED, SECOND, SHADES, STYLE, drawing, shade, short
@@ -157,19 +156,6 @@ def confusion(evaluation: Evaluation) -> Figure:
                 if count:
                     colour = "white" if shares[i, j] > 0.3 else INK
                     axes.text(j, i, str(count), ha="center", va="center", fontsize=8, color=colour)
-        return figure
-
-
-def image_grid(images: NDArray[np.uint8], captions: Sequence[str]) -> Figure:
-    """Up to 32 images (n, 3, H, W), eight in a row, each with its caption: what the network really gets to see."""
-    shown = min(len(images), 32)
-    rows = -(-shown // 8)
-    with drawing(7.2, 1.1 * rows + 0.3) as figure:
-        for number, axes in enumerate(figure.subplots(rows, 8, squeeze=False).ravel()):
-            axes.set_axis_off()
-            if number < shown:
-                axes.imshow(images[number].transpose(1, 2, 0), interpolation="nearest")
-                axes.set_title(short(captions[number]), fontsize=7, fontweight="normal", loc="center", parse_math=False)
         return figure
 
 

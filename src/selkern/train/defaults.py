@@ -231,8 +231,8 @@ def open_training(options: RunOptions, *, cut: bool = True) -> Source:
     parts: Mapping[str, str] = {}
     if options.weights is not None and not options.weights.startswith("hf-hub:"):
         # Here, since a command's help comes without torch.
-        from selkern.inference.network import find_weights
         from selkern.train.run_data import parts_before
+        from selkern.train.run_folder import find_weights
 
         with suppress(CheckpointError):  # raised where they are loaded
             parts = parts_before(find_weights(options.weights), options.data, options.table)
@@ -257,8 +257,8 @@ def _read_card(asked: Asked, *, fetch: bool) -> tuple[str, Preprocess | None]:
         return "", None
     # Here, since a command's help comes without torch.
     from selkern.convert import hub
-    from selkern.inference.network import find_weights, require_preprocess
     from selkern.models.registry import card_of
+    from selkern.train.run_folder import find_weights, require_preprocess
 
     if hub.is_reference(asked.weights) and not fetch:
         return "", None

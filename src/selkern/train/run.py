@@ -1,4 +1,4 @@
-"""The jobs that commands run: train a new run or resume one, up to its report."""
+"""Train a new run, or continue one."""
 
 from __future__ import annotations
 
@@ -8,36 +8,31 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
-import numpy as np
 import torch
 
 from selkern.data.levels import parse_levels, show_levels
 from selkern.data.order import TrainOrder
+from selkern.data.sheet import draw_grid
 from selkern.data.sources import Source
 from selkern.data.splitting import names_some
 from selkern.data.survey import settle_levels
 from selkern.errors import CheckpointError
-from selkern.inference.images import trained_before
-from selkern.inference.network import find_weights, load
 from selkern.io import write_atomic
 from selkern.layers.memory import set_memory
 from selkern.models.backbone import Backbone
 from selkern.models.registry import create_model
 from selkern.progress import Progress as Line
-from selkern.report.analyze import analyze
-from selkern.report.figures import image_grid
-from selkern.selection.plots import to_png
 from selkern.train.defaults import Defaults, fit_batch, open_training
-from selkern.train.distributed import Ranks, join
+from selkern.train.distributed import join
 from selkern.train.loop import Training
 from selkern.train.options import TrainOptions, read_options
 from selkern.train.progress import Progress
-from selkern.train.run_data import RunData, write_inputs
-from selkern.train.run_folder import RunFolder, locked, name_of, require_readable
+from selkern.train.run_data import RunData, trained_before, write_inputs
+from selkern.train.run_folder import RunFolder, find_weights, locked, name_of, require_readable
 
 
 def train(options: TrainOptions, defaults: Defaults | None = None) -> RunFolder | None:
-    """Train a new run, with its report; the run's folder on rank 0, None on the others.
+    """Train a new run; its folder on rank 0, None on the others.
 
     Args:
         options: what to do.
@@ -75,7 +70,7 @@ def train(options: TrainOptions, defaults: Defaults | None = None) -> RunFolder 
             for warning in trained_before(first, source, source.test):
                 progress.say(warning)
             training.fit()
-        return _finish(run, options, ranks, progress)
+        return run if ranks.main else None
 
 
 def resume(
@@ -137,7 +132,7 @@ def resume(
             elif not options.report or run.report.is_file():
                 fix = "give more --epochs and --extend, or train a new one with --weights to go on from it"
                 raise CheckpointError("this run is finished", str(run.path), fix)
-        return _finish(run, options, ranks, progress)
+        return run if ranks.main else None
 
 
 def draw_first_batch(training: Training) -> None:
@@ -147,9 +142,8 @@ def draw_first_batch(training: Training) -> None:
     if good:
         names = training.source.classes
         captions = [names[s.label] if s.lam == 1 else f"{s.lam:.0%} {names[s.label]}, {names[s.partner]}" for s in good]
-        figure = image_grid(np.stack([sample.pixels for sample in good]), captions)
         training.run.plots.mkdir(exist_ok=True)
-        write_atomic(training.run.plots / "train_batch.png", to_png(figure))
+        write_atomic(training.run.plots / "train_batch.png", draw_grid([sample.pixels for sample in good], captions))
 
 
 def _new_model(options: TrainOptions, source: Source) -> Backbone:
@@ -197,13 +191,3 @@ def _announce(training: Training, progress: Progress, defaults: Defaults | None)
     run, name = training.run.path, name_of(options)
     taken = "" if run.name == name else f" ({name} exists already)"
     progress.say(f"run folder {run}{taken}; {training.ranks.world} process(es) on {training.ranks.device.type}")
-
-
-def _finish(run: RunFolder, options: TrainOptions, ranks: Ranks, progress: Progress) -> RunFolder | None:
-    if not ranks.main:
-        return None
-    if options.report:
-        progress.say("evaluating and analyzing the best weights")
-        analysis = analyze(load(str(run.path), str(ranks.device)), on_bad=options.on_bad_image)
-        progress.say(f"test top1 {analysis.evaluation.top1:.2%} on {len(analysis.evaluation):,} images")
-    return run

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 from selkern.data.identity import fingerprint, fingerprints
-from selkern.data.joined import whole
+from selkern.data.joined import Joined, whole
 from selkern.data.listing import is_file, is_folder
 from selkern.data.sources import Source, open_source
-from selkern.data.split import relative
+from selkern.data.split import Split, relative
 from selkern.data.splitting import digest, read_split
 from selkern.data.survey import evenly
 from selkern.data.table_options import TableOptions
@@ -24,6 +26,8 @@ from selkern.train.options import TrainOptions, read_options
 from selkern.train.run_folder import RunFolder
 
 _LARGEST = 1 << 26  # bytes of an inputs.json; 100,000 images make 6,000,000
+
+Prints = Callable[[], "list[str]"]  # fingerprints of a split's images, in its order
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -373,3 +377,54 @@ def same_place(one: str, other: str) -> bool:
         return resolved(one) == resolved(other) or Path(resolved(one)).samefile(resolved(other))
     except (OSError, ValueError):
         return False
+
+
+def trained_before(weights: Path | None, source: Source, split: Split, prints: Prints | None = None) -> list[str]:
+    """A warning for each run that weights began with, or lie in, which trained on images of a split.
+
+    Args:
+        prints: of the split, where they are wanted elsewhere too.
+    """
+    lines, prints = [], prints or prints_of(split)
+    for known in lineage(weights):
+        seen = None if known.drawn else seen_before(known, source, split, prints, own=False)
+        if seen is not None and seen["train"]:
+            what = f"{seen['train']:,} of {len(split):,} {split.name} images were trained on in {known.run.path}"
+            lines.append(f"warning: {what}, with whose weights this began: the figures are not those of new images")
+    return lines
+
+
+def prints_of(split: Split) -> Prints:
+    """What gives the fingerprint of every image of a split, reading their bytes when first asked, and once."""
+    return cache(lambda: [fingerprint(split, index) for index in range(len(split))])
+
+
+def seen_before(
+    known: RunData, source: Source, split: Split, prints_of_split: Prints, *, own: bool
+) -> Counter[str] | None:
+    """How many images of a split were in each part of the run, by their bytes, else by name; "changed" ones.
+
+    None where that cannot be known.
+    """
+    seen: Counter[str] = Counter()
+    if known.drawn:
+        if source.kind == "digits":  # the digits in them are those of the run's, in each part
+            for each in split.parts if isinstance(split, Joined) else (split,):
+                seen[each.name] += len(each)
+        return seen
+    if not known.rows:  # split.csv is gone
+        with suppress(SelkernError):
+            known.open_at(known.find())
+    prints, part_of = known.prints("" if own else source.name), known.part_of
+    if not part_of or not (own or prints):
+        return None
+    part_by: dict[str, str] = {}
+    for name, text in prints.items():
+        if part_by.get(text) != "train" and name in part_of:
+            part_by[text] = part_of[name]
+    for index, text in enumerate(prints_of_split()):
+        name = relative(split.where(index), source.root)
+        before = part_by.get(text, part_of.get(name, "") if own else "")
+        seen[before] += 1
+        seen["changed"] += own and bool(text) and prints.get(name, text) != text
+    return seen

@@ -22,17 +22,22 @@ import torch
 from torch import Tensor
 
 from selkern import __version__
-from selkern.data.listing import is_folder, some
+from selkern.convert import hub
+from selkern.data.decode import show
+from selkern.data.listing import is_file, is_folder, some
+from selkern.data.preprocess import Preprocess
 from selkern.data.sources import Source
 from selkern.data.split import Split
 from selkern.errors import CheckpointError, DataError, ResourceError, UsageError
 from selkern.io import append, write_atomic, write_csv
-from selkern.models.weights import Card, save_weights
+from selkern.models.weights import Card, find_boxed, save_weights
 from selkern.train.distributed import Ranks
 from selkern.train.options import OUTPUT, TrainOptions, read_options
 
 _SPOKEN = 5  # told one by one; the file has them all
 _MANY = 0.1  # share of a split from which on a warning counts them
+TORCH = (".pth", ".pt", ".bin", ".caffemodel")
+LARGEST = 8192  # px: side of the images that a card may ask for, 200 MB each
 
 
 def require_readable(split: Split) -> None:
@@ -377,3 +382,43 @@ def versions() -> dict[str, str]:
         "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
         "threads": str(torch.get_num_threads()),
     }
+
+
+def find_weights(given: str) -> Path:
+    """The weights file of a run (its best), a weights file as it is, weights in the box by name, or "hf-hub:user/name".
+
+    Raises:
+        CheckpointError: none of these.
+        UsageError: as `hub.fetch` says, which alone needs a network.
+    """
+    if not given:
+        raise CheckpointError("no run is named", "RUN", "give a run's folder; they lie in runs/train/")
+    if hub.is_reference(given):
+        return hub.fetch(given)
+    if Path(given).suffix == ".safetensors":
+        return Path(given)
+    if (inside := find_boxed(None, given)) is not None:
+        return inside
+    if Path(given).suffix in TORCH and is_file(given):
+        raise CheckpointError("weights of another program", show(given), "turn them into ours by `selkern convert`")
+    try:
+        best = RunFolder.find(given).best
+    except OSError as error:  # a name that none can have
+        reason = f"no such run ({error.strerror})"
+        raise CheckpointError(reason, show(given)[:100], "give a run's folder; they lie in runs/train/") from error
+    if not best.is_file():
+        raise CheckpointError("the run has no weights yet", str(best.parent), "resume it until an epoch ends")
+    return best
+
+
+def require_preprocess(card: Card, path: Path) -> None:
+    """Raise CheckpointError unless the card tells how to prepare images, in a way that can be."""
+    if not card.preprocess:
+        raise CheckpointError("the file does not tell how to prepare images", str(path), "use weights of a run")
+    try:
+        size = Preprocess.from_dict(card.preprocess).size
+        if size > LARGEST:
+            raise ValueError(f"size {size} px is above {LARGEST}")
+    except (ValueError, TypeError, OverflowError) as error:  # UsageError is a ValueError
+        what = error.what if isinstance(error, UsageError) else str(error)
+        raise CheckpointError(f"tells no way to prepare images ({what})", str(path), "use weights of a run") from error
