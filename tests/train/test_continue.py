@@ -177,7 +177,7 @@ def test_a_report_that_a_kill_prevented_is_made_later(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(job, "analyze", killed)
+        patch.setattr("selkern.report.analyze.analyze", killed)
         train(make_options(data, tmp_path, BUSY_SGD, model="sk_tiny", name="run", report=True))
     run = RunFolder(tmp_path / "run")
     before = everything(run)

@@ -55,7 +55,7 @@ def test_the_report_and_its_files_are_there(run: RunFolder) -> None:
     for path in (run.path / "plots").glob("*.png"):
         with Image.open(path) as image:
             assert image.format == "PNG"
-            assert min(image.size) > 200
+            assert min(image.size) > (100 if path.stem == "train_batch" else 200)
 
 
 def test_the_tables_agree_with_the_weights(run: RunFolder) -> None:
