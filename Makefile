@@ -10,9 +10,9 @@ PYTHON ?= python3
 .PHONY: help
 help:
 	@echo "make demo   install, train on digit scenes, evaluate, analyze, write a report (minutes)"
-	@echo "make test   install, lint, check types, run the tests"
-	@echo "make test-all  make test, then make clients"
-	@echo "make clients  install other people's tools, run our layers and networks in them (docs/clients.md)"
+	@echo "make test   install, lint, check types, run the fast tests (about 6 minutes)"
+	@echo "make test-all  make test, then the exhaustive tests"
+	@echo "make clients  install third-party tools and run the exhaustive tests, in them too (docs/clients.md)"
 	@echo "make lint   the lint and type gates alone"
 	@echo "make bench  time and memory beside other implementations, on this machine"
 	@echo "make clean  remove .venv and caches; runs/ stays"
@@ -36,14 +36,14 @@ lint: $(VENV)/installed
 
 test: lint
 	@echo "== tests"
-	$(BIN)/pytest -n 2
+	$(BIN)/pytest -n 2 --dist loadscope
 
 test-all: test clients
 
 # A second environment over the first: it sees all that is in $(VENV), so torch is installed once, and its own
 # packages go before. Nothing is resolved; every version is in the file.
 $(CLIENTS)/installed: $(VENV)/installed constraints-clients.txt
-	@echo "== installing other people's tools into $(CLIENTS)"
+	@echo "== installing third-party tools into $(CLIENTS)"
 	$(PYTHON) -m venv $(CLIENTS)
 	$(BIN)/python -c 'import sysconfig; print("import site; site.addsitedir(%r)" % sysconfig.get_path("purelib"))' \
 		> "$$($(CLIENTS)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/base.pth"
@@ -51,7 +51,7 @@ $(CLIENTS)/installed: $(VENV)/installed constraints-clients.txt
 	@touch $@
 
 clients: $(CLIENTS)/installed
-	@echo "== the exhaustive tests: other people's tools"
+	@echo "== the exhaustive tests"
 	$(CLIENTS)/bin/python -m pytest -m exhaustive -n 2 --dist worksteal --junitxml=$(CLIENTS)/results.xml
 	$(CLIENTS)/bin/python tools/clients_table.py --check $(CLIENTS)/results.xml
 

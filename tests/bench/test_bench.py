@@ -228,6 +228,7 @@ def trial() -> Found:
     return session.found
 
 
+@pytest.mark.exhaustive
 def test_nothing_is_missing_and_every_number_is_positive(trial: Found) -> None:
     assert trial.missing == []
     assert all(value > 0 for one in trial.rows for value in one.samples)
@@ -283,6 +284,7 @@ def test_a_step_in_a_fresh_process_makes_it_grow() -> None:
     assert processes.run_child("memory", settings)["grown"] > 0
 
 
+@pytest.mark.exhaustive
 def test_two_ranks_train() -> None:
     assert processes._ranks(2, 8, 1) > 0
 

@@ -66,6 +66,7 @@ def run(*options: str, timeout: float = 300) -> subprocess.CompletedProcess[str]
     return subprocess.run(command, capture_output=True, text=True, env=INTERPRETED, timeout=timeout, check=False)
 
 
+@pytest.mark.exhaustive
 def test_it_runs_without_a_gpu_as_a_trial_of_itself(tmp_path: Path) -> None:
     pytest.importorskip("triton", reason="no kernels without Triton")
     out, chart = tmp_path / "results.json", tmp_path / "chart.svg"
@@ -104,6 +105,7 @@ def test_without_a_gpu_it_says_so_in_one_line() -> None:
     ("broken", "kernel", "wrong", "right"),
     [("dilation", "convolution", "y1", "y0 "), ("means", "fuse_select", "dy0", "V ")],
 )
+@pytest.mark.exhaustive
 def test_a_wrong_kernel_is_told(broken: str, kernel: str, wrong: str, right: str) -> None:
     pytest.importorskip("triton", reason="no kernels without Triton")
     command = [sys.executable, "-c", SABOTAGE, str(FOLDER), broken, kernel]

@@ -87,6 +87,7 @@ def step(model: nn.Module, x: Tensor) -> tuple[Tensor, list[Tensor]]:
     return logits.detach(), list(torch.autograd.grad(logits, [x, *model.parameters()], cotangent))
 
 
+@pytest.mark.exhaustive
 def test_a_training_step_in_float64(pair: Pair) -> None:
     theirs, ours = deepcopy(pair.timm).double(), deepcopy(pair.ours).double()
     x = torch.randn(3, 3, 64, 64, dtype=torch.float64)

@@ -127,7 +127,9 @@ def parametrised(module: nn.Module, how: str) -> nn.Module:
     return module
 
 
-@pytest.mark.parametrize("how", ["dropconnect", "spectral_norm", "low_rank"])
+@pytest.mark.parametrize(
+    "how", ["dropconnect", "spectral_norm", pytest.param("low_rank", marks=pytest.mark.exhaustive)]
+)
 @everything
 def test_parametrised_convolutions_have_the_gradients_of_plain_autograd(name: str, how: str) -> None:
     results = []

@@ -93,12 +93,20 @@ def names_by_row() -> dict[AnyRow, list[str]]:
 
 
 TRACED = names_by_row()
-traced = pytest.mark.parametrize("arch", TRACED, ids=["+".join(names) for names in TRACED.values()])
 
 
 def is_light(arch: AnyRow) -> bool:
     """Whether no name of a row is one of `KINDS`."""
     return all(name in LIGHT for name in TRACED[arch])
+
+
+traced = pytest.mark.parametrize(
+    "arch",
+    [
+        pytest.param(arch, id="+".join(names), marks=pytest.mark.exhaustive if is_light(arch) else ())
+        for arch, names in TRACED.items()
+    ],
+)
 
 
 def lightened(arch: AnyRow) -> AnyRow:

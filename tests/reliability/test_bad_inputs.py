@@ -24,12 +24,14 @@ def place(tmp_path: Path) -> Place:
 
 
 @pytest.mark.parametrize("group", bad_inputs.GROUPS)
-def test_a_part_of_them_ends_as_it_should(group: str, tmp_path: Path) -> None:
-    count, failed = bad_inputs.run_all([group], tmp_path, every=12)
+@pytest.mark.parametrize("every", [60, pytest.param(12, marks=pytest.mark.exhaustive)])
+def test_a_part_of_them_ends_as_it_should(group: str, every: int, tmp_path: Path) -> None:
+    count, failed = bad_inputs.run_all([group], tmp_path, every=every)
     assert count
     assert not failed, "\n".join(failed)
 
 
+@pytest.mark.exhaustive
 def test_there_are_many(place: Place) -> None:
     names = [(name, case.name) for name, group in bad_inputs.GROUPS.items() for case in group(place)]
     assert len(set(names)) >= 200

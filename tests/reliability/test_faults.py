@@ -34,6 +34,7 @@ def _unwatched(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         yield
 
 
+@pytest.mark.exhaustive
 def test_every_fault_is_told_and_loses_nothing(capsys: pytest.CaptureFixture[str]) -> None:
     assert faults.main(["--limit", "8"]) == 0, capsys.readouterr().err
     line = capsys.readouterr().out
@@ -90,6 +91,7 @@ def test_errors_that_are_swallowed_or_told_otherwise_are_noticed(
     assert lost.wrong == ["exit code 0", "other results than without the fault"]
 
 
+@pytest.mark.exhaustive
 def test_a_run_that_ends_otherwise_when_it_goes_on_is_noticed(tmp_path: Path) -> None:
     run = faults.prepare_whole(tmp_path)
     run.scout({run.points.index(faults.THIRD_SAVE): [faults.FULL]})

@@ -24,6 +24,7 @@ def figures(capsys: pytest.CaptureFixture[str]) -> tuple[dict[str, int], str]:
     return {"cases": int(counts), **{name: int(count) for count, name in words if count.isdigit()}}, told
 
 
+@pytest.mark.exhaustive
 def test_every_damage_is_noticed(capsys: pytest.CaptureFixture[str]) -> None:
     assert flips.main(["--cases", "400"]) == 0
     counts, told = figures(capsys)

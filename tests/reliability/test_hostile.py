@@ -38,6 +38,7 @@ def test_the_pickles_run_where_they_are_loaded(name: str, tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize(("group", "every"), [("pickles", 17), ("archives", 9), ("runs", 9), ("images", 4)])
+@pytest.mark.exhaustive
 def test_a_part_of_them_is_refused(group: str, every: int, tmp_path: Path) -> None:
     count, ran, failed = hostile.run_all([group], tmp_path, every=every)
     assert count >= 2

@@ -369,6 +369,7 @@ def test_intervals_hold_the_truth_as_often_as_they_say() -> None:
     assert coverage(lambda rng: clustered(rng, known=False), 3.0, 300) < 0.8
 
 
+@pytest.mark.exhaustive
 def test_intervals_of_rank_correlations_hold_the_truth() -> None:
     """Ten columns that owe nothing to x and ten that follow it, whose rho is known: 6 / pi asin(r / 2)."""
     columns, r = 10, 0.6

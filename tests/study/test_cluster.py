@@ -28,6 +28,7 @@ def carry_out(file: Path, folder: Path, *words: str) -> dict[str, Any]:
     return results
 
 
+@pytest.mark.exhaustive
 @pytest.mark.skipif(not HAS_RAY, reason='needs ray: pip install "selkern[ray]"')
 def test_a_cluster_gives_the_same_results(tmp_path: Path) -> None:
     file = write(tmp_path, ("seeds: 2", "seeds: 1"))

@@ -204,6 +204,7 @@ def wait_for(folder: Path, pattern: str) -> None:
 
 
 @pytest.mark.usefixtures("done")
+@pytest.mark.exhaustive
 def test_a_study_killed_and_stopped_goes_on_and_ends_with_the_same_results(
     home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

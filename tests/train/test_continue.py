@@ -244,6 +244,7 @@ def kill_a_rank(program: subprocess.Popen[str], run: RunFolder) -> None:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="finds the ranks in /proc")
+@pytest.mark.exhaustive
 def test_a_dead_rank_ends_the_job_and_torchrun_or_resume_continues_it(data: Path, tmp_path: Path) -> None:
     """Three jobs of two ranks side by side: unbroken, started again by torchrun, and continued on one rank."""
     unbroken = ranks(data, tmp_path, 2, ["--name", "unbroken"])

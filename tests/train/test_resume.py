@@ -154,7 +154,11 @@ def test_a_run_killed_before_its_first_state_starts_again(
     assert_same(resume(RunFolder(tmp_path / "run")), unbroken["sgd"])
 
 
-@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL], ids=lambda s: s.name)
+@pytest.mark.parametrize(
+    "signum",
+    [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.exhaustive), signal.SIGKILL],
+    ids=lambda s: s.name,
+)
 def test_a_real_program_stopped_by_a_signal_goes_on(
     signum: signal.Signals, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -82,6 +82,7 @@ def aligned(types: list[Any]) -> dict[tuple[int, ...], list[list[Any]]]:
 
 
 @pytest.mark.parametrize(("shape", "number_format"), CASES)
+@pytest.mark.exhaustive
 def test_compiles_for_sm_90(shape: str, number_format: str, tmp_path: Path) -> None:
     environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
     environment["TRITON_CACHE_DIR"] = str(tmp_path)  # what was compiled before shall not answer

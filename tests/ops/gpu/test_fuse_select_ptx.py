@@ -62,6 +62,7 @@ json.dump(found, sys.stdout)
     ("dtype", "branches", "memory_format"),
     [("bfloat16", 2, "channels_last"), ("float32", 3, "contiguous_format")],
 )
+@pytest.mark.exhaustive
 def test_compiles_for_sm_90(dtype: str, branches: int, memory_format: str) -> None:
     environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
     command = [sys.executable, "-c", COMPILE, dtype, str(branches), memory_format]
