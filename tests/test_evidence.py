@@ -16,7 +16,7 @@ import evidence  # noqa: E402
 
 from selkern.selection.statistics import Estimate  # noqa: E402
 from selkern.study.plan import FOLDER, read  # noqa: E402
-from selkern.study.table import render  # noqa: E402
+from selkern.study.present import render  # noqa: E402
 
 RESULTS = sorted((ROOT / "studies" / "results").glob("*.json"))
 STUDIES = {path.stem for path in FOLDER.glob("*.yaml")}

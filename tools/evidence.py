@@ -20,8 +20,8 @@ import yaml
 
 from selkern.selection.causal import ALL
 from selkern.selection.statistics import Estimate
-from selkern.study.compare import paired
-from selkern.study.table import points
+from selkern.study.present import points
+from selkern.study.results import paired
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "studies" / "results"

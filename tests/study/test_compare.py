@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy.stats import ttest_rel
 
-from selkern.study.compare import interval, paired, verdict
+from selkern.study.results import interval, paired, verdict
 
 
 def test_intervals_cover_the_truth_in_95_of_100_studies() -> None:

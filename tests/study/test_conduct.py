@@ -26,14 +26,12 @@ from selkern.cli import main
 from selkern.errors import CheckpointError, Interrupted, SelkernError, UsageError
 from selkern.study import conduct as conducting
 from selkern.study.conduct import Conducted, conduct
-from selkern.study.figure import draw
-from selkern.study.measure import measure
+from selkern.study.engine import require_success
 from selkern.study.options import StudyOptions
 from selkern.study.plan import costs, read
-from selkern.study.process import require_success
-from selkern.study.results import assemble
-from selkern.study.table import findings, render
-from selkern.study.task import output_file, read_result
+from selkern.study.present import draw, findings, render
+from selkern.study.results import assemble, measure
+from selkern.study.run import output_file, read_result
 
 ARMS = ("sk", "plain")
 

@@ -13,7 +13,7 @@ from selkern.layers.selective_kernel import Branch
 from selkern.models import registry
 from selkern.models.trunk import Architecture
 from selkern.study.plan import FOLDER, costs, find, read
-from selkern.study.task import tasks_of
+from selkern.study.run import tasks_of
 
 FILES = sorted(FOLDER.glob("*.yaml"))
 SK = f"  sk: {{model: sknet_mini, change: {{{TRUNK}}}}}"

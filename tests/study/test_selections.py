@@ -15,7 +15,7 @@ from selkern.data.scenes import SceneSplit
 from selkern.selection.intervene import choose, forced
 from selkern.selection.record import find_units
 from selkern.study.results import _selection
-from selkern.study.selections import ENLARGED, LIT, REPLACED, SIZE, selections
+from selkern.study.run import ENLARGED, LIT, REPLACED, SIZE, selections
 
 SCENES = SceneSplit("test", 60, 0)
 

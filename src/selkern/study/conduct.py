@@ -16,14 +16,13 @@ from selkern.errors import Interrupted, ResourceError, UsageError
 from selkern.io import write_atomic
 from selkern.models.cost import Cost
 from selkern.selection.plots import to_svg
-from selkern.study import cluster, local, table
-from selkern.study.figure import draw
-from selkern.study.measure import measure
+from selkern.study import engine, present
+from selkern.study.engine import Progress
 from selkern.study.options import StudyOptions
 from selkern.study.plan import Study, costs, find, is_digits, read
-from selkern.study.progress import Progress
-from selkern.study.results import assemble
-from selkern.study.task import Task, prepare, read_result, require_same, tasks_of
+from selkern.study.present import draw
+from selkern.study.results import assemble, measure
+from selkern.study.run import Task, prepare, read_result, require_same, tasks_of
 from selkern.tuning import usable_cores
 
 _LOCK_PATIENCE = 30.0  # seconds: the processes of a study that was killed save their states first
@@ -125,9 +124,9 @@ def _work(asked: StudyOptions, folders: Sequence[Path], lock: int) -> None:
     if not left:
         return
     if asked.engine == "ray":
-        cluster.work(left, asked.threads, asked.device == "cuda", asked.address, progress)
+        engine.work_on_cluster(left, asked.threads, asked.device == "cuda", asked.address, progress)
     else:
-        local.work(left, jobs, progress, [lock])
+        engine.work_here(left, jobs, progress, [lock])
 
 
 def _gather(
@@ -155,7 +154,7 @@ def command(asked: StudyOptions) -> str:
 def _write(results: dict[str, Any], name: str, target: Path) -> Conducted:
     """NAME.json, NAME.md and NAME.svg in a folder."""
     target.mkdir(parents=True, exist_ok=True)
-    text = table.render(results)
+    text = present.render(results)
     contents = {
         "json": json.dumps(results, indent=1, ensure_ascii=False) + "\n",
         "md": text,

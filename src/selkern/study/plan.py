@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import hashlib
+import json
 import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
@@ -11,16 +12,142 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import yaml
 
 from selkern.data.sources import open_source
 from selkern.errors import UsageError
+from selkern.layers.selective_kernel import Branch
 from selkern.models import registry
 from selkern.models.backbone import Row
 from selkern.models.cost import Cost, count
-from selkern.study.change import changed, named, placed
-from selkern.study.strict import load
+from selkern.models.trunk import Architecture
 from selkern.train.options import TrainOptions, build, recipe_named
 from selkern.train.recipe import Recipe
+
+REQUIRED = ("title", "claim", "baseline", "arms")
+_LARGEST_FILE = 1 << 16  # bytes of a study's file
+_LONGEST_WORD = 4200  # characters; YAML makes a number of 1:1:1:... in quadratic time
+
+
+def load(path: Path) -> tuple[str, dict[str, Any]]:
+    """Text and entries of a file. Raises UsageError where it is no mapping, or has an entry twice or not at all."""
+    where, fix = str(path), "see docs/studies.md"
+    if path.stat().st_size > _LARGEST_FILE:
+        raise UsageError(f"larger than {_LARGEST_FILE:,} bytes", where, "give a study's file")
+    text = path.read_text(encoding="utf-8")
+    if max(map(len, text.split()), default=0) > _LONGEST_WORD:
+        raise UsageError(f"a word of over {_LONGEST_WORD:,} characters", where, fix)
+    try:
+        _refuse_twice(yaml.compose(text, Loader=yaml.SafeLoader), where)
+        values = yaml.safe_load(text)
+    except (yaml.YAMLError, ValueError, RecursionError) as error:  # UsageError is a ValueError
+        if isinstance(error, UsageError):
+            raise
+        raise UsageError(f"not YAML ({str(error).splitlines()[0]})", where, fix) from error
+    if not isinstance(values, dict):
+        raise UsageError("no mapping of entries", where, fix)
+    if missing := [name for name in REQUIRED if name not in values]:
+        raise UsageError(f"{missing[0]} is missing", where, fix)
+    return text, values
+
+
+def _refuse_twice(node: Any, where: str) -> None:
+    """Raise UsageError where a mapping has a key twice (YAML would keep the last) or an alias (which could nest)."""
+    seen: set[int] = set()
+    waiting = [node]
+    while waiting:
+        node = waiting.pop()
+        if id(node) in seen:
+            raise UsageError("an alias", where, "write the entry out")
+        seen.add(id(node))
+        if isinstance(node, yaml.MappingNode):
+            keys = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
+            if twice := [key for key in keys if keys.count(key) > 1]:
+                raise UsageError(f"{twice[0]!r} is there twice", where, "remove one of them")
+            waiting += [part for pair in node.value for part in pair]
+        elif isinstance(node, yaml.SequenceNode):
+            waiting += node.value
+
+
+_LARGEST = 1 << 16  # channels and the like
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Change:
+    """Fields of `Architecture` that plain values can be given for; see there."""
+
+    depths: tuple[int, ...] | None = None
+    mids: tuple[int, ...] | None = None
+    outs: tuple[int, ...] | None = None
+    strides: tuple[int, ...] | None = None
+    stem: int | None = None
+    stem_kernel: int | None = None
+    stem_stride: int | None = None
+    stem_pool: bool | None = None
+    mixer: str | None = None
+    groups: int | None = None
+    reduction: int | None = None
+    min_width: tuple[int, ...] | None = None
+
+
+def changed(row: Row, change: Any, where: str) -> Row:
+    """A row of an architecture table with fields replaced."""
+    if not isinstance(change, dict):
+        raise UsageError("change is no mapping", where, "give fields of an architecture, such as mids: [32, 48, 64]")
+    if not change:
+        return row
+    if not isinstance(row, Architecture):
+        raise UsageError("only networks on the residual trunk can be changed", where, "choose another model")
+    plain = dict(change)
+    told: dict[str, Any] = {}
+    if "kernels" in plain:
+        kernels = plain.pop("kernels")
+        if not isinstance(kernels, list) or not kernels:
+            raise UsageError(f"kernels is {kernels!r}", where, "give a list such as [3, 5]")
+        told["kernels"] = tuple(_kernel(kernel, where) for kernel in kernels)
+    if "plain_kernel" in plain:
+        told["plain_kernel"] = _kernel(plain.pop("plain_kernel"), where)
+    if type(plain.get("min_width")) is int:
+        told["min_width"] = plain.pop("min_width")
+    asked = build(_Change, plain, where)
+    told |= {name: value for name, value in vars(asked).items() if value is not None}
+    numbers = [n for value in told.values() for n in (value if isinstance(value, tuple) else (value,))]
+    if any(type(number) is int and not 1 <= number <= _LARGEST for number in numbers):
+        raise UsageError("a size of the network is out of range", where, f"give whole numbers from 1 to {_LARGEST:,}")
+    try:
+        made = replace(row, **told)
+    except UsageError as error:
+        raise placed(error, where) from error
+    if isinstance(made.min_width, tuple) and len(made.min_width) != len(made.depths):
+        raise UsageError(f"min_width has {len(made.min_width)} numbers", where, "give one, or one for each stage")
+    return made
+
+
+def named(base: str, change: dict[str, Any]) -> str:
+    """What a changed network is called, by its change alone: `resnet_mini(mids=[36,64,88])`."""
+    told = (f"{field}={json.dumps(change[field], separators=(',', ':'))}" for field in sorted(change))
+    return f"{base}({', '.join(told)})" if change else base
+
+
+def _kernel(value: Any, where: str) -> int | Branch:
+    """A number as the paper builds it (a dilated 3x3), or a mapping of a `Branch`'s fields."""
+    try:
+        if type(value) is int:
+            Branch.of(value)
+            return value
+        if isinstance(value, dict) and "kernel_size" in value:
+            return build(Branch, value, where)
+    except ValueError as error:
+        raise placed(error, where) from error
+    raise UsageError(f"a kernel is {value!r}", where, "give an odd number, or kernel_size, dilation and groups")
+
+
+def placed(error: ValueError, where: str) -> UsageError:
+    """An error about a network or a recipe as one about a place in the study's file."""
+    if isinstance(error, UsageError):
+        return UsageError(error.what, where, error.fix)
+    return UsageError(str(error), where, "change the arm")
+
 
 FOLDER = Path(__file__).parent / "plans"  # the studies that come with the package
 _MOST_SEEDS = 1000
