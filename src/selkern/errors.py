@@ -38,17 +38,20 @@ class SelkernError(Exception):
     exit_code = 1
 
     def __init__(self, what: str, where: str = "", fix: str = "") -> None:
-        self.what, self.where, self.fix = what, where, fix
-        parts = (_sentence(what), printable(where), _sentence(fix))
-        super().__init__(" | ".join(part for part in parts if part))
+        self.what, self.where, self.fix = _sentence(what), printable(where), _sentence(fix)
+        super().__init__(" | ".join(part for part in (self.what, self.where, self.fix) if part))
 
     def __reduce__(self) -> tuple[type[Self], tuple[str, str, str]]:
-        """Pickled by its parts: an error may cross processes, and its text alone would be taken for one of them."""
+        """Pickled by its parts, so that an error crosses processes as it is."""
         return type(self), (self.what, self.where, self.fix)
+
+    def bare(self) -> Self:
+        """The same error without traceback and causes: one that is kept must not keep the images it passed alive."""
+        return type(self)(self.what, self.where, self.fix)
 
     @classmethod
     def from_line(cls, line: str) -> Self:
-        """The error whose text is `line`: for one that crossed a process as text."""
+        """The error whose text is `line`: for one that another program printed."""
         what, _, rest = line.partition(" | ")
         where, bar, fix = rest.rpartition(" | ")  # a file's name may hold a bar too
         return cls(what, where, fix) if bar else cls(what, rest)

@@ -36,7 +36,7 @@ class Evaluation:
         losses: (n,) cross-entropy, nats.
         top: (n, k) the k likeliest classes, k = min(5, classes), best first.
         top_p: (n, k) their probabilities.
-        skipped: a line for each image that could not be read and is not among the n.
+        skipped: an error for each image that could not be read and is not among the n.
     """
 
     classes: tuple[str, ...]
@@ -45,7 +45,7 @@ class Evaluation:
     losses: NDArray[np.float32]
     top: NDArray[np.int64]
     top_p: NDArray[np.float32]
-    skipped: tuple[str, ...] = ()
+    skipped: tuple[DataError, ...] = ()
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -135,8 +135,8 @@ class Evaluation:
         order = np.argsort(np.concatenate([part.indices for part in parts]), kind="stable")
         names = ("indices", "labels", "losses", "top", "top_p")
         columns = (np.concatenate([getattr(part, name) for part in parts])[order] for name in names)
-        lines = tuple(line for part in parts for line in part.skipped)
-        return cls(parts[0].classes, **dict(zip(names, columns, strict=True)), skipped=lines)
+        skipped = tuple(error for part in parts for error in part.skipped)
+        return cls(parts[0].classes, **dict(zip(names, columns, strict=True)), skipped=skipped)
 
 
 def wilson(right: int, n: int) -> tuple[float, float]:
@@ -163,7 +163,7 @@ def batches_of(
     """
     for batch in make_loader(Samples(split, preprocess, None, 0, zoom), batches, workers):
         if batch.bad and on_bad == "error":
-            raise DataError.from_line(batch.bad[0])
+            raise batch.bad[0]
         yield batch
 
 
@@ -205,7 +205,7 @@ def evaluate(
     """
     device = device or next(model.parameters()).device
     kept: list[tuple[NDArray[Any], ...]] = []
-    skipped: list[str] = []
+    skipped: list[DataError] = []
     shards = eval_shards(len(split), batch_size, *share)
     with evaluating(model):
         for batch in batches_of(split, preprocess, shards, workers=workers, on_bad=on_bad):

@@ -102,16 +102,19 @@ def test_the_loader_leaves_the_global_random_numbers_alone() -> None:
     assert torch.equal(torch.get_rng_state(), before)
 
 
-def test_broken_samples_are_named_and_never_replaced() -> None:
+@pytest.mark.parametrize("workers", [0, 1])
+def test_broken_samples_are_named_and_never_replaced(workers: int) -> None:
     fake = Fake(10, broken=(3, 7))
     shards = eval_shards(10, 4)
-    result = list(make_loader(Samples(fake, PREPROCESS, None, seed=0), shards, 0))
+    result = list(make_loader(Samples(fake, PREPROCESS, None, seed=0), shards, workers))
     assert [batch.indices.tolist() for batch in result] == [[0, 1, 2], [4, 5, 6], [8, 9]]
-    assert [batch.bad for batch in result] == [
-        ("broken | picture 3 | remove it",),
-        ("broken | picture 7 | remove it",),
-        (),
+    errors = [error for batch in result for error in batch.bad]
+    assert [len(batch.bad) for batch in result] == [1, 1, 0]
+    assert [(error.what, error.where, error.fix) for error in errors] == [
+        ("broken", "picture 3", "remove it"),
+        ("broken", "picture 7", "remove it"),
     ]
+    assert all(type(error) is DataError and error.__traceback__ is None for error in errors)
     for batch in result:
         assert batch.labels.tolist() == [index % 3 for index in batch.indices.tolist()]
         assert batch.images[:, 0, 0, 0].tolist() == batch.indices.tolist()

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import difflib
 import json
-import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -90,11 +89,6 @@ _SHOWN = 10  # findings of a kind that the screen shows; --json and --output hav
 _COPIES = 3  # places of one picture that it shows
 _LONGEST = 28  # characters of a class name
 _MOST_WORKERS = 16  # by default
-# The source's notes that the findings tell with more in them.
-_TOLD = re.compile(
-    r"class .* has no training image|no image in |[\d,]+ of [\d,]+ (image files are missing|rows are left out)"
-    r"|left out: ([\d,]+ links that lead|a link that leads) nowhere"
-)
 
 
 def main(argv: list[str]) -> int:
@@ -173,6 +167,8 @@ def _verdict(found: DataCheck) -> str:
 
 def _text(found: DataCheck, all_told: bool) -> Iterator[str]:
     """What is printed above the verdict. `all_told`: a file is written that tells what is left out here."""
+    from selkern.data.split import kind_of
+
     yield f"{found.name}: {found.kind}, {_many(found.images, 'image')}, {_many(len(found.classes), 'class', 'classes')}"
     yield ""
     yield from _table(found)
@@ -192,7 +188,7 @@ def _text(found: DataCheck, all_told: bool) -> Iterator[str]:
         yield from _listed(examples, all_told)
         gap = "\n" if examples else ""
     for note in found.notes:
-        if not _TOLD.match(note):
+        if not kind_of(note):  # notes of a kind are among the findings, which say more
             yield f"{gap}note     {note}"
             gap = ""
 

@@ -282,10 +282,9 @@ def check_data(
     splits = [split for split in source.parts if len(split)]
     levels, notes = settled_levels(source, white)
     images = Joined(WHOLE, splits)
-    cut_off = tuple(name for name in ("val", "test") if any(_tells_cut(note, name) for note in source.notes))
     # What is cut off at random is one with what it is cut from: only splits of the source's own can leak.
-    whole = WHOLE if "test" in cut_off else "train"
-    names = {split.name: whole if split.name in ("train", *cut_off) else split.name for split in splits}
+    whole = WHOLE if "test" in source.cut_off else "train"
+    names = {split.name: whole if split.name in ("train", *source.cut_off) else split.name for split in splits}
 
     def place(position: int) -> Place:
         split, index = images.find(position)
@@ -321,7 +320,7 @@ def check_data(
         root=source.root,
         classes=source.classes,
         parts=parts,
-        cut_off=cut_off,
+        cut_off=source.cut_off,
         notes=(*(note for note in source.notes if note not in doubts), *notes),
         left_out=source.left_out,
         doubtful=doubts,
@@ -345,11 +344,6 @@ def settled_levels(source: Source, asked: Levels | Literal["auto"] = "auto") -> 
         return settle_levels(source.train if len(source.train) else source.test, asked)
     except DataError as error:  # training would end with it
         return "percentile", (f"{error.what}: {error.fix}",)
-
-
-def _tells_cut(note: str, split: str) -> bool:
-    """Whether a note of ``data.cut`` says that it cut this split off."""
-    return note.startswith(f"no {split} split: ") and " cut off by seed " in note
 
 
 def _looks(name: str, images: _Images, workers: int, progress: Callable[[int], object]) -> Iterator[_Look]:

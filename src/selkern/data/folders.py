@@ -18,7 +18,7 @@ from selkern.data.identity import of_file
 from selkern.data.labels import same_text
 from selkern.data.levels import PLAIN, Reading, Used
 from selkern.data.listing import VAGUE, Search, assign_splits, some, split_word, split_words
-from selkern.data.split import Listing, Options, Source
+from selkern.data.split import Listing, Note, Options, Source
 from selkern.data.splitting import assemble
 from selkern.errors import DataError, printable
 
@@ -388,7 +388,7 @@ def open_folder(root: Path, options: Options) -> Source:
     for part in parts:
         images = search.images(part.folder, root)
         if not images:
-            notes.append(f"no image in {show(part.folder)}")
+            notes.append(Note(f"no image in {show(part.folder)}", "empty folder"))
         files += images
         names += [part.name] * len(images)
         splits += [part.split] * len(images)

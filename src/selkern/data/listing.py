@@ -11,7 +11,7 @@ from pathlib import Path
 from PIL import Image
 
 from selkern.data.decode import FORMATS, HEIF_SUFFIXES, IMAGE_SUFFIXES, has_heif, is_heif, read_header, show
-from selkern.data.split import LeftOut
+from selkern.data.split import LeftOut, Note
 from selkern.errors import DataError, printable
 
 # The first of these that no clearer word is used for.
@@ -148,7 +148,7 @@ class Search:
             links = (
                 f"{len(self._dead):,} links that lead nowhere" if len(self._dead) > 1 else "a link that leads nowhere"
             )
-            yield f"left out: {links} ({some(map(show, self._dead))})"
+            yield Note(f"left out: {links} ({some(map(show, self._dead))})", "dead links")
         counts = sorted(self._left_out.items(), key=lambda item: (-item[1], item[0]))
         plain = [f"{count:,} {suffix or 'without a suffix'}" for suffix, count in counts if not _hint(suffix)]
         if plain:

@@ -35,8 +35,8 @@ class Batch:
     """(N,) float32, weight of ``labels``; 1 where nothing was mixed in."""
     indices: torch.Tensor
     """(N,) int64, number of each sample in its split."""
-    bad: tuple[str, ...]
-    """One line per sample that could not be read."""
+    bad: tuple[DataError, ...]
+    """One error for each sample that could not be read."""
 
     def pin_memory(self) -> Batch:
         """A copy in page-locked memory; the ``DataLoader`` calls it where there is CUDA."""
@@ -56,11 +56,11 @@ class Sample:
     index: int
 
 
-class Samples(Dataset["Sample | str"]):
+class Samples(Dataset["Sample | DataError"]):
     """A split as the network is to see it. Items are named by (epoch, index) and are pure in it and the seed.
 
-    An image that cannot be read becomes its one-line reason instead of an exception: it must not end the
-    worker, and only the loop knows whether to skip or to stop.
+    For an image that cannot be read the error is returned, not raised: it must not end the worker, and only the loop
+    knows whether to skip or to stop.
 
     Args:
         split: where images and labels come from.
@@ -84,7 +84,7 @@ class Samples(Dataset["Sample | str"]):
     def __len__(self) -> int:
         return len(self.split)
 
-    def __getitem__(self, key: Key) -> Sample | str:
+    def __getitem__(self, key: Key) -> Sample | DataError:
         epoch, index = key
         label = int(self.split.labels[index])
         try:
@@ -94,7 +94,7 @@ class Samples(Dataset["Sample | str"]):
             else:
                 pixels = self._augmented(index, epoch, sample_rng(self.seed, epoch, index, AUGMENT))
         except DataError as error:
-            return str(error)
+            return error.bare()
         if self.augment is None:
             return Sample(pixels, label, label, 1.0, index)
         return self._mixed(pixels, label, index, epoch)
@@ -125,9 +125,9 @@ class Collate:
     def __init__(self, size: int) -> None:
         self.size = size
 
-    def __call__(self, samples: Sequence[Sample | str]) -> Batch:
+    def __call__(self, samples: Sequence[Sample | DataError]) -> Batch:
         """Stack what could be read."""
-        good = [sample for sample in samples if not isinstance(sample, str)]
+        good = [sample for sample in samples if isinstance(sample, Sample)]
         pixels = np.empty((len(good), 3, self.size, self.size), dtype=np.uint8)
         for row, sample in enumerate(good):
             pixels[row] = sample.pixels
@@ -137,7 +137,7 @@ class Collate:
             partners=torch.tensor([sample.partner for sample in good], dtype=torch.int64),
             lam=torch.tensor([sample.lam for sample in good], dtype=torch.float32),
             indices=torch.tensor([sample.index for sample in good], dtype=torch.int64),
-            bad=tuple(sample for sample in samples if isinstance(sample, str)),
+            bad=tuple(sample for sample in samples if isinstance(sample, DataError)),
         )
 
 

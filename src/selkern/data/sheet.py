@@ -20,7 +20,7 @@ from PIL.ImageFont import FreeTypeFont, truetype
 from selkern.data.loader import Samples
 from selkern.data.preprocess import Preprocess
 from selkern.data.split import Source, Split
-from selkern.errors import printable
+from selkern.errors import DataError, printable
 
 _LONGEST = 400  # letters of a text that is to be cut
 
@@ -221,8 +221,8 @@ def _cell(source: Source, split: Split, index: int, preprocess: Preprocess) -> _
     label = int(split.labels[index])
     file = PurePath(split.where(index)).name
     name, place = source.classes[label], f"{split.name}  {file}"
-    if isinstance(sample, str):
-        return _Cell(label=name, number=label, place=place, pixels=None, reason=sample.split(" | ")[0])
+    if isinstance(sample, DataError):
+        return _Cell(label=name, number=label, place=place, pixels=None, reason=sample.what)
     return _Cell(label=name, number=label, place=place, pixels=sample.pixels)
 
 

@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +16,9 @@ from selkern.data.decode import Header
 from selkern.data.levels import Reading, Used
 from selkern.data.table_options import TableOptions
 from selkern.errors import UsageError
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 SPLITS = ("train", "val", "test")
 OnBad = Literal["error", "skip"]
@@ -51,6 +54,31 @@ class Split(Protocol):
         """Where the image is: a file path, ``file.parquet row 12`` or ``digit scene 12``."""
 
 
+NoteKind = Literal["", "missing files", "rows left out", "dead links", "empty folder", "empty class"]
+
+
+class Note(str):
+    """A remark for the user: one line, and of which kind it is, so that nobody has to read its wording.
+
+    Args:
+        text: the line.
+        kind: "" for a remark that no other figure of the source repeats.
+    """
+
+    kind: NoteKind
+
+    def __new__(cls, text: str, kind: NoteKind = "") -> Self:
+        """A line that is of a kind."""
+        note = super().__new__(cls, text)
+        note.kind = kind
+        return note
+
+
+def kind_of(note: str) -> NoteKind:
+    """The kind of a note; "" for plain text."""
+    return note.kind if isinstance(note, Note) else ""
+
+
 @dataclass(frozen=True)
 class LeftOut:
     """A row or file of the user's data that could not be listed as an image of a split."""
@@ -78,7 +106,9 @@ class Source:
     test: Split
     """To report; the same object as ``val`` where the source has no test images of its own."""
     notes: tuple[str, ...] = ()
-    """One-line remarks for the user."""
+    """One-line remarks for the user, some of them a ``Note``."""
+    cut_off: tuple[str, ...] = ()
+    """Which of val and test were cut off the training images by seed."""
     root: str = ""
     """The folder whose name ``split_rows`` leaves out, so that a moved data set keeps its saved split."""
     left_out: tuple[LeftOut, ...] = ()

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from selkern.data.labels import doubtful, same_text, unify, unknown_labels
 from selkern.data.listing import is_file
 from selkern.data.order import CUT, sample_rng
-from selkern.data.split import SPLITS, WHOLE, LeftOut, Listing, OnBad, Options, Source, Split, relative
+from selkern.data.split import SPLITS, WHOLE, LeftOut, Listing, Note, OnBad, Options, Source, Split, relative
 from selkern.data.tables import NEARLY_ALL
 from selkern.errors import DataError
 
@@ -172,11 +172,12 @@ def assemble(
     if len(set(listing.names)) < 2 and options.classes is None:
         only = f"only class {listing.names[0]!r} has images"
         raise DataError(only, name, "give images of at least 2 classes")
+    cut_off: tuple[str, ...] = ()
     if options.split_csv is not None:
         parts, notes = restore(listing, classes, options, files)
     else:
         labels = labels_of(listing.names, listing.wheres, classes, options.on_bad)
-        parts, notes = _parts(name, listing, labels, options)
+        parts, notes, cut_off = _parts(name, listing, labels, options)
         listing = _without_unknown(listing, labels, classes)
     splits = {part: make(part, *parts.get(part, NOTHING)) for part in SPLITS}
     if options.classes is None and options.cut:
@@ -196,6 +197,7 @@ def assemble(
         val=val,
         test=test,
         notes=listing.notes + notes,
+        cut_off=cut_off,
         root=listing.root,
         left_out=listing.left_out,
     )
@@ -223,14 +225,18 @@ def _check_train(name: str, classes: tuple[str, ...], labels: NDArray[np.int64])
     counts = np.bincount(labels, minlength=len(classes))
     if not counts.any():
         raise DataError("no training images", name, "give a train split, or one folder of class folders")
-    return tuple(f"class {classes[i]!r} has no training image" for i in np.flatnonzero(counts == 0)[:5])
+    missing = np.flatnonzero(counts == 0)[:5]
+    return tuple(Note(f"class {classes[i]!r} has no training image", "empty class") for i in missing)
 
 
-def _parts(name: str, listing: Listing, labels: NDArray[np.int64], options: Options) -> tuple[Parts, tuple[str, ...]]:
-    """Each part's entries and labels, as the source says or by a cut."""
+def _parts(
+    name: str, listing: Listing, labels: NDArray[np.int64], options: Options
+) -> tuple[Parts, tuple[str, ...], tuple[str, ...]]:
+    """(each part's entries and labels, as the source says or by a cut; notes; the parts that were cut off)."""
     names = np.array(listing.splits, dtype="<U5")
     declared = set(listing.splits)
     notes: list[str] = []
+    cut_off: list[str] = []
     if declared == {""}:
         names[:] = "train" if options.cut else WHOLE
     names[labels == UNKNOWN] = _NOWHERE
@@ -250,9 +256,10 @@ def _parts(name: str, listing: Listing, labels: NDArray[np.int64], options: Opti
             if not chosen.size:  # the earlier run had one, and there are no new images
                 continue
             share = f"{100 * options.val_fraction:.4g} % of {'new' if kept else 'train'} ({chosen.size} images)"
+            cut_off.append(part)
             notes.append(f"no {part} split: {share} cut off by seed {options.seed}")
     entries = {part: np.flatnonzero(names == part) for part in sorted(set(names.tolist()) - {_NOWHERE})}
-    return {part: (at, labels[at]) for part, at in entries.items()}, tuple(notes)
+    return {part: (at, labels[at]) for part, at in entries.items()}, tuple(notes), tuple(cut_off)
 
 
 def _kept(listing: Listing, names: NDArray[np.str_], missing: Sequence[str], options: Options) -> dict[int, str]:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TextIO
 
 from selkern.data.decode import is_pointer, not_pulled, show
-from selkern.data.split import LeftOut, OnBad
+from selkern.data.split import LeftOut, Note, NoteKind, OnBad
 from selkern.data.table_options import SEPARATORS
 from selkern.errors import DataError, printable
 
@@ -58,9 +58,13 @@ class BadRows:
             more = f"; {count:,} of {self.rows:,} rows cannot be used" if count > 1 else ""
             fix = "correct it or remove it" if count == 1 else "correct them" if on_bad == "skip" else fix
             raise DataError(self._first.reason + more, self._first.where, fix)
+        kinds: tuple[tuple[list[LeftOut], str, NoteKind], ...] = (
+            (self.missing, "image files are missing", "missing files"),
+            (self.left_out, "rows are left out", "rows left out"),
+        )
         return tuple(
-            f"{len(rows):,} of {self.rows:,} {what}, the first {rows[0].where}: {rows[0].reason}"
-            for rows, what in ((self.missing, "image files are missing"), (self.left_out, "rows are left out"))
+            Note(f"{len(rows):,} of {self.rows:,} {what}, the first {rows[0].where}: {rows[0].reason}", kind)
+            for rows, what, kind in kinds
             if rows
         )
 

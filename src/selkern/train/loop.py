@@ -153,7 +153,7 @@ class Training:
 
     def _train_step(self, batch: Batch) -> None:
         if batch.bad and self.options.on_bad_image == "error":
-            raise DataError.from_line(batch.bad[0])
+            raise batch.bad[0]
         self.bad.note(batch.bad)
         if self.options.log_order:
             self.run.log_order(self.ranks.rank, self.epoch, self.step, batch.indices.tolist())

@@ -11,6 +11,7 @@ from typing import Literal
 import torch
 
 from selkern.data.levels import parse_levels, show_levels
+from selkern.data.loader import Sample
 from selkern.data.order import TrainOrder
 from selkern.data.sheet import draw_grid
 from selkern.data.sources import Source
@@ -138,7 +139,7 @@ def resume(
 def draw_first_batch(training: Training) -> None:
     """plots/train_batch.png, augmented and labelled: a wrong label or augmentation is seen before hours are lost."""
     drawn = [training.samples[key] for key in next(iter(training.order))[:32]]
-    good = [sample for sample in drawn if not isinstance(sample, str)]  # a text is the reason why it cannot be read
+    good = [sample for sample in drawn if isinstance(sample, Sample)]
     if good:
         names = training.source.classes
         captions = [names[s.label] if s.lam == 1 else f"{s.lam:.0%} {names[s.label]}, {names[s.partner]}" for s in good]

@@ -89,10 +89,9 @@ class BadFiles:
         self._written = dict(self.rows)
         self._weighed = 0
 
-    def note(self, lines: Iterable[str]) -> None:
-        """Note images by the one-line errors that reading them gave; each is told once."""
-        for line in lines:
-            error = DataError.from_line(line)
+    def note(self, errors: Iterable[DataError]) -> None:
+        """Note images by the errors that reading them raised; each is shown once."""
+        for error in errors:
             if error.where in self.rows:
                 continue
             self.rows[error.where] = error.what
