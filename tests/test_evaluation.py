@@ -20,7 +20,7 @@ CLASSES = tuple("abcdefg")
 
 
 class Colours(DecodedHeaders):
-    """n images of one colour each; a stand-in for a split. Class 5 has no image."""
+    """n images of one colour each; in place of a split. Class 5 has no image."""
 
     name = "test"
 

@@ -94,7 +94,7 @@ def page(found: dict[str, Outcome]) -> str:
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Write the page, or compare it; what to do is told on stderr."""
+    """Write the page, or compare it; what to do is printed on stderr."""
     check, files = "--check" in arguments, [Path(word) for word in arguments if word != "--check"]
     if len(files) != 1:
         print(__doc__, file=sys.stderr)

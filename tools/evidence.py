@@ -118,14 +118,14 @@ def _where(found: Row, row: Row) -> str:
     if "bins" not in row:
         return ""
     bins = [found["runs"][0]["per_scale"][number] for number in row["bins"]]
-    told = ", ".join(f"{each['low']:g}-{each['high']:g}" for each in bins)
-    return f" at scales {told} ({sum(each['images'] for each in bins):,} images)"
+    shown = ", ".join(f"{each['low']:g}-{each['high']:g}" for each in bins)
+    return f" at scales {shown} ({sum(each['images'] for each in bins):,} images)"
 
 
 def _units(found: Row, row: Row, seeds: str) -> Iterator[str]:
     """What some units chose, each with its interval, and in how many of them the claim holds."""
-    told = {each["unit"]: each for each in found["arms"][row["arm"]]["selection"] if each["what"] == row["what"]}
-    figures = {unit: Estimate(told[unit]["value"], *told[unit]["interval"]) for unit in row["units"]}
+    rows = {each["unit"]: each for each in found["arms"][row["arm"]]["selection"] if each["what"] == row["what"]}
+    figures = {unit: Estimate(rows[unit]["value"], *rows[unit]["interval"]) for unit in row["units"]}
     share = row["what"].startswith("top-1")
     show = points if share else "{:+.2f}".format
     kind = (
@@ -169,10 +169,10 @@ def demo(_above: str) -> str:
         f"| test top-1, {found['images']:,} scenes of digits never trained on | {found['top1']:.2%} | "
         f"{found['top1_low']:.1%} to {found['top1_high']:.1%} |",
     ]
-    for kind, told in _EFFECTS.items():
+    for kind, meaning in _EFFECTS.items():
         row = {name: float(effects[kind][name]) for name in ("change", "change_low", "change_high")}
         ends = f"[{points(row['change_low'])}, {points(row['change_high'])}]"
-        lines.append(f"| top-1 with {told}, points | {points(row['change'])} | {ends} |")
+        lines.append(f"| top-1 with {meaning}, points | {points(row['change'])} | {ends} |")
     what = "radius of the receptive field in the last unit, px: smallest kernel alone, as chosen, largest alone"
     lines.append(f"| {what} | {', '.join(last)} | |")
     return "\n".join(lines) + "\n"
@@ -186,8 +186,8 @@ def units(_above: str) -> str:
         "|---|---|---|---|---|",
     ]
     for known, enlarged in zip(_csv("true_scale"), _csv("scale_sweep"), strict=True):
-        cells = [_told(known, "rho", 2), _told(known, "partial_rho", 2), _told(known, "change", 3)]
-        lines.append(f"| {known['unit']} | {' | '.join([*cells, _told(enlarged, 'change', 3)])} |")
+        cells = [_interval(known, "rho", 2), _interval(known, "partial_rho", 2), _interval(known, "change", 3)]
+        lines.append(f"| {known['unit']} | {' | '.join([*cells, _interval(enlarged, 'change', 3)])} |")
     return "\n".join(lines) + "\n"
 
 
@@ -196,7 +196,7 @@ def _csv(name: str) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
-def _told(row: Mapping[str, str], name: str, digits: int) -> str:
+def _interval(row: Mapping[str, str], name: str, digits: int) -> str:
     value, low, high = (f"{float(row[key]):+.{digits}f}" for key in (name, f"{name}_low", f"{name}_high"))
     return f"{value} [{low}, {high}]"
 

@@ -65,7 +65,7 @@ class FunctionalSK(nn.Module):
         logits = self.expand(z if self.fault == "no gate relu" else torch.relu_(z))
         if self.fault == "shared":
             logits = torch.cat([logits, logits], 1)
-        if self.fault == "boxed":
+        if self.fault == "wrapped":
             logits = logits.sigmoid()
         a = logits.reshape(len(s), 2, -1)
         if self.fault == "sigmoid":
@@ -98,7 +98,7 @@ FAULTS = [
     ("maximum", {FUSE}),
     ("no gate norm", {GATE}),
     ("no gate relu", {GATE}),
-    ("boxed", {GATE}),
+    ("wrapped", {GATE}),
     ("no floor", {WIDTH}),
     ("shared", {EXPAND}),
     ("scalar", {EXPAND, CHANNEL}),

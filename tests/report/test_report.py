@@ -231,10 +231,10 @@ def test_of_many_classes_the_worst_twenty_are_told() -> None:
     report = make_report(None, classes=[f"class{c:02}" for c in range(40)])
     page = render(report, draw(report))
     assert "(the 20 worst)" in page
-    told = re.findall(r"<td>(class\d\d)</td>", page)
+    shown = re.findall(r"<td>(class\d\d)</td>", page)
     known = {name: share for name, n, share in report.evaluation.per_class() if n}
-    assert len(told) == 20
-    assert [known[name] for name in told] == sorted(known.values())[:20]
+    assert len(shown) == 20
+    assert [known[name] for name in shown] == sorted(known.values())[:20]
 
 
 def claimed(line: str, labels: list[str]) -> list[list[str]]:

@@ -37,7 +37,7 @@ N, ORIGINALS = 240, 40
 
 
 class Squares(DecodedHeaders):
-    """White squares of a known size, each brightness drawn by itself; the red centre tells nothing of the size."""
+    """White squares of a known size, each brightness drawn by itself; the red centre says nothing of the size."""
 
     name = "test"
 
@@ -222,7 +222,7 @@ def test_sizes_that_the_class_fixes_allow_no_conclusion() -> None:
     squares = Squares(60)
     squares.labels = np.arange(60) % 3
     study = study_sizes(fake(follows=FOLLOWS), squares, np.array([10.0, 20.0, 40.0])[squares.labels])
-    assert ["cannot be told from what follows the class" in line for line in study.doubts] == [True]
+    assert ["cannot be separated from what follows the class" in line for line in study.doubts] == [True]
     assert study_sizes(fake(follows=FOLLOWS), squares).doubts == ()
 
 

@@ -392,9 +392,9 @@ def test_what_is_not_finite_is_named_and_not_added() -> None:
     select_over(model, [(good,)], sums)
     x = good.x.clone()
     x[1, 0, 0, 0] = float("nan")
-    sick = Pictures(x, good.labels, good.indices, good.light)
+    nonfinite = Pictures(x, good.labels, good.indices, good.light)
     with pytest.raises(NumericsError, match=r"not finite \| image 5 of the pass, Rigged"):
-        select_over(model, [(sick,)], sums)
+        select_over(model, [(nonfinite,)], sums)
     assert sums.n == 3
     assert np.isfinite(sums.at_zoom.mean).all()
 

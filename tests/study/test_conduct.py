@@ -1,4 +1,4 @@
-"""Studies as people call them: real runs in processes of their own, stopped, killed, continued, and told."""
+"""Studies as people call them: real runs in processes of their own, stopped, killed, continued, and reported."""
 
 from __future__ import annotations
 
@@ -120,9 +120,9 @@ def test_unpaired_runs_are_refused(done: Conducted, file: Path, home: Path) -> N
 
 def test_results_tell_no_folder_of_the_machine(done: Conducted, file: Path, home: Path) -> None:
     study = read(file)
-    told = "/home/somebody/pictures"
-    arms = tuple(replace(arm, options=replace(arm.options, data=told)) for arm in study.arms)
-    asked = options(file, home, data=told, threads=2)
+    expected = "/home/somebody/pictures"
+    arms = tuple(replace(arm, options=replace(arm.options, data=expected)) for arm in study.arms)
+    asked = options(file, home, data=expected, threads=2)
     results = assemble(replace(study, arms=arms), costs(study), runs_of(home), 2, conducting.command(asked))
     assert "somebody" not in json.dumps(results)
     assert results["arms"]["sk"]["data"] == "pictures"
@@ -132,10 +132,10 @@ def test_results_tell_no_folder_of_the_machine(done: Conducted, file: Path, home
 
 def test_no_winner_is_named_where_zero_is_inside_and_losers_are(done: Conducted) -> None:
     results = copy.deepcopy(done.results)
-    told = results["arms"]["plain"]["difference"]
-    told |= {"mean": 0.01, "interval": [-0.001, 0.021], "verdict": "no difference seen"}
+    expected = results["arms"]["plain"]["difference"]
+    expected |= {"mean": 0.01, "interval": [-0.001, 0.021], "verdict": "no difference seen"}
     assert list(findings(results)) == ["- plain and sk: no difference seen (+1.00 points [-0.10, +2.10])"]
-    told |= {"mean": -0.01, "interval": [-0.02, -0.001], "verdict": "worse"}
+    expected |= {"mean": -0.01, "interval": [-0.02, -0.001], "verdict": "worse"}
     assert list(findings(results)) == ["- plain is worse than sk: -1.00 points [-2.00, -0.10]"]
     assert "| -1.00 | [-2.00, -0.10] | 2 | worse |" in render(results)
 
@@ -254,7 +254,7 @@ def test_a_failing_arm_ends_the_study_with_its_own_exit_code(tmp_path: Path, cap
 
 
 @pytest.mark.parametrize(
-    ("code", "line", "kind", "told"),
+    ("code", "line", "kind", "expected"),
     [
         (3, "error: no such data | x | give", "DataError", "no such data | x | give"),
         (1, "error: pillow is missing | x | install", "PackageError", "pillow is missing | x | install"),
@@ -262,14 +262,14 @@ def test_a_failing_arm_ends_the_study_with_its_own_exit_code(tmp_path: Path, cap
         (-9, "", "ResourceError", "the run a-seed0 was killed (signal 9)"),
     ],
 )
-def test_every_end_of_a_run_has_its_error(code: int, line: str, kind: str, told: str, tmp_path: Path) -> None:
+def test_every_end_of_a_run_has_its_error(code: int, line: str, kind: str, expected: str, tmp_path: Path) -> None:
     folder = tmp_path / "a-seed0"
     folder.mkdir()
     output_file(folder).write_text(f"before\n{line}\n")
     with pytest.raises(SelkernError) as caught:
         require_success(folder, code)
     assert type(caught.value).__name__ == kind
-    assert str(caught.value).startswith(told)
+    assert str(caught.value).startswith(expected)
     with pytest.raises(Interrupted):
         require_success(folder, 143)
     require_success(folder, 0)
@@ -284,20 +284,20 @@ def test_two_calls_do_not_work_in_one_folder(tmp_path: Path, file: Path, monkeyp
 
 
 @pytest.mark.parametrize(
-    ("words", "told"),
+    ("words", "expected"),
     [
         (["smal"], "error: no such study | smal"),
         (["small", "--jobs", "0"], "error: jobs is 0 | --jobs | must be from 1 to 1024"),
         (["small", "--address", "auto"], "error: an address without a cluster | --address"),
-        (["small", "--data", "x"], "error: the study tells its data itself"),
+        (["small", "--data", "x"], "error: the study names its data itself"),
     ],
 )
 def test_mistakes_on_the_command_line(
-    words: Sequence[str], told: str, file: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    words: Sequence[str], expected: str, file: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(file.parent)
     assert main(["study", *(str(file) if word == "small" else word for word in words)]) == 2
-    assert capsys.readouterr().err.startswith(told)
+    assert capsys.readouterr().err.startswith(expected)
 
 
 def test_measured_costs_are_told_beside_the_accuracy_and_drawn(done: Conducted, file: Path) -> None:

@@ -85,11 +85,11 @@ MISTAKES = {
 
 @pytest.mark.parametrize("mistake", MISTAKES, ids=list(MISTAKES))
 def test_a_mistake_in_the_file_is_one_line(mistake: str, tmp_path: Path) -> None:
-    old, new, told = MISTAKES[mistake]
+    old, new, expected = MISTAKES[mistake]
     path = write(tmp_path, (old, new))
     with pytest.raises(UsageError) as caught:
         read(path)
-    assert str(caught.value).startswith(told.format(path=path))
+    assert str(caught.value).startswith(expected.format(path=path))
     assert "\n" not in str(caught.value)
 
 

@@ -1,4 +1,4 @@
-"""What is told of the selection of a study's runs: the same as counted by hand, its mean over seeds, its tables."""
+"""What is reported of the selection of a study's runs: the same as counted by hand, its mean over seeds, its tables."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def model() -> Any:
     return selkern.create_model("sknet_mini", weights="digits").eval()
 
 
-def told(model: Any) -> dict[tuple[str, str], float | None]:
+def reported(model: Any) -> dict[tuple[str, str], float | None]:
     rows = selections(model, SCENES, Preprocess.from_dict(model.card.preprocess))
     return {(row["what"], row["unit"]): row["value"] for row in rows}
 
@@ -36,7 +36,7 @@ def inputs() -> torch.Tensor:
 
 
 def test_the_figures_are_those_counted_by_hand(model: Any) -> None:
-    found = told(model)
+    found = reported(model)
     with torch.inference_mode(), selkern.record(model) as chosen:
         right = (model(inputs()).argmax(1).numpy() == SCENES.labels).mean()
     lean = {name: (a[:, 1] - a[:, 0]).mean(dim=1).numpy() for name, a in chosen.items()}
@@ -57,7 +57,7 @@ def test_a_network_that_chooses_alike_for_all_images_has_no_correlation_and_lose
     for name, parameter in model.named_parameters():
         if "gate" in name:
             torch.nn.init.zeros_(parameter)
-    found = told(model)
+    found = reported(model)
     assert found[SIZE, "SK_2_1"] is None
     assert found[ENLARGED, "SK_2_1"] == 0
     assert found[f"{REPLACED} shuffled", "all units"] == 0

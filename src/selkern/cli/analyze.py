@@ -22,7 +22,7 @@ class AnalyzeOptions:
     """Evaluate trained weights, study what their selective kernels chose, and write report.html."""
 
     run: Run
-    """A run's folder or name, latest, a weights file, weights in the box (sknet_mini.digits), hf-hub:user/name; or a
+    """A run's folder or name, latest, a weights file, bundled weights (sknet_mini.digits), hf-hub:user/name; or a
     network as its code makes it: timm:NAME, FILE.py:NAME, package.module:NAME (which are imported and run)."""
     data: str | None = None
     """Other data than the run's own, or where those lie now: digits, a folder, .csv or .parquet."""
@@ -42,9 +42,9 @@ class AnalyzeOptions:
     input; or size_input, taken as it stands. Optional: label, the object's class; group, what images have in common
     that are not independent, such as the picture they were cut from."""
     arguments: Annotated[str, tyro.conf.arg(name="with")] = ""
-    """Arguments for a network of others, as in Python: "pretrained=True"."""
+    """Arguments for a third-party network, as in Python: "pretrained=True"."""
     image_size: int | None = None
-    """Side of the images that a network of others is shown, px; by default timm's own, else 224."""
+    """Side of the images that a third-party network is shown, px; by default timm's own, else 224."""
     zooms: tuple[float, ...] = (1.0, 1.5, 2.0)
     """Enlargements of the centre, the first of them 1."""
     device: str = "auto"
@@ -80,7 +80,9 @@ def main(argv: list[str]) -> int:
     other = is_other(options.run)
     if not other and (options.arguments or options.image_size):
         raise UsageError(
-            "is for networks of others", "--with" if options.arguments else "--image-size", "leave it out: weights tell"
+            "is for third-party networks",
+            "--with" if options.arguments else "--image-size",
+            "leave it out: the weights file has it",
         )
     with Progress("loading the network"):
         loaded = (

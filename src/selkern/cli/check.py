@@ -32,7 +32,7 @@ class CheckOptions:
     """Print one JSON object instead of text."""
 
     def __post_init__(self) -> None:
-        # Here, so that it is told before torch is imported; zeros are left to the model.
+        # Here, so that the error comes before torch is imported; zeros are left to the model.
         if self.input is not None and not re.fullmatch(r"\d{1,7}(,\d{1,7})*", self.input):
             raise UsageError(f"{self.input[:40]!r} is no shape", "--input", "write it as 64,32,32")
 

@@ -110,7 +110,7 @@ class Anatomy:
         s: what enters the gate's first linear map; None without one.
         weights: the selection as it ran.
         axis: what the softmax runs over: "branches", "images", "64 numbers"; "sigmoid" where it is none.
-        a_NMC: the selection; None where its shape does not tell a weight per image, branch and channel.
+        a_NMC: the selection; None where its shape does not give a weight per image, branch and channel.
         v: the map that is the sum over the branches of a_m * U_m; None where none is.
         v_error: the largest difference between the two, as a share of the largest value.
     """
@@ -203,7 +203,7 @@ def _selection(
 ) -> tuple[Tensor | None, tuple[int, ...], Node | None, float]:
     """The selection as (N, M, C), the order of the maps it weighs, and the map that is their weighted sum.
 
-    Axes are told by their sizes; where these or the order leave a choice, that one is taken whose weighted sum is
+    Axes are known by their sizes; where these or the order leave a choice, that one is taken whose weighted sum is
     among the maps that ran.
     """
     u = torch.stack([node.value for node in maps], dim=1)

@@ -28,7 +28,7 @@ class Finding:
         rule: what is asked.
         source: where it is written.
         holds: whether it is obeyed everywhere.
-        evidence: what was seen, alike cases told once; of a broken rule the broken cases.
+        evidence: what was seen, alike cases once; of a broken rule the broken cases.
         units: labels of the units that break it.
     """
 
@@ -67,7 +67,7 @@ def check(model: nn.Module, *inputs: Any) -> Conformance:
     Args:
         model: a layer, or a whole network; it is left as it was.
         inputs: what its forward takes. The first axis of every tensor is the batch, of 5 images best: a number that
-            is none of branches or channels, so that axes can be told apart.
+            is none of branches or channels, so that axes can be distinguished.
 
     Raises:
         UsageError: no unit ran: nothing whose softmax or sigmoid weighs two or more maps.

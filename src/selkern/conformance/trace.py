@@ -126,7 +126,7 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
 @contextmanager
 def _module_paths(model: nn.Module) -> Iterator[Callable[[], str]]:
-    """A function that tells which module is running."""
+    """A function that returns which module is running."""
     stack = [""]
 
     def enter(path: str) -> Any:

@@ -62,11 +62,11 @@ def analyze(
         split_name: as `choose` takes it.
         output: folder to write into; None takes the run's own, and one within it for other images than its test
             images, whose report is not to take the place of the run's.
-        on_bad: "skip" leaves out images that cannot be read; the report tells how many.
+        on_bad: "skip" leaves out images that cannot be read; the report says how many.
         plan: how much is studied.
         boxes: a table of the objects' sizes, see `data.boxes.objects_of`.
         table: how to read data that are a table, see `open_source`.
-        say: told what begins, and what is to be said of the images.
+        say: called with a line when a study begins, and with remarks on the images.
 
     Ctrl+C during the studies ends them; the report has those that are done.
 

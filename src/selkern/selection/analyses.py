@@ -122,7 +122,7 @@ class Run:
         """Do them in turn. Ctrl+C ends them; those that are done, and the sums so far, stay.
 
         Args:
-            say: told what begins.
+            say: called with the name of each study as it begins.
             keep: given what was found so far, after each.
 
         Raises:

@@ -1,6 +1,6 @@
 """The window that a unit's neurons really use: their effective receptive field, in pixels of the input.
 
-The gradient of a neuron tells which pixels move it (Luo, Li, Urtasun, Zemel, NeurIPS 2016). Taken here for the neurons
+The gradient of a neuron shows which pixels move it (Luo, Li, Urtasun, Zemel, NeurIPS 2016). Taken here for the neurons
 in the centre of a unit's map, squared, so that signs do not cancel, and summed over channels: multiplied by random
 signs, the channels' gradients add up to that sum in the mean. The radius is the root mean square distance from the
 field's own centre.

@@ -1,4 +1,4 @@
-"""`choose`: units choose what they are told instead of what their gates say, within a block."""
+"""`choose`: units take a given selection instead of their gates', within a block."""
 
 from __future__ import annotations
 

@@ -86,9 +86,9 @@ class Selected(Result):
             torch.stack([preference(at[unit.name], unit.extents) for unit in self.units], dim=1) for at in selections
         ]
         lean = torch.stack(columns, dim=1).double().cpu().numpy()  # (N, Z, U)
-        sick = np.argwhere(~np.isfinite(lean))
-        if len(sick):  # added to the sums, it would spoil them for all images
-            image, _, unit_number = sick[0]
+        nonfinite = np.argwhere(~np.isfinite(lean))
+        if len(nonfinite):  # added to the sums, it would spoil them for all images
+            image, _, unit_number = nonfinite[0]
             where = f"image {self.n + int(image) + 1} of the pass, {self.units[unit_number].label}"
             raise NumericsError("the selection is not finite", where, "look for NaN in the image and in the weights")
         self.at_zoom.add(lean)

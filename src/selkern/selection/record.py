@@ -26,7 +26,7 @@ class UnitInfo:
     Attributes:
         name: path of its module in the model.
         label: the paper's way to call it, SK_3_4 for the fourth unit of stage 3 (the stem is stage 1);
-            the name where the path tells no stage.
+            the name where the path names no stage.
         extents: side of the window each branch sees, in the unit's input positions; empty if unknown.
         axis: of the branches in what its softmax gives; the images' is the other one of the first two.
     """
@@ -154,7 +154,7 @@ def record(model: nn.Module) -> Iterator[Selections]:
 
     Yields:
         `Selections`: unit name to a (N, M, C), the softmax weights of the latest pass, detached, on the
-        model's device. `.units` tells each unit's label and the window of each of its branches. A model
+        model's device. `.units` has each unit's label and the window of each of its branches. A model
         without selective-kernel units gives an empty mapping. A model that torch.compile has wrapped runs
         uncompiled within the block: compiled code passes hooks by.
 

@@ -428,7 +428,7 @@ def _doubts(scale: Array, labels: NDArray[np.int64], clusters: NDArray[np.int64]
     if ratio < LEAST_SPREAD:
         found.append(
             f"Within a class the objects are nearly of one size in the network's input (the 90th percentile is "
-            f"{ratio:.2f} times the 10th): what follows the size cannot be told from what follows the class, and "
+            f"{ratio:.2f} times the 10th): what follows the size cannot be separated from what follows the class, and "
             "nothing is concluded."
         )
     if (originals := len(np.unique(clusters))) < LEAST:

@@ -69,7 +69,7 @@ def stream(
         indices: which images; None for all, in their order.
         on_bad: "skip" leaves out images that cannot be read.
         part: so many times fewer images in a batch than usual, for passes that keep a graph for gradients.
-        seen: told the number of images of each batch, for a progress bar.
+        seen: called with the number of images of each batch, for a progress bar.
 
     Raises:
         DataError: an image cannot be read, where that is an error.

@@ -106,7 +106,7 @@ def end(children: Iterable[Child]) -> None:
 
 
 def finish(folder: Path, code: int, progress: Progress) -> None:
-    """Tell how the process of a folder ended. Raises as `require_success`."""
+    """Print how the process of a folder ended. Raises as `require_success`."""
     try:
         require_success(folder, code)
     except SelkernError:
@@ -119,7 +119,7 @@ def require_success(folder: Path, code: int) -> None:
     """Raise what a process ended with, unless it is 0.
 
     Raises:
-        SelkernError: the error that it told, with the exit code it had.
+        SelkernError: the error that it printed, with the exit code it had.
         Interrupted: somebody stopped it.
     """
     if code == 0:

@@ -99,23 +99,23 @@ def changed(row: Row, change: Any, where: str) -> Row:
     if not isinstance(row, Architecture):
         raise UsageError("only networks on the residual trunk can be changed", where, "choose another model")
     plain = dict(change)
-    told: dict[str, Any] = {}
+    fields: dict[str, Any] = {}
     if "kernels" in plain:
         kernels = plain.pop("kernels")
         if not isinstance(kernels, list) or not kernels:
             raise UsageError(f"kernels is {kernels!r}", where, "give a list such as [3, 5]")
-        told["kernels"] = tuple(_kernel(kernel, where) for kernel in kernels)
+        fields["kernels"] = tuple(_kernel(kernel, where) for kernel in kernels)
     if "plain_kernel" in plain:
-        told["plain_kernel"] = _kernel(plain.pop("plain_kernel"), where)
+        fields["plain_kernel"] = _kernel(plain.pop("plain_kernel"), where)
     if type(plain.get("min_width")) is int:
-        told["min_width"] = plain.pop("min_width")
+        fields["min_width"] = plain.pop("min_width")
     asked = build(_Change, plain, where)
-    told |= {name: value for name, value in vars(asked).items() if value is not None}
-    numbers = [n for value in told.values() for n in (value if isinstance(value, tuple) else (value,))]
+    fields |= {name: value for name, value in vars(asked).items() if value is not None}
+    numbers = [n for value in fields.values() for n in (value if isinstance(value, tuple) else (value,))]
     if any(type(number) is int and not 1 <= number <= _LARGEST for number in numbers):
         raise UsageError("a size of the network is out of range", where, f"give whole numbers from 1 to {_LARGEST:,}")
     try:
-        made = replace(row, **told)
+        made = replace(row, **fields)
     except UsageError as error:
         raise placed(error, where) from error
     if isinstance(made.min_width, tuple) and len(made.min_width) != len(made.depths):
@@ -125,8 +125,8 @@ def changed(row: Row, change: Any, where: str) -> Row:
 
 def named(base: str, change: dict[str, Any]) -> str:
     """What a changed network is called, by its change alone: `resnet_mini(mids=[36,64,88])`."""
-    told = (f"{field}={json.dumps(change[field], separators=(',', ':'))}" for field in sorted(change))
-    return f"{base}({', '.join(told)})" if change else base
+    fields = (f"{field}={json.dumps(change[field], separators=(',', ':'))}" for field in sorted(change))
+    return f"{base}({', '.join(fields)})" if change else base
 
 
 def _kernel(value: Any, where: str) -> int | Branch:
@@ -190,8 +190,8 @@ class Study:
 
     Attributes:
         text, path: of the file.
-        scale_bins: edges of the bins of object scale in which accuracy is told; none where it is not.
-        selection: whether it is told what the units of every run chose.
+        scale_bins: edges of the bins of object scale in which accuracy is reported; none where it is not.
+        selection: whether to report what the units of every run chose.
         cost: whether the time and memory of the arms are measured too.
         short: one epoch of few images, to try the machinery.
     """
@@ -299,11 +299,11 @@ def read(path: Path, data: str | None = None, device: str = "cpu", short: bool =
     )
 
 
-def _data(told: str | None, given: str | None, where: str, short: bool) -> str:
+def _data(named: str | None, given: str | None, where: str, short: bool) -> str:
     """What the arms are trained on; a path is made absolute, since runs may start in other folders."""
-    if told is not None and given is not None:
-        raise UsageError(f"the study tells its data itself ({told})", "--data", "leave it out")
-    data = told if told is not None else given
+    if named is not None and given is not None:
+        raise UsageError(f"the study names its data itself ({named})", "--data", "leave it out")
+    data = named if named is not None else given
     if data is None and not short:
         raise UsageError("the study leaves its data open", where, "give --data")
     if data is None:
@@ -326,7 +326,7 @@ def _recipe(base: Recipe, changes: Any, where: str) -> Recipe:
         raise UsageError("augment is no mapping", where, "give fields such as flip: 0.5")
     try:
         return build(Recipe, {**values, **changes, "augment": {**values["augment"], **augment}}, where)
-    except UsageError as error:  # it may tell a flag, of which there are none here
+    except UsageError as error:  # it may name a flag, of which there are none here
         raise placed(error, where) from error
 
 

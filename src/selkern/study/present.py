@@ -15,7 +15,7 @@ from selkern.study.run import ENLARGED, LIT, SIZE
 READING = """Top-1 is the mean over seeds on the test images, of the weights that were best in validation. A difference
 is the arm minus the baseline in points of top-1, paired by seed (both saw the same images in the same order), with its
 95 % interval over seeds (Student's t). Where the interval holds zero, no difference was seen and no winner is named.
-Intervals are not widened for there being several; they tell the spread over seeds, not over other test images."""
+Intervals are not widened for there being several; they show the spread over seeds, not over other test images."""
 
 SELECTION = """What the units chose on the test images, means over seeds with 95 % intervals (bold where they leave out
 zero). Size: rank correlation of the object's known size and the preference for the larger kernel. Enlargement: that
@@ -35,8 +35,8 @@ def render(results: Mapping[str, Any]) -> str:
     parts.append("\n".join(findings(results)))
     if study["scale_bins"]:
         parts += ["Top-1 by the object's scale, and difference to the baseline in points:", _scales(arms)]
-    if told := [(name, rows) for name, arm in arms.items() if (rows := arm["selection"])]:
-        parts += [SELECTION, _chosen(told, by_unit=True), _chosen(told, by_unit=False)]
+    if chosen := [(name, rows) for name, arm in arms.items() if (rows := arm["selection"])]:
+        parts += [SELECTION, _chosen(chosen, by_unit=True), _chosen(chosen, by_unit=False)]
     if measured := results["circumstances"].get("measured"):
         parts += ["Measured in turn, medians with quartiles:", _measured(measured, results)]
     parts += [READING, _origin(results)]
@@ -49,12 +49,12 @@ def findings(results: Mapping[str, Any]) -> Iterator[str]:
     for name, arm in results["arms"].items():
         if (difference := arm["difference"]) is None:
             continue
-        told = f"{points(difference['mean'])} points {ends(difference['interval'])}"
+        shown = f"{points(difference['mean'])} points {ends(difference['interval'])}"
         words = difference["verdict"]
         if words in ("better", "worse"):
-            yield f"- {name} is {words} than {base}: {told}"
+            yield f"- {name} is {words} than {base}: {shown}"
         else:
-            yield f"- {name} and {base}: {words} ({told})"
+            yield f"- {name} and {base}: {words} ({shown})"
 
 
 def points(share: float) -> str:
@@ -101,9 +101,9 @@ def _cell(found: Mapping[str, Any]) -> str:
     return f"{text}, {mark}{points(difference['mean'])}{mark} {ends(difference['interval'])}".rstrip()
 
 
-def _chosen(told: Sequence[tuple[str, Sequence[Mapping[str, Any]]]], by_unit: bool) -> str:
+def _chosen(arms: Sequence[tuple[str, Sequence[Mapping[str, Any]]]], by_unit: bool) -> str:
     """A row for every arm and unit, a column for every figure of single units, or of all units together."""
-    rows = [(name, row) for name, rows in told for row in rows if (row["unit"] != ALL) == by_unit]
+    rows = [(name, row) for name, rows in arms for row in rows if (row["unit"] != ALL) == by_unit]
     columns = list(dict.fromkeys(row["what"] for _, row in rows))
     lines = [f"| arm | unit | {' | '.join(columns)} |", "|---" * (len(columns) + 2) + "|"]
     for name, unit in dict.fromkeys((name, row["unit"]) for name, row in rows):
@@ -145,13 +145,13 @@ def _origin(results: Mapping[str, Any]) -> str:
         f"selkern {each['selkern']}, torch {each['torch']}, Python {each['python']}" for each in results["versions"]
     )
     arms = results["arms"].values()
-    told = {key: ", ".join(dict.fromkeys(str(arm[key]) for arm in arms)) for key in ("data", "recipe", "epochs")}
+    common = {key: ", ".join(dict.fromkeys(str(arm[key]) for arm in arms)) for key in ("data", "recipe", "epochs")}
     shared = [run["taken_from"].split("/")[0] for run in circumstances["runs"] if run["taken_from"]]
     others = f", {len(shared)} of the {len(circumstances['runs'])} runs with {', '.join(sorted(set(shared)))}"
     hours = sum(run["training_seconds"] for run in circumstances["runs"]) / 3600
     return "\n".join(
         [
-            f"Data {told['data']}, recipe {told['recipe']}, epochs: {told['epochs']}, "
+            f"Data {common['data']}, recipe {common['recipe']}, epochs: {common['epochs']}, "
             f"{results['runs'][0]['images']:,} test images.",
             f"Again by `{circumstances['command']}` (file SHA-256 {study['sha256'][:16]}).",
             f"{circumstances['date']}, {machine['cpu']}, {results['threads']} thread(s) per run, {versions}; "
@@ -233,7 +233,7 @@ def _draw_scales(axes: Axes, results: Mapping[str, Any]) -> None:
 
 
 def _draw_chosen(panels: Any, chosen: Mapping[str, Any]) -> None:
-    """Per unit and arm, the figures that are told of single units."""
+    """Per unit and arm, the figures that are shown of single units."""
     units = list(dict.fromkeys(row["unit"] for rows in chosen.values() for row in rows if row["unit"] != ALL))
     for axes, (what, label) in zip(panels, _CHOSEN.items(), strict=True):
         axes.axvline(0, color=MUTED, linewidth=1)

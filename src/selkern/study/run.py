@@ -62,8 +62,8 @@ class Task:
         base, change: of the network, as in `Arm`.
         options: of the training, as its config.yaml would have them; output is empty.
         threads: of torch. Part of the task, since sums are added up in another order with other threads.
-        scale_bins: edges of the bins in which accuracy is told.
-        selection: whether it is told what the units chose.
+        scale_bins: edges of the bins in which accuracy is reported.
+        selection: whether to report what the units chose.
     """
 
     arm: str
@@ -103,12 +103,12 @@ def tasks_of(study: Study, threads: int) -> Iterator[Task]:
 
 
 def task_file(folder: Path) -> Path:
-    """Where a task's folder tells the task."""
+    """Where a task's folder holds the task."""
     return folder / "task.json"
 
 
 def result_file(folder: Path) -> Path:
-    """Where a task's folder tells the figures, once they are there."""
+    """Where a task's folder holds the figures, once they are there."""
     return folder / "result.json"
 
 
@@ -182,7 +182,7 @@ def is_finished(run: RunFolder) -> bool:
 def take(task: Task, folder: Path) -> RunFolder | None:
     """A copy of a finished run of the same task, by the same versions on the same processor; None where there is none.
 
-    What is told of it does not matter: the copy is evaluated as this task asks.
+    What is reported of it does not matter: the copy is evaluated as this task asks.
 
     Raises:
         ResourceError: it cannot be copied.
@@ -343,7 +343,7 @@ def _per_scale(evaluation: Evaluation, split: Any, edges: list[float]) -> list[d
 
 
 def weights_sha256(state: Mapping[str, Tensor]) -> str:
-    """Of every tensor's name, type and bytes: a weights file also tells where it was made, and differs."""
+    """Of every tensor's name, type and bytes: a weights file also says where it was made, and differs."""
     digest = hashlib.sha256()
     for name in sorted(state):
         tensor = state[name].detach().cpu().contiguous()
