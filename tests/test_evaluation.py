@@ -10,6 +10,7 @@ from PIL import Image
 from tiny import DecodedHeaders
 from torch import Tensor, nn
 
+from selkern.data.levels import PLAIN, Reading
 from selkern.data.order import eval_shards
 from selkern.data.preprocess import Preprocess
 from selkern.errors import DataError
@@ -33,7 +34,7 @@ class Colours(DecodedHeaders):
     def __len__(self) -> int:
         return len(self.labels)
 
-    def read(self, index: int, epoch: int = 0) -> Image.Image:
+    def read(self, index: int, epoch: int = 0, reading: Reading = PLAIN) -> Image.Image:  # noqa: ARG002
         assert epoch == 0
         if index == self.broken:
             raise DataError("the image is broken", self.where(index), "remove it")

@@ -21,7 +21,7 @@ from safetensors.torch import load_file
 from reliability.small import SMALL
 from selkern.data.augment import Augment
 from selkern.data.decode import Header
-from selkern.data.levels import Reading, Used
+from selkern.data.levels import PLAIN, Reading, Used
 from selkern.models import registry
 from selkern.report.analyze import report_run
 from selkern.train import run as job
@@ -35,13 +35,9 @@ from selkern.train.state import pointed_to
 class DecodedHeaders:
     """What makes a split of a test whole: other ways to its images, from their pixels."""
 
-    def read(self, index: int, epoch: int = 0) -> Image.Image:
+    def read(self, index: int, epoch: int = 0, reading: Reading = PLAIN) -> Image.Image:
         """The image."""
         raise NotImplementedError
-
-    def read_as(self, index: int, reading: Reading, epoch: int = 0) -> Image.Image:  # noqa: ARG002
-        """The image."""
-        return self.read(index, epoch)
 
     def used(self, index: int) -> Used | None:  # noqa: ARG002
         """None: of 8 bits."""

@@ -11,7 +11,7 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from datetime import datetime
 from types import TracebackType
@@ -233,3 +233,11 @@ def _duration(seconds: float) -> str:
     if seconds < 90:
         return f"{math.ceil(max(seconds, 0))} s"
     return f"{seconds / 60:.0f} min" if seconds < 90 * 60 else f"{seconds / 3600:.1f} h"
+
+
+def aligned(rows: Sequence[Sequence[str]], least: int = 0) -> Iterator[str]:
+    """The lines of a table: the first column flush left and at least so wide, the others flush right."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for name, *cells in rows:
+        padded = (f"{cell:>{width}}" for cell, width in zip(cells, widths[1:], strict=True))
+        yield "   ".join((f"{name:{max(widths[0], least)}}", *padded))

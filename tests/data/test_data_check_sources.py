@@ -20,6 +20,7 @@ from tiny import ENVIRONMENT, DecodedHeaders, draw
 
 from selkern import cli
 from selkern.data.check import DataCheck, Place, check_data
+from selkern.data.levels import PLAIN, Reading
 from selkern.data.scenes import SceneSplit
 from selkern.data.sources import open_source
 from selkern.data.split import Source
@@ -146,7 +147,7 @@ class Deadly(DecodedHeaders):
     def __len__(self) -> int:
         return 2
 
-    def read(self, index: int, epoch: int = 0) -> Image.Image:  # noqa: ARG002
+    def read(self, index: int, epoch: int = 0, reading: Reading = PLAIN) -> Image.Image:  # noqa: ARG002
         if os.getpid() != self.spared:
             os.kill(os.getpid(), signal.SIGKILL)
         return Image.new("RGB", (SIDE, SIDE), (index, 0, 0))
@@ -166,10 +167,10 @@ def test_a_killed_worker_is_one_error() -> None:
 class Huge(Deadly):
     """A split whose first image is too large for the memory there is."""
 
-    def read(self, index: int, epoch: int = 0) -> Image.Image:
+    def read(self, index: int, epoch: int = 0, reading: Reading = PLAIN) -> Image.Image:
         if index == 0:
             raise MemoryError
-        return super().read(index, epoch)
+        return super().read(index, epoch, reading)
 
 
 def test_an_image_too_large_for_the_memory_is_told_and_passed_over() -> None:

@@ -97,6 +97,6 @@ def test_a_split_read_plainly_has_all_pixels(photo: Image.Image, tmp_path: Path)
             (tmp_path / label).mkdir(exist_ok=True)
             (tmp_path / label / f"{number}.jpg").write_bytes(jpeg(photo))
     split = open_source(str(tmp_path)).train
-    assert split.read(0).size == split.read_as(0, PLAIN).size == (2075, 1301)
-    assert split.read_as(0, Preprocess(size=48).reading()).size == (1038, 651)
+    assert split.read(0).size == split.read(0, 0, PLAIN).size == (2075, 1301)
+    assert split.read(0, reading=Preprocess(size=48).reading()).size == (1038, 651)
     assert (split.header(0).width, split.header(0).height) == (2075, 1301)

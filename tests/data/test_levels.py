@@ -95,7 +95,7 @@ def test_twelve_bits_are_seen_in_a_folder(tmp_path: Path) -> None:
     (note,) = notes
     assert "16-bit and use 200 to 3,000: white is 4,095; --white-level full for 65,535" in note
     assert note in check_data(source).notes
-    image = source.train.read_as(0, Preprocess(size=8, levels=levels).reading())
+    image = source.train.read(0, reading=Preprocess(size=8, levels=levels).reading())
     assert np.array_equal(np.asarray(image)[0, :, 0], np.rint(SIXTEEN[0] * 255.0 / 4095))
     kept, (note, lost) = settle_levels(source.train, (0.0, 9.0))
     assert kept == (0.0, 9.0)
@@ -177,7 +177,7 @@ def test_an_offset_is_taken_out(tmp_path: Path) -> None:
     levels, (note,) = settle_levels(source.train, "auto")
     assert levels == (29824.0, 30976.0)
     assert "black is 29,824, white 30,976" in note
-    shown = np.asarray(source.train.read_as(0, Reading(levels=levels)))
+    shown = np.asarray(source.train.read(0, reading=Reading(levels=levels)))
     assert np.unique(shown).size > 128
 
 

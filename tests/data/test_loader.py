@@ -10,6 +10,7 @@ from PIL import Image
 from tiny import DecodedHeaders
 
 from selkern.data.augment import Augment
+from selkern.data.levels import PLAIN, Reading
 from selkern.data.loader import Batch, Samples, make_loader
 from selkern.data.order import TrainOrder, eval_shards
 from selkern.data.preprocess import Preprocess
@@ -33,7 +34,7 @@ class Fake(DecodedHeaders):
     def __len__(self) -> int:
         return len(self.labels)
 
-    def read(self, index: int, epoch: int = 0) -> Image.Image:
+    def read(self, index: int, epoch: int = 0, reading: Reading = PLAIN) -> Image.Image:  # noqa: ARG002
         if index in self.broken:
             raise DataError("broken", self.where(index), "remove it")
         return Image.fromarray(np.full((20, 24, 3), (index + 100 * epoch) % 256, np.uint8))

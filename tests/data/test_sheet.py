@@ -185,3 +185,25 @@ def test_flags_that_cannot_be(
     monkeypatch.chdir(tmp_path)
     assert cli.main(["data", "check", str(root), "--workers", "0", *words]) == 2
     assert said in capsys.readouterr().err
+
+
+def test_sheet_lists_the_data_once_and_passes_over_bad_rows(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fill(tmp_path / "images", {"a": 12, "b": 12})
+    files = sorted((tmp_path / "images").rglob("*.png"))
+    lines = [f"{file},{file.parent.name}" for file in files]
+    table = tmp_path / "table.csv"
+    table.write_text("\n".join(["path,label", *lines, f"{files[0]},", ""]))
+    opened = []
+
+    def counted(*args: object, **named: object) -> object:
+        opened.append(args)
+        return open_source(*args, **named)  # type: ignore[arg-type]
+
+    for module in ("selkern.data.sources", "selkern.train.defaults"):
+        monkeypatch.setattr(f"{module}.open_source", counted)
+    words = ["data", "check", str(table), "--workers", "0", "--sheet", str(tmp_path / "sheet.png")]
+    assert cli.main(words) == 3, capsys.readouterr()
+    assert len(opened) == 1
+    assert (tmp_path / "sheet.png").is_file()

@@ -16,6 +16,7 @@ from tiny import DecodedHeaders
 from torch import Tensor, nn
 
 from selkern.data.boxes import objects_of
+from selkern.data.levels import PLAIN, Reading
 from selkern.data.preprocess import Preprocess
 from selkern.data.sources import open_source
 from selkern.errors import DataError
@@ -52,7 +53,7 @@ class Squares(DecodedHeaders):
     def __len__(self) -> int:
         return len(self.labels)
 
-    def read(self, index: int, epoch: int = 0) -> Image.Image:
+    def read(self, index: int, epoch: int = 0, reading: Reading = PLAIN) -> Image.Image:  # noqa: ARG002
         """Green: a square of the size; red: noise; blue: how bright the whole is."""
         assert epoch == 0
         pixels = np.zeros((SIZE, SIZE, 3), dtype=np.uint8)
@@ -356,10 +357,10 @@ def test_units_whose_branches_see_the_same_are_left_out() -> None:
 
 def test_an_unreadable_image_is_named() -> None:
     class Broken(Squares):
-        def read(self, index: int, epoch: int = 0) -> Image.Image:
+        def read(self, index: int, epoch: int = 0, reading: Reading = PLAIN) -> Image.Image:
             if index == 5:
                 raise DataError("the image is broken", self.where(index), "remove it")
-            return super().read(index, epoch)
+            return super().read(index, epoch, reading)
 
     with pytest.raises(DataError, match="square 5"):
         observe(fake(a=NOISE), Broken(9), PREPROCESS, range(9))

@@ -17,6 +17,7 @@ from tiny import DecodedHeaders
 from torch import Tensor, nn
 
 import selkern
+from selkern.data.levels import PLAIN, Reading
 from selkern.data.preprocess import Preprocess
 from selkern.errors import NumericsError, PackageError
 from selkern.layers.gate import Selection
@@ -55,7 +56,7 @@ class Patches(DecodedHeaders):
     def __len__(self) -> int:
         return len(self.labels)
 
-    def read(self, index: int, epoch: int = 0) -> Image.Image:
+    def read(self, index: int, epoch: int = 0, reading: Reading = PLAIN) -> Image.Image:  # noqa: ARG002
         assert epoch == 0
         rng = np.random.default_rng(index)
         middle = (60, 128, 196)[self.labels[index]]

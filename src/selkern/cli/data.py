@@ -1,8 +1,4 @@
-"""The commands about data: data check; data import is in a file of its own.
-
-Each function takes the words after the command's name, calls one function, prints what it returns, and gives the exit
-code. Nothing heavy is imported before it is needed.
-"""
+"""``selkern data``, and ``selkern data check``: every image decoded once, and what would spoil a training."""
 
 from __future__ import annotations
 
@@ -21,7 +17,7 @@ from selkern.cli.parse import parse
 from selkern.data.table_options import TableOptions
 from selkern.errors import UsageError, printable
 from selkern.io import require_new, write_csv
-from selkern.progress import Progress, say
+from selkern.progress import Progress, aligned, say
 
 if TYPE_CHECKING:
     from selkern.data.check import DataCheck, Place
@@ -30,7 +26,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class DataCheckOptions:
-    """Decode every image of a data set once and tell what would spoil a training; nothing of yours is changed.
+    """Decode every image of a data set once and list what would spoil a training; nothing of yours is changed.
 
     Serious are images that cannot be read, one picture in two splits, and one picture under two labels. Copies are
     found by their pixels: under any name and in any format without loss, but not where JPEG compressed them again.
@@ -47,17 +43,17 @@ class DataCheckOptions:
     sheet: Path | None = None
     """A new .png file with up to 48 images as training would show them to the network: decoded, resized, cropped."""
     model: str = ""
-    """Of the sheet: the network, by default as for `train`."""
+    """With --sheet: the network whose input is drawn; by default the one that `train` would choose."""
     weights: str | None = None
-    """Of the sheet: weights or a run, whose card says how images are prepared."""
+    """With --sheet: weights or a run; images are prepared as for these."""
     image_size: int | None = None
-    """Of the sheet: side of the network's input, px; by default as for `train`."""
+    """With --sheet: side of the network's input, px; by default as in `train`."""
     eval_crop: float | None = None
-    """Of the sheet: the share of the resized side that the centre crop keeps; by default as for `train`."""
+    """With --sheet: share of the resized side that the centre crop keeps; by default as in `train`."""
     resize: Literal["crop", "squash", "pad"] | None = None
-    """Of the sheet: centre crop, squashed to a square, or padded to one; by default as for `train`."""
+    """With --sheet: cut the centre out, squash to a square, or pad to one; by default as in `train`."""
     white_level: str = ""
-    """Of the sheet: what is white of deep pixels; by default as for `train`."""
+    """What is white of pixels of more than 8 bits, as in `train`; only with --sheet."""
     json: bool = False
     """Print one JSON object instead of text."""
 
@@ -126,7 +122,7 @@ def check(argv: list[str]) -> int:
         source, uncut = _open(options)
         if options.sheet is not None:
             line.show("drawing the sheet")
-            drawn = _write_sheet(options, options.sheet, cut=not uncut)
+            drawn = _write_sheet(options, options.sheet, source)
         line.show("decoding", total=sum(map(len, source.parts)))
         white = parse_levels(options.white_level or "auto")
         found = check_data(source, workers=workers, white=white, progress=line.advance)
@@ -134,7 +130,7 @@ def check(argv: list[str]) -> int:
     if options.json:
         print(json.dumps(found.to_dict()))
     else:
-        print("\n".join(_text(found, all_told=options.output is not None)))
+        print("\n".join(_text(found, all_listed=options.output is not None)))
     if options.output is not None:
         require_new(options.output)
         write_csv(options.output, ("finding", "number", "file", "split", "label", "reason"), list(found.to_rows()))
@@ -165,8 +161,8 @@ def _verdict(found: DataCheck) -> str:
     return f"{_many(count, 'thing')} to look at, {found.serious or 'none'} serious"
 
 
-def _text(found: DataCheck, all_told: bool) -> Iterator[str]:
-    """What is printed above the verdict. `all_told`: a file is written that tells what is left out here."""
+def _text(found: DataCheck, all_listed: bool) -> Iterator[str]:
+    """What is printed above the verdict. `all_listed`: whether a file lists what is left out here."""
     from selkern.data.split import kind_of
 
     yield f"{found.name}: {found.kind}, {_many(found.images, 'image')}, {_many(len(found.classes), 'class', 'classes')}"
@@ -181,11 +177,11 @@ def _text(found: DataCheck, all_told: bool) -> Iterator[str]:
             yield f"         {found.sizes.wide:,} of 4:3 or longer: {shown}"
     for what, examples in _serious(found):
         yield f"\nSERIOUS  {what}"
-        yield from _listed(examples, all_told)
+        yield from _listed(examples, all_listed)
     gap = "\n"
     for what, examples in _remarks(found):
         yield f"{gap}look     {what}"
-        yield from _listed(examples, all_told)
+        yield from _listed(examples, all_listed)
         gap = "\n" if examples else ""
     for note in found.notes:
         if not kind_of(note):  # notes of a kind are among the findings, which say more
@@ -199,10 +195,7 @@ def _table(found: DataCheck) -> Iterator[str]:
     for part in found.parts:
         ends = [f"{_short(found.classes[c])} {part.counts[c]:,}" for c in part.extremes]
         rows.append([part.name, f"{part.images:,}", f"{sum(map(bool, part.counts)):,}", *ends, f"{part.ratio:.1f}"])
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    for row in rows:
-        name, *cells = (f"{cell:>{width}}" for cell, width in zip(row, widths, strict=True))
-        yield "   ".join((f"{name.strip():6}", *cells))
+    yield from aligned(rows, least=6)
 
 
 def _serious(found: DataCheck) -> Iterator[tuple[str, list[str]]]:
@@ -257,11 +250,11 @@ def _remarks(found: DataCheck) -> Iterator[tuple[str, list[str]]]:
                 yield f"{_many(count, 'image')} {what}, {such}", []
 
 
-def _listed(lines: Sequence[str], all_told: bool) -> Iterator[str]:
+def _listed(lines: Sequence[str], all_listed: bool) -> Iterator[str]:
     """The first of some lines, set in."""
     yield from (f"{'':11}{line}" for line in lines[:_SHOWN])
     if len(lines) > _SHOWN:
-        yield f"{'':11}and {len(lines) - _SHOWN:,} more" + ("" if all_told else "; --output FILE.csv lists all")
+        yield f"{'':11}and {len(lines) - _SHOWN:,} more" + ("" if all_listed else "; --output FILE.csv lists all")
 
 
 def _places(found: DataCheck, group: Sequence[Place], key: Literal["split", "label"]) -> str:
@@ -271,9 +264,9 @@ def _places(found: DataCheck, group: Sequence[Place], key: Literal["split", "lab
         firsts.setdefault(getattr(place, key), place)
     chosen = list(firsts.values())
     chosen += [place for place in group[: _COPIES + len(chosen)] if place not in chosen]
-    # The path of a file in a folder tells both.
-    told = "" if found.kind == "folder" else " [{}]"
-    names = [found.short(place.file) + told.format(getattr(place, key)) for place in chosen[:_COPIES]]
+    # The path of a file in a folder shows both.
+    shown = "" if found.kind == "folder" else " [{}]"
+    names = [found.short(place.file) + shown.format(getattr(place, key)) for place in chosen[:_COPIES]]
     return " = ".join(names) + (f" and {len(group) - _COPIES:,} more" if len(group) > _COPIES else "")
 
 
@@ -293,16 +286,11 @@ def _many(count: int, one: str, more: str = "") -> str:
     return f"{count:,} {one if count == 1 else more or f'{one}s'}"
 
 
-def _write_sheet(options: DataCheckOptions, path: Path, *, cut: bool = True) -> list[str]:
-    """Write the sheet; how images became inputs, and remarks on that, a line each.
-
-    Args:
-        cut: whether missing splits are cut off, as `open_source` has it.
-    """
+def _write_sheet(options: DataCheckOptions, path: Path, source: Source) -> list[str]:
+    """Write the sheet of a source; returns how images become inputs, and remarks on that, a line each."""
     from selkern.data.check import settled_levels
     from selkern.data.levels import parse_levels, show_levels
     from selkern.data.sheet import draw_sheet
-    from selkern.data.sources import open_source
     from selkern.io import write_atomic
     from selkern.train.defaults import Asked, choose_defaults
 
@@ -314,8 +302,7 @@ def _write_sheet(options: DataCheckOptions, path: Path, *, cut: bool = True) -> 
         resize=options.resize,
         table=options.table,
     )
-    defaults = choose_defaults(asked, cut=cut)
-    source = defaults.source or open_source(options.source)
+    defaults = choose_defaults(asked, source=source)
     training = defaults.options.training
     if options.image_size is not None:
         training = replace(training, image_size=options.image_size)

@@ -14,7 +14,7 @@ import tyro
 from tyro.conf import Positional
 
 from selkern.cli.parse import parse
-from selkern.progress import Progress
+from selkern.progress import Progress, aligned
 
 if TYPE_CHECKING:
     from selkern.data.detection.crops import Imported
@@ -50,13 +50,11 @@ class DataImportOptions:
     splits: Literal["own", "new"] = "own"
     """The data set's own splits, completed where val (or all) is missing; or new ones, 80/10/10."""
     group: str | None = None
-    """A regular expression on a picture's path: pictures with the same match (or first group in it) stay together,
-    such as '(patient[0-9]+)'. By default each picture is a group."""
+    """Regular expression on a picture's path, such as '(patient[0-9]+)': pictures with the same match share a split."""
     seed: int = 0
-    """Of new splits and of --most."""
+    """Seed of new splits and of the boxes that --most draws."""
     white_level: str = "auto"
-    """Of 16-bit, 32-bit and float pixels, what is white in the crops, which have 8 bits: a value (or BLACK:WHITE),
-    full, percentile (each picture by its own values), or auto, the range that the pictures use, in whole bits."""
+    """White of deep pixels (over 8 bits): a value, BLACK:WHITE, full, percentile (by picture), auto (by data set)."""
     json: bool = False
     """Print one JSON object instead of text."""
 
@@ -126,19 +124,16 @@ def _text(done: Imported) -> Iterator[str]:
 def _table(counts: dict[str, dict[str, int]]) -> Iterator[str]:
     """Crops of each class and split."""
     classes = Counter[str]()
-    for found in counts.values():
-        classes.update(found)
+    for count in counts.values():
+        classes.update(count)
     shown = sorted(name for name, _ in classes.most_common(_SHOWN))
     rows = [["class", *counts]]
     for name in shown:
         short = name if len(name) <= _LONGEST else f"{name[: _LONGEST - 3]}..."
-        rows.append([short, *(f"{found.get(name, 0):,}" for found in counts.values())])
+        rows.append([short, *(f"{count.get(name, 0):,}" for count in counts.values())])
     if len(classes) > len(shown):
         others = classes.keys() - set(shown)
-        rest = (f"{sum(found.get(name, 0) for name in others):,}" for found in counts.values())
+        rest = (f"{sum(count.get(name, 0) for name in others):,}" for count in counts.values())
         rows.append([f"{len(others):,} more", *rest])
-    rows.append(["all", *(f"{sum(found.values()):,}" for found in counts.values())])
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    for row in rows:
-        cells = (f"{cell:>{width}}" for cell, width in zip(row[1:], widths[1:], strict=True))
-        yield "   ".join((f"{row[0]:{widths[0]}}", *cells))
+    rows.append(["all", *(f"{sum(count.values()):,}" for count in counts.values())])
+    yield from aligned(rows)

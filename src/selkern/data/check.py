@@ -17,10 +17,9 @@ import torch
 from numpy.typing import NDArray
 from torch.utils.data import DataLoader, Dataset
 
-from selkern.data.joined import Joined
 from selkern.data.labels import doubtful
 from selkern.data.levels import LOST, Levels, Reading
-from selkern.data.split import WHOLE, LeftOut, Source, Split, relative
+from selkern.data.split import WHOLE, Joined, LeftOut, Source, Split, relative
 from selkern.data.survey import WIDE, settle_levels
 from selkern.errors import DataError, ResourceError
 
@@ -250,7 +249,7 @@ class _Images(Dataset[_Look]):
 
     def __getitem__(self, position: int) -> _Look:
         try:
-            image = self.images.read_as(position, self.reading)
+            image = self.images.read(position, reading=self.reading)
             digest = hashlib.blake2b(f"{image.width} {image.height} ".encode(), digest_size=16)
             digest.update(image.tobytes())
         except DataError as error:
@@ -350,13 +349,12 @@ def _looks(name: str, images: _Images, workers: int, progress: Callable[[int], o
     """A look at every image, in order."""
     for split in images.images.parts:
         try:
-            split.read_as(
-                0, images.reading
-            )  # what the split keeps in memory is loaded here once, and shared by forked workers
+            # What the split keeps in memory is loaded here once, and shared by forked workers.
+            split.read(0, reading=images.reading)
         except DataError as error:
             if error.where != split.where(0):  # not this image is broken but the file that holds them all
                 raise
-        except MemoryError:  # told when it is this image's turn
+        except MemoryError:  # reported when it is this image's turn
             pass
     # A generator of its own: the loader draws a seed, which must not advance the caller's random numbers.
     loader: DataLoader[_Look] = DataLoader(

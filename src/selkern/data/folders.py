@@ -353,12 +353,8 @@ class FileSplit:
     def __len__(self) -> int:
         return len(self.files)
 
-    def read(self, index: int, epoch: int = 0) -> Image.Image:  # noqa: ARG002  files do not change by epoch
+    def read(self, index: int, epoch: int = 0, reading: Reading = PLAIN) -> Image.Image:  # noqa: ARG002  files stay
         """The decoded file."""
-        return self.read_as(index, PLAIN)
-
-    def read_as(self, index: int, reading: Reading, epoch: int = 0) -> Image.Image:  # noqa: ARG002  as above
-        """The file decoded in a given way."""
         return decode(Path(self.files[index]), self.where(index), reading)
 
     def used(self, index: int) -> Used | None:

@@ -7,24 +7,16 @@ import io
 import os
 import time
 from pathlib import Path
-from typing import IO, Protocol, runtime_checkable
+from typing import IO
 
 import numpy as np
 
-from selkern.data.split import Source, Split, relative
+from selkern.data.split import Source, Stored, fingerprint, relative
 from selkern.data.survey import evenly
 
 MOST = 100_000  # images of a source that are fingerprinted, an even sample of more
 SECONDS = 10.0  # that it may take: a far disk gives fewer of them
 _PIECE = 1 << 17  # bytes read at the start, the middle and the end of a larger file
-
-
-@runtime_checkable
-class Stored(Protocol):
-    """A split whose images lie in bytes, which those that are drawn do not."""
-
-    def fingerprint(self, index: int) -> str:
-        """Of the bytes of one image; empty where they cannot be read."""
 
 
 def of_file(path: str | Path) -> str:
@@ -72,11 +64,6 @@ def fingerprints(source: Source, *, most: int = MOST, seconds: float = SECONDS) 
         if text := fingerprint(split, index):
             prints[relative(split.where(index), source.root)] = text
     return prints
-
-
-def fingerprint(split: Split, index: int) -> str:
-    """Of one image of a split; empty for one that is drawn or cannot be read."""
-    return split.fingerprint(index) if isinstance(split, Stored) else ""
 
 
 def _bits_reversed(n: int) -> list[int]:

@@ -89,7 +89,7 @@ class Samples(Dataset["Sample | DataError"]):
         label = int(self.split.labels[index])
         try:
             if self.augment is None:
-                image = self.split.read_as(index, self.preprocess.reading(), epoch)
+                image = self.split.read(index, epoch, self.preprocess.reading())
                 pixels = self.preprocess(image, self.zoom)
             else:
                 pixels = self._augmented(index, epoch, sample_rng(self.seed, epoch, index, AUGMENT))
@@ -101,7 +101,7 @@ class Samples(Dataset["Sample | DataError"]):
 
     def _augmented(self, index: int, epoch: int, rng: np.random.Generator) -> NDArray[np.uint8]:
         assert self.augment is not None
-        image = self.split.read_as(index, reading(self.augment, self.preprocess, rng), epoch)
+        image = self.split.read(index, epoch, reading(self.augment, self.preprocess, rng))
         return augment(image, self.augment, self.preprocess, rng)
 
     def _mixed(self, pixels: NDArray[np.uint8], label: int, index: int, epoch: int) -> Sample:

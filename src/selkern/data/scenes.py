@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from selkern.data.decode import Header
-from selkern.data.levels import Reading, Used
+from selkern.data.levels import PLAIN, Reading, Used
 from selkern.data.order import CUT, SCENES, sample_rng
 from selkern.data.split import SPLITS, Options, Source
 from selkern.errors import DataError, UsageError
@@ -97,7 +97,7 @@ class SceneSplit:
         """What the scene shows, without drawing it."""
         return self._truth(index, _numbers(self._rng(index, epoch)))
 
-    def read(self, index: int, epoch: int = 0) -> Image.Image:
+    def read(self, index: int, epoch: int = 0, reading: Reading = PLAIN) -> Image.Image:  # noqa: ARG002  always whole
         """The scene as RGB, 48 x 48 px, the three colours equal."""
         rng = self._rng(index, epoch)
         numbers = _numbers(rng)
@@ -108,10 +108,6 @@ class SceneSplit:
         ink = self._images[truth.digit].resize((truth.size, truth.size), Image.Resampling.BICUBIC)
         canvas.paste(round(255 * truth.contrast), (truth.left, truth.top), ink)
         return canvas.convert("RGB")
-
-    def read_as(self, index: int, reading: Reading, epoch: int = 0) -> Image.Image:  # noqa: ARG002  drawn as it is
-        """The scene."""
-        return self.read(index, epoch)
 
     def used(self, index: int) -> Used | None:  # noqa: ARG002  all scenes are alike
         """None: scenes have 8 bits."""

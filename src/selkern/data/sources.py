@@ -9,7 +9,7 @@ from pathlib import Path
 from selkern.data.advice import not_data
 from selkern.data.decode import show
 from selkern.data.listing import is_file, is_folder
-from selkern.data.parquet_files import PARQUET, find_parquet
+from selkern.data.parquet import PARQUET, find_parquet, open_parquet
 from selkern.data.split import OnBad, Options, Source, Split
 from selkern.data.table_options import TableOptions
 from selkern.data.tables import TABLES
@@ -78,8 +78,6 @@ def open_source(
         raise DataError("no such home folder", data, "write the whole path") from error
     if is_folder(path):
         if parquets := find_parquet(path):
-            from selkern.data.parquet import open_parquet
-
             return open_parquet(path, parquets, options)
         from selkern.data.folders import open_folder
         from selkern.data.listed import find_tables, open_tables
@@ -88,8 +86,6 @@ def open_source(
             return open_tables(path, tables, options)
         return open_folder(path, options)
     if is_file(path) and path.suffix.lower() in PARQUET:
-        from selkern.data.parquet import open_parquet
-
         return open_parquet(path, [path], options)
     if is_file(path) and path.suffix.lower() in TABLES:
         from selkern.data.listed import open_csv

@@ -1,4 +1,4 @@
-"""What a data source is: three splits of labelled images and a class list."""
+"""What a data source is: a class list and three splits of labelled images, which can be joined to one."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
 from selkern.data.decode import Header
-from selkern.data.levels import Reading, Used
+from selkern.data.levels import PLAIN, Reading, Used
 from selkern.data.table_options import TableOptions
 from selkern.errors import UsageError
 
@@ -38,11 +38,14 @@ class Split(Protocol):
 
     def __len__(self) -> int: ...
 
-    def read(self, index: int, epoch: int = 0) -> Image.Image:
-        """The image as RGB; DataError naming the file if broken. ``epoch`` matters to drawn images only."""
+    def read(self, index: int, epoch: int = 0, reading: Reading = PLAIN) -> Image.Image:
+        """The image as RGB; DataError naming the file if broken.
 
-    def read_as(self, index: int, reading: Reading, epoch: int = 0) -> Image.Image:
-        """The image decoded in a given way, such as ``Preprocess.reading``; one that is drawn is always whole."""
+        Args:
+            index: its number in the split.
+            epoch: matters to drawn images only.
+            reading: how it is decoded, such as ``Preprocess.reading``; a drawn image is always whole.
+        """
 
     def used(self, index: int) -> Used | None:
         """The values of an image of more than 8 bits; None for others."""
@@ -52,6 +55,19 @@ class Split(Protocol):
 
     def where(self, index: int) -> str:
         """Where the image is: a file path, ``file.parquet row 12`` or ``digit scene 12``."""
+
+
+@runtime_checkable
+class Stored(Protocol):
+    """A split whose images lie in bytes, which those that are drawn do not."""
+
+    def fingerprint(self, index: int) -> str:
+        """Of the bytes of one image; empty where they cannot be read."""
+
+
+def fingerprint(split: Split, index: int) -> str:
+    """Of one image of a split; empty for one that is drawn or cannot be read."""
+    return split.fingerprint(index) if isinstance(split, Stored) else ""
 
 
 NoteKind = Literal["", "missing files", "rows left out", "dead links", "empty folder", "empty class"]
@@ -183,3 +199,55 @@ class Listing:
 def relative(where: str, root: str) -> str:
     """``where`` without the folder ``root`` in front, with forward slashes on every system."""
     return where.removeprefix(root + os.sep).replace(os.sep, "/")
+
+
+class Joined:
+    """Some splits one after the other.
+
+    Args:
+        name: of the whole.
+        parts: the splits, which share no image.
+    """
+
+    def __init__(self, name: str, parts: Sequence[Split]) -> None:
+        self.name, self.parts = name, tuple(parts)
+        self.ends = np.cumsum([len(part) for part in self.parts])
+        self.labels: NDArray[np.int64] = np.concatenate([part.labels for part in self.parts])
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def find(self, index: int) -> tuple[Split, int]:
+        """The part that an image is of, and its number there."""
+        at = int(np.searchsorted(self.ends, index, side="right"))
+        return self.parts[at], index - int(self.ends[at]) + len(self.parts[at])
+
+    def read(self, index: int, epoch: int = 0, reading: Reading = PLAIN) -> Image.Image:
+        """As its part reads it."""
+        part, at = self.find(index)
+        return part.read(at, epoch, reading)
+
+    def used(self, index: int) -> Used | None:
+        """As its part has it."""
+        part, at = self.find(index)
+        return part.used(at)
+
+    def header(self, index: int) -> Header:
+        """As its part reads it."""
+        part, at = self.find(index)
+        return part.header(at)
+
+    def fingerprint(self, index: int) -> str:
+        """As its part has it."""
+        return fingerprint(*self.find(index))
+
+    def where(self, index: int) -> str:
+        """As its part has it."""
+        part, at = self.find(index)
+        return part.where(at)
+
+
+def whole(source: Source) -> Split:
+    """Every image of a source as one split, called "all"."""
+    parts = [part for part in source.parts if len(part)]
+    return parts[0] if len(parts) == 1 and parts[0].name == WHOLE else Joined(WHOLE, parts or [source.train])

@@ -7,9 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from selkern.data.joined import whole
 from selkern.data.sources import Source, open_source
-from selkern.data.split import SPLITS, WHOLE, OnBad, Split
+from selkern.data.split import SPLITS, WHOLE, OnBad, Split, whole
 from selkern.data.survey import split_notes
 from selkern.data.table_options import TableOptions
 from selkern.errors import DataError, UsageError

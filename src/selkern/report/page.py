@@ -175,7 +175,7 @@ def make_examples(
         cells = [_unit_cells(study, row) for row in seen.preference]
     examples = []
     for row, (position, index) in enumerate(zip(positions, indices, strict=True)):
-        pixels = preprocess(split.read_as(index, preprocess.reading())).transpose(1, 2, 0)
+        pixels = preprocess(split.read(index, reading=preprocess.reading())).transpose(1, 2, 0)
         examples.append(
             Example(
                 image=_data_uri(pixels),

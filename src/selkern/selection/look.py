@@ -63,7 +63,7 @@ def look(
     Raises:
         DataError: the image cannot be read.
     """
-    image = split.read_as(index, preprocess.reading())
+    image = split.read(index, reading=preprocess.reading())
     pixels = np.stack([preprocess(image, zoom) for zoom in selected.zooms])  # (Z, 3, H, W)
     x = preprocess.normalise(torch.from_numpy(pixels)).to(device)
     pictures = Pictures(x, np.full(len(x), -1), np.arange(len(x)), np.zeros((len(x), 2)))

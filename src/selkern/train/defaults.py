@@ -178,13 +178,13 @@ class Defaults:
             yield f"random weights need many pictures and epochs; {there}--weights {weights} goes on from ImageNet's"
 
 
-def choose_defaults(asked: Asked, *, fetch: bool = True, cut: bool = True) -> Defaults:
+def choose_defaults(asked: Asked, *, fetch: bool = True, source: Source | None = None) -> Defaults:
     """The defaults for what was asked. Opens the data, unless they are drawn, and reads the weights' card.
 
     Args:
         asked: from the command line.
         fetch: False leaves weights of the Hub where they are; the defaults are then those of any weights.
-        cut: whether missing splits are cut off, as `open_source` has it.
+        source: the data, where they are open already.
 
     Raises:
         DataError: the data cannot be opened.
@@ -193,7 +193,7 @@ def choose_defaults(asked: Asked, *, fetch: bool = True, cut: bool = True) -> De
     """
     if asked.recipe:
         recipe_named(asked.recipe)
-    source = None if asked.digits else open_training(asked, cut=cut)
+    source = None if asked.digits else source or open_training(asked)
     seen = None if source is None else survey(source.train if len(source.train) else source.test, _LOOKED_AT)
     weights_model, card = _read_card(asked, fetch=fetch)
     model = asked.model or weights_model or _usual_model(asked, seen)
@@ -221,12 +221,11 @@ def choose_defaults(asked: Asked, *, fetch: bool = True, cut: bool = True) -> De
     )
 
 
-def open_training(options: RunOptions, *, cut: bool = True) -> Source:
+def open_training(options: RunOptions) -> Source:
     """The data of a new run; a split that is cut off keeps what the run of its first weights trained on apart.
 
     Args:
         options: of the command line.
-        cut: whether missing splits are cut off, as `open_source` has it.
     """
     parts: Mapping[str, str] = {}
     if options.weights is not None and not options.weights.startswith("hf-hub:"):
@@ -243,7 +242,6 @@ def open_training(options: RunOptions, *, cut: bool = True) -> Source:
         on_bad=options.on_bad_image,
         table=options.table,
         parts=parts,
-        cut=cut,
     )
 
 

@@ -12,11 +12,10 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from selkern.data.identity import fingerprint, fingerprints
-from selkern.data.joined import Joined, whole
+from selkern.data.identity import fingerprints
 from selkern.data.listing import is_file, is_folder
 from selkern.data.sources import Source, open_source
-from selkern.data.split import Split, relative
+from selkern.data.split import Joined, Split, fingerprint, relative, whole
 from selkern.data.splitting import digest, read_split
 from selkern.data.survey import evenly
 from selkern.data.table_options import TableOptions
