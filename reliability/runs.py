@@ -28,6 +28,7 @@ from reliability.small import SMALL
 from selkern.data.augment import Augment
 from selkern.errors import CheckpointError, SelkernError
 from selkern.models import registry
+from selkern.report import analyze
 from selkern.train import loop, step
 from selkern.train import run as job
 from selkern.train.options import TrainOptions
@@ -204,10 +205,9 @@ def _be_rank(
             os.close(pipe)
         if forget:
             setattr(step, "load_optimizer", lambda *_: None)  # noqa: B010 - not the name that others import
-        if isinstance(what, RunFolder):
-            job.resume(what, "cpu")
-        else:
-            job.train(what)
+        trained = job.resume(what, "cpu") if isinstance(what, RunFolder) else job.train(what)
+        if trained is not None:
+            analyze.report_run(trained, "cpu")
         code = 0
     except SelkernError as error:
         print(f"error: {error}", file=sys.stderr)
@@ -239,7 +239,7 @@ def _tell_phases(pipe: int) -> None:
     wrap(os, "rename", MOMENTS["pointer"][0], b"")
     wrap(loop.Training, "_validate", *MOMENTS["validation"])
     wrap(loop.Training, "_finish_epoch", b"", MOMENTS["edge"][1])
-    wrap(job, "analyze", *MOMENTS["report"])
+    wrap(analyze, "analyze", *MOMENTS["report"])
 
 
 def _free_port() -> int:

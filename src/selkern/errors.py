@@ -21,6 +21,13 @@ def printable(text: str) -> str:
     return _STEERING.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
 
 
+def ran_out_of_memory(error: BaseException) -> bool:
+    """Whether an exception says that memory could not be allocated, on a CPU or on a GPU."""
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":  # torch's, without its import
+        return True
+    return any(words in str(error) for words in ("out of memory", "can't allocate memory"))
+
+
 def _sentence(text: str) -> str:
     """`text` as one line that cannot be taken for several parts of an error."""
     return printable(re.sub(r"\s*[\n\r\t\v\f]\s*", " ", text).strip()).replace(" | ", "; ")

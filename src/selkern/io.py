@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import itertools
 import os
 import shutil
 from collections.abc import Sequence
@@ -85,3 +86,16 @@ def require_space(folder: Path, size: int) -> None:
     if free < size:
         what = f"{free / 2**20:.0f} MiB are free, {size / 2**20:.0f} are needed for the saved states"
         raise ResourceError(what, str(folder), "free space or choose another --output")
+
+
+def new_folder(base: Path, name: str) -> Path:
+    """Make `base/name`, or `name-2` and so on where that exists. Raises OSError where it cannot be made."""
+    base.mkdir(parents=True, exist_ok=True)
+    for number in itertools.count(1):
+        path = base / (name if number == 1 else f"{name}-{number}")
+        try:
+            path.mkdir()
+        except FileExistsError:
+            continue
+        return path
+    raise AssertionError("there is always a next number")

@@ -16,11 +16,11 @@ from torch import Tensor
 
 from selkern import cli
 from selkern.data.loader import Batch
-from selkern.errors import NumericsError, ResourceError
+from selkern.errors import NumericsError, ResourceError, ran_out_of_memory
 from selkern.train.loop import Training
 from selkern.train.run_folder import RunFolder
 from selkern.train.state import load_state
-from selkern.train.step import Stepper, ran_out_of_memory
+from selkern.train.step import Stepper
 
 pytestmark = pytest.mark.usefixtures("tiny_networks")
 STEPS = 3  # of an epoch

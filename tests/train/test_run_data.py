@@ -8,6 +8,7 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -266,7 +267,9 @@ def test_a_run_does_not_go_on_with_what_has_some_of_the_names(home: Path, tmp_pa
     (run / "inputs.json").unlink()  # as of the version before, and its data are gone
     (tmp_path / "place/d").rename(tmp_path / "moved")
     known = RunData(RunFolder(run))
-    assert known.place(str(tmp_path / "moved")) == str(tmp_path / "moved")
+    with patch("selkern.train.run_data.open_source", wraps=open_source) as listing:
+        assert known.place(str(tmp_path / "moved")) == str(tmp_path / "moved")
+    assert listing.call_count == 1
     for path in sorted((tmp_path / "moved").rglob("*.jpg"))[::3]:
         path.unlink()
     with pytest.raises(DataError, match="30 of 36 images have the names of the run's, whose bytes are not known"):

@@ -16,7 +16,7 @@ from selkern.bench.session import FAILURES, Session
 from selkern.bench.table import aim, render
 from selkern.bench.workloads import WORKLOADS
 from selkern.errors import PackageError, ResourceError
-from selkern.io import write_atomic
+from selkern.io import new_folder, write_atomic
 from selkern.measure import machine
 from selkern.tuning import tune
 
@@ -53,7 +53,7 @@ def run(session: Session, names: Sequence[str], output: Path, threads: int | Non
     tune()
     if threads is not None:
         torch.set_num_threads(threads)
-    folder = new_folder(output)
+    folder = make_folder(output)
     about = machine.describe()
     stopped_in = _run_all(session, names)
     about["load_average_after"] = machine.load_average()
@@ -91,24 +91,16 @@ def _run_all(session: Session, names: Sequence[str]) -> str | None:
     return None
 
 
-def new_folder(output: Path) -> Path:
+def make_folder(output: Path) -> Path:
     """Make `output/bench`, or `bench-2` and so on where that exists.
 
     Raises:
         ResourceError: it cannot be made.
     """
     try:
-        output.mkdir(parents=True, exist_ok=True)
-        for number in range(1, 100_000):
-            folder = output / ("bench" if number == 1 else f"bench-{number}")
-            try:
-                folder.mkdir()
-            except FileExistsError:
-                continue
-            return folder
+        return new_folder(output, "bench")
     except OSError as error:
         raise ResourceError(f"cannot make a folder ({error.strerror})", str(output), "give another --output") from error
-    raise ResourceError("too many benchmarks", str(output), "give another --output")
 
 
 def write_chart(folder: Path, found: Found, foot: str) -> None:

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from importlib import import_module
 
 from selkern import __version__
-from selkern.errors import Interrupted, ResourceError, SelkernError, UsageError
+from selkern.errors import Interrupted, ResourceError, SelkernError, UsageError, ran_out_of_memory
 from selkern.extras import missing
 
 COMMANDS = {  # name and summary; each is `main` of the module of its name
@@ -99,6 +99,6 @@ def _dispatch(words: list[str]) -> int:
             raise UsageError(f"the code ended the program ({stop.code})", " ".join(words[:2]), "mend it") from stop
         return 0
     except (MemoryError, RuntimeError) as error:
-        if isinstance(error, MemoryError) or "out of memory" in str(error) or "can't allocate memory" in str(error):
+        if ran_out_of_memory(error):
             raise ResourceError("out of memory", words[0], "use a smaller --batch-size, or --accumulate 2") from error
         raise

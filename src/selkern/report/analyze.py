@@ -20,7 +20,7 @@ from selkern.evaluation import Evaluation, OnBad, evaluate
 from selkern.inference.images import Chosen, choose_images
 from selkern.inference.network import Loaded, load
 from selkern.inference.predict import write_predictions
-from selkern.io import write_atomic, write_csv
+from selkern.io import new_folder, write_atomic, write_csv
 from selkern.models.cost import count
 from selkern.progress import Progress as Line
 from selkern.report.look import render_look
@@ -30,8 +30,8 @@ from selkern.selection.plots import to_png, to_svg
 from selkern.selection.scale import Truth
 from selkern.train.distributed import Ranks, pick_device
 from selkern.train.options import read_options
-from selkern.train.progress import Progress
-from selkern.train.run_folder import RunFolder, command, locked, new_folder, versions
+from selkern.train.progress import RunLog
+from selkern.train.run_folder import RunFolder, command, locked, versions
 
 
 @dataclass(frozen=True)
@@ -125,11 +125,11 @@ def report_run(run: RunFolder, device: str = "auto") -> Analysis | None:
     options = read_options(run.path)
     if not options.report:
         return None
-    progress = Progress(run.log)
-    with locked(run.path, Ranks(0, 1, pick_device(device)), progress.say):
-        progress.say("evaluating and analyzing the best weights")
+    log = RunLog(run.log)
+    with locked(run.path, Ranks(0, 1, pick_device(device)), log.say):
+        log.say("evaluating and analyzing the best weights")
         analysis = analyze(load(str(run.path), device), on_bad=options.on_bad_image)
-        progress.say(f"test top1 {analysis.evaluation.top1:.2%} on {len(analysis.evaluation):,} images")
+        log.say(f"test top1 {analysis.evaluation.top1:.2%} on {len(analysis.evaluation):,} images")
     return analysis
 
 

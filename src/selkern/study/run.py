@@ -32,7 +32,7 @@ from torch import Tensor, nn
 from selkern.data.preprocess import Preprocess
 from selkern.data.scenes import SceneSplit
 from selkern.data.split import Split
-from selkern.errors import CheckpointError, Interrupted, ResourceError, SelkernError, UsageError
+from selkern.errors import CheckpointError, Interrupted, ResourceError, SelkernError, UsageError, ran_out_of_memory
 from selkern.evaluation import Evaluation, evaluate
 from selkern.inference.images import choose_images
 from selkern.inference.network import load
@@ -379,7 +379,7 @@ def main(folder: str) -> int:
         return stop.exit_code
     except (MemoryError, OSError, RuntimeError) as error:
         what = getattr(error, "strerror", None) or str(error)
-        if isinstance(error, RuntimeError) and "out of memory" not in what and "can't allocate memory" not in what:
+        if isinstance(error, RuntimeError) and not ran_out_of_memory(error):
             raise
         fix = "free space or memory, or use fewer --jobs; the same command continues"
         print(f"error: {ResourceError(what or 'out of memory', folder, fix)}", file=sys.stderr)

@@ -21,7 +21,7 @@ from selkern.io import require_space
 from selkern.models.backbone import Backbone
 from selkern.train.distributed import Ranks
 from selkern.train.options import TrainOptions
-from selkern.train.progress import Progress, Tally, epoch_line, step_line
+from selkern.train.progress import RunLog, Tally, epoch_line, step_line
 from selkern.train.run_folder import BadFiles, RunFolder, make_card
 from selkern.train.state import State, load_state, point_to, save_state
 from selkern.train.step import NotFinite, Stepper
@@ -40,16 +40,16 @@ class Training:
         model: Backbone,
         run: RunFolder,
         ranks: Ranks,
-        progress: Progress,
+        log: RunLog,
     ) -> None:
         self.options, self.recipe, self.source = options, options.training, source
-        self.run, self.ranks, self.progress = run, ranks, progress
+        self.run, self.ranks, self.log = run, ranks, log
         self.preprocess = self.recipe.preprocess
-        self.stepper = Stepper(model, self.recipe, ranks, progress.say)
+        self.stepper = Stepper(model, self.recipe, ranks, log.say)
         self.order = TrainOrder(len(source.train), self.recipe.batch_size, options.seed, ranks.rank, ranks.world)
         self.samples = Samples(source.train, self.preprocess, self.recipe.augment, options.seed)
         self.loader = make_loader(self.samples, self.order, options.workers)
-        self.bad = BadFiles(run.bad_files, progress.say)
+        self.bad = BadFiles(run.bad_files, log.say)
         self.epoch, self.step = 0, 0  # the next step to do: number within the epoch
         self.avoided: list[tuple[int, int]] = []  # (epoch, step) of batches that are passed over after a rollback
         self.rollbacks = 0
@@ -77,7 +77,7 @@ class Training:
         steps, batch = self.order.steps_per_epoch, self.recipe.batch_size
         if self.ranks.main:
             require_space(self.run.path, 3 * self.stepper.state_bytes)  # two that are kept, and the one being written
-        self.progress.begin(self.recipe.epochs * steps * batch, self.done * batch, self._line())
+        self.log.begin(self.recipe.epochs * steps * batch, self.done * batch, self._line())
         try:
             with StopRequest() as stop:
                 if self.options.on_nan == "rollback" and not self.ranks.from_main(self.run.has_state):
@@ -90,7 +90,7 @@ class Training:
                         self._roll_back(found)
         finally:
             self.loader._iterator = None  # ends the workers now; left to the garbage collector it takes 5 s for each
-            self.progress.end()
+            self.log.end()
 
     def restore(self) -> None:
         """Take up the newest saved state that is sound.
@@ -112,7 +112,7 @@ class Training:
             raise CheckpointError("the state does not fit the model", str(self.run.state), fix) from error
         if self.ranks.main:
             for reason in found.damaged:
-                self.progress.say(f"warning: {reason}; going on from {found.folder.name}")
+                self.log.say(f"warning: {reason}; going on from {found.folder.name}")
             if found.damaged:
                 point_to(found.folder)
         self.rewind()
@@ -137,7 +137,7 @@ class Training:
             self.step += 1
             now = time.monotonic()
             tally.seconds = before + now - started
-            self.progress.advance(self.recipe.batch_size, self._line())
+            self.log.advance(self.recipe.batch_size, self._line())
             # One answer for all ranks, whose clocks and signals differ: a signal's number, 1 to save, 0 for nothing.
             asked = self.ranks.maximum(stop.signum or int(self.ranks.main and self._is_due(now - saved)))
             if asked:
@@ -161,7 +161,7 @@ class Training:
             self.stepper.step(batch, self._lr())
         except NotFinite as found:
             files = [self.source.train.where(index) for index in batch.indices.tolist()]
-            self.progress.say(f"images of epoch {self.epoch + 1}, step {self.step + 1}: {', '.join(files)}")
+            self.log.say(f"images of epoch {self.epoch + 1}, step {self.step + 1}: {', '.join(files)}")
             more = f" and {len(files) - 2} more in log.txt" if len(files) > 2 else ""
             raise NotFinite(f"{found} (images: {', '.join(files[:2])}{more})") from found
 
@@ -186,7 +186,7 @@ class Training:
         self.restore()
         self.avoided.append(at)
         self._save()  # so that a kill from here on passes over the same batches
-        self.progress.say(
+        self.log.say(
             f"warning: {found} at epoch {at[0] + 1}, step {at[1] + 1}; back to epoch {self.epoch + 1}, "
             f"step {self.step + 1}, and that batch is passed over"
         )
@@ -227,7 +227,7 @@ class Training:
             self.run.keep_weights(self.stepper.averaged.state_dict(), card, best)
             self.run.write_metrics(self.rows)
         self._save()
-        self.progress.say(epoch_line(row, self.recipe.epochs, best))
+        self.log.say(epoch_line(row, self.recipe.epochs, best))
 
     def _validate(self, between: Callable[[], None]) -> Evaluation:
         self.ranks.share_buffers(self.stepper.averaged)  # all ranks measure the weights that rank 0 keeps
@@ -237,7 +237,7 @@ class Training:
             nonlocal seen
             seen += images
             share = f"validating {seen:,}/{mine:,}"
-            self.progress.advance(0, f"epoch {self.epoch + 1}/{self.recipe.epochs}  {share}")
+            self.log.advance(0, f"epoch {self.epoch + 1}/{self.recipe.epochs}  {share}")
 
         mine = -(-len(self.source.val) // self.ranks.world)
         show(0)

@@ -8,8 +8,7 @@ from datetime import datetime
 from pathlib import Path
 
 from selkern.io import append
-from selkern.progress import Progress as Line
-from selkern.progress import on_terminal, say
+from selkern.progress import Progress, on_terminal, say
 
 
 @dataclass
@@ -39,7 +38,7 @@ class Tally:
         return cls(loss, right, images, max(t.seconds for t in ranks), skipped)
 
 
-class Progress:
+class RunLog:
     """How far a run is, and the lines that stay, which also go to the run's log.txt.
 
     Args:
@@ -48,11 +47,11 @@ class Progress:
 
     def __init__(self, log: Path | None) -> None:
         self.log = log
-        self._line: Line | None = None
+        self._line: Progress | None = None
 
     def begin(self, images: int, done: int, text: str) -> None:
         """Show from here on how far it is: `images` of the whole run, of which `done` are behind us."""
-        self._line = Line(text, total=images, done=done, count=False, quiet=self.log is None)
+        self._line = Progress(text, total=images, done=done, count=False, quiet=self.log is None)
         self._line.__enter__()
 
     def advance(self, images: int, text: str) -> None:

@@ -22,12 +22,12 @@ from selkern.io import write_atomic
 from selkern.layers.memory import set_memory
 from selkern.models.backbone import Backbone
 from selkern.models.registry import create_model
-from selkern.progress import Progress as Line
+from selkern.progress import Progress
 from selkern.train.defaults import Defaults, fit_batch, open_training
 from selkern.train.distributed import join
 from selkern.train.loop import Training
 from selkern.train.options import TrainOptions, read_options
-from selkern.train.progress import Progress
+from selkern.train.progress import RunLog
 from selkern.train.run_data import RunData, trained_before, write_inputs
 from selkern.train.run_folder import RunFolder, find_weights, locked, name_of, require_readable
 
@@ -48,7 +48,7 @@ def train(options: TrainOptions, defaults: Defaults | None = None) -> RunFolder 
         return resume(run, options.device)
     with ExitStack() as held:
         with join(options.device) as ranks:
-            with Line("listing the images", quiet=not ranks.main) as line:
+            with Progress("listing the images", quiet=not ranks.main) as line:
                 source = (defaults and defaults.source) or open_training(options)
                 for split in (source.val, source.test) if options.report else (source.val,):
                     require_readable(split)
@@ -59,17 +59,17 @@ def train(options: TrainOptions, defaults: Defaults | None = None) -> RunFolder 
                 TrainOrder(len(source.train), options.training.batch_size, options.seed, ranks.rank, ranks.world)
             first = None if options.weights is None else find_weights(options.weights)  # "latest" is soon this run
             run = RunFolder(ranks.from_main(RunFolder.create(options).path if ranks.main else Path()))
-            progress = Progress(run.log if ranks.main else None)
-            held.enter_context(locked(run.path, ranks, progress.say))
-            with Line("reading the first images", quiet=not ranks.main):
-                training = Training(options, source, model, run, ranks, progress)
+            log = RunLog(run.log if ranks.main else None)
+            held.enter_context(locked(run.path, ranks, log.say))
+            with Progress("reading the first images", quiet=not ranks.main):
+                training = Training(options, source, model, run, ranks, log)
                 if ranks.main:
                     write_inputs(run.path, options.data, source, first, model.variant.norms)
                     run.start(options, source)
                     draw_first_batch(training)
-            _announce(training, progress, defaults)
+            _announce(training, log, defaults)
             for warning in trained_before(first, source, source.test):
-                progress.say(warning)
+                log.say(warning)
             training.fit()
         return run if ranks.main else None
 
@@ -103,16 +103,16 @@ def resume(
         options = replace(options, training=options.training.extended(epochs, extend))
     with ExitStack() as held:
         with join(device) as ranks:
-            progress = Progress(run.log if ranks.main else None)
-            held.enter_context(locked(run.path, ranks, progress.say))
-            with Line("listing the images", quiet=not ranks.main) as line:
+            log = RunLog(run.log if ranks.main else None)
+            held.enter_context(locked(run.path, ranks, log.say))
+            with Progress("listing the images", quiet=not ranks.main) as line:
                 known = RunData(run)
                 place = ranks.from_main(known.place(data) if ranks.main else "")
                 source = known.open_at(place, classes=known.classes, keep_gone=True)
                 line.show("building the network")
                 now = options if workers is None else replace(options, workers=workers)
                 begun = ranks.from_main(run.has_state)
-                training = Training(now, source, _model_of(known, source, begun=begun), run, ranks, progress)
+                training = Training(now, source, _model_of(known, source, begun=begun), run, ranks, log)
                 if begun:
                     training.restore()
                 else:  # killed before the first one was saved, a run starts from its beginning
@@ -125,10 +125,10 @@ def resume(
                     known.keep(place, source, training.stepper.model.variant.norms)
                     if changed := known.changed(source):
                         what = f"at least {len(changed):,} images have changed since the run was started"
-                        progress.say(f"warning: {what}; it goes on with them as they are: {names_some(changed)}")
+                        log.say(f"warning: {what}; it goes on with them as they are: {names_some(changed)}")
                 for note in source.notes:
-                    progress.say(f"note: {note}")
-                progress.say(f"resuming {run.path} at epoch {training.epoch + 1}, step {training.step + 1}")
+                    log.say(f"note: {note}")
+                log.say(f"resuming {run.path} at epoch {training.epoch + 1}, step {training.step + 1}")
                 training.fit()
             elif not options.report or run.report.is_file():
                 fix = "give more --epochs and --extend, or train a new one with --weights to go on from it"
@@ -178,17 +178,17 @@ def _settled(
     return replace(options, training=recipe), replace(source, notes=(*source.notes, *notes, *told))
 
 
-def _announce(training: Training, progress: Progress, defaults: Defaults | None) -> None:
+def _announce(training: Training, log: RunLog, defaults: Defaults | None) -> None:
     options, source = training.options, training.source
     parameters = sum(p.numel() for p in training.stepper.model.parameters())
-    progress.say(
+    log.say(
         f"{options.model} ({parameters / 1e6:.2f} M parameters) on {source.name}: {len(source.train):,} training, "
         f"{len(source.val):,} validation, {len(source.test):,} test images, {len(source.classes)} classes"
     )
     if defaults is not None:
-        progress.say(defaults.line(options, training.order.steps_per_epoch))
+        log.say(defaults.line(options, training.order.steps_per_epoch))
     for note in (*source.notes, *(defaults.notes(options) if defaults is not None else ())):
-        progress.say(f"note: {note}")
+        log.say(f"note: {note}")
     run, name = training.run.path, name_of(options)
     taken = "" if run.name == name else f" ({name} exists already)"
-    progress.say(f"run folder {run}{taken}; {training.ranks.world} process(es) on {training.ranks.device.type}")
+    log.say(f"run folder {run}{taken}; {training.ranks.world} process(es) on {training.ranks.device.type}")

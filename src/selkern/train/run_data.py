@@ -227,18 +227,26 @@ class RunData:
         Raises:
             DataError: as `open_source` says.
         """
+        own, line, _ = self._is_own(data, classes, table)
+        return own, line
+
+    def _is_own(
+        self, data: str, classes: Sequence[str] | None, table: TableOptions | None = None
+    ) -> tuple[bool, str, Agreement | None]:
+        """As `is_own`, and how far the images agree; None where it is known without listing them."""
         if self.drawn or not resolved(data):
-            return data == self.options.data, ""
+            return data == self.options.data, "", None
         if self.inputs is not None and same_place(data, self.inputs.data):
-            return True, ""
-        found = self.agreement(self._listed(data, classes, table), data)
-        n, of = f"{found.shared:,}", f"{found.images:,} images"
-        if found.holds and not found.compared and not any(same_place(data, place) for place in self._places()):
-            return True, f"{n} of {of} have the names of the run's, whose bytes are not known: taken for the same"
-        if found.names and not found.holds:
+            return True, "", None
+        agreed = self.agreement(self._listed(data, classes, table), data)
+        n, of = f"{agreed.shared:,}", f"{agreed.images:,} images"
+        line = ""
+        if agreed.holds and not agreed.compared and not any(same_place(data, place) for place in self._places()):
+            line = f"{n} of {of} have the names of the run's, whose bytes are not known: taken for the same"
+        elif agreed.names and not agreed.holds:
             line = f"{n} of {of} have the names of the run's, but other bytes: taken for other images. If they are the "
-            return False, line + "run's, resized or stored anew, most of them were trained on"
-        return found.holds, ""
+            line += "run's, resized or stored anew, most of them were trained on"
+        return agreed.holds, line, agreed
 
     def _places(self) -> Iterator[str]:
         """Existing paths that may be the data's, each once, likeliest first, as given where that is the same."""
@@ -293,17 +301,17 @@ class RunData:
         """
         if data is None:
             return self.find()
-        own, line = self.is_own(data, self.classes)
+        own, line, agreed = self._is_own(data, self.classes)
         if not own:
             what = line.partition(": ")[0] if line else "not the images that the run was started on"
             raise DataError(what, data, "give the run's data, or start a new run with --weights")
-        if line:  # by the names alone: then nearly all of them have to be there
-            found = self.agreement(self._listed(data, self.classes), data)
-            if found.shared < _BY_NAME * found.known:
-                what = (
-                    f"{found.shared:,} of {found.known:,} images have the names of the run's, whose bytes are not known"
-                )
-                raise DataError(what, data, "give all of the run's data, or start a new run with --weights")
+        if line and agreed and agreed.shared < _BY_NAME * agreed.known:  # by the names alone
+            what = f"{agreed.shared:,} of {agreed.known:,} images have the names of the run's"
+            raise DataError(
+                f"{what}, whose bytes are not known",
+                data,
+                "give all of the run's data, or start a new run with --weights",
+            )
         return data
 
     def keep(self, place: str, source: Source, norms: Mapping[str, Any]) -> None:

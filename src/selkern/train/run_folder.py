@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import errno
-import itertools
 import json
 import os
 import platform
@@ -29,7 +28,7 @@ from selkern.data.preprocess import Preprocess
 from selkern.data.sources import Source
 from selkern.data.split import Split
 from selkern.errors import CheckpointError, DataError, ResourceError, UsageError
-from selkern.io import append, write_atomic, write_csv
+from selkern.io import append, new_folder, write_atomic, write_csv
 from selkern.models.weights import Card, find_boxed, save_weights
 from selkern.train.distributed import Ranks
 from selkern.train.options import OUTPUT, TrainOptions, read_options
@@ -332,19 +331,6 @@ class RunFolder:
 def name_of(options: TrainOptions) -> str:
     """The name of a run's folder, before a number that another of the name may make necessary."""
     return options.name or f"{options.model}-{Path(options.data).stem or 'data'}"
-
-
-def new_folder(base: Path, name: str) -> Path:
-    """Make `base/name`, or `name-2` and so on where that exists. Raises OSError where it cannot be made."""
-    base.mkdir(parents=True, exist_ok=True)
-    for number in itertools.count(1):
-        path = base / (name if number == 1 else f"{name}-{number}")
-        try:
-            path.mkdir()
-        except FileExistsError:
-            continue
-        return path
-    raise AssertionError("there is always a next number")
 
 
 def make_card(options: TrainOptions, classes: tuple[str, ...], row: dict[str, float], norms: Mapping[str, Any]) -> Card:

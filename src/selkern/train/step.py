@@ -13,7 +13,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from selkern.data.loader import Batch
-from selkern.errors import ResourceError
+from selkern.errors import ResourceError, ran_out_of_memory
 from selkern.evaluation import to_input
 from selkern.models.backbone import Backbone
 from selkern.train.distributed import Ranks
@@ -204,11 +204,3 @@ class Stepper:
         """Size of a saved state, also before the optimizer has made its own."""
         model = sum(t.nbytes for t in self.model.state_dict().values())
         return model * (1 + (self.ema is not None) + (1 if self.recipe.optimizer == "sgd" else 2))
-
-
-def ran_out_of_memory(error: BaseException) -> bool:
-    """Whether an exception tells that memory could not be had, on a CPU or on a GPU."""
-    if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
-        return True
-    text = str(error)
-    return "out of memory" in text or "can't allocate memory" in text
