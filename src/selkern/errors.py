@@ -18,7 +18,7 @@ _STEERING = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\u200e\u200f\u202a-\u202e
 
 def printable(text: str) -> str:
     """`text` with characters that steer a terminal as their codes: names are the user's, or come with a file."""
-    return _STEERING.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
+    return _STEERING.sub(lambda result: result[0].encode("unicode_escape").decode(), text)
 
 
 def ran_out_of_memory(error: BaseException) -> bool:

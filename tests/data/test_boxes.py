@@ -1,4 +1,4 @@
-"""Sizes of objects from a table: read as written, matched to the images of a split, every fault told by its line."""
+"""Sizes of objects from a table: read as written, matched to the images of a split, every fault named by its line."""
 
 from __future__ import annotations
 
@@ -46,9 +46,9 @@ def read(pictures: Path, text: str, preprocess: Preprocess | None = None) -> Obj
 
 def test_a_size_is_in_px_of_the_networks_input(pictures: Path) -> None:
     """a.png's short side, 20 px, becomes the input's 10; b.png is the same picture, stored larger."""
-    found = read(pictures, "path,size\ncat/a.png,6\ncat/b.png,18\ndog/d.png,6\n")
-    assert found.indices.tolist() == [0, 1, 3]
-    assert found.sizes == pytest.approx([3, 3, 3])
+    result = read(pictures, "path,size\ncat/a.png,6\ncat/b.png,18\ndog/d.png,6\n")
+    assert result.indices.tolist() == [0, 1, 3]
+    assert result.sizes == pytest.approx([3, 3, 3])
     boxes = read(pictures, "path,x0,y0,x1,y1\ncat/a.png,10,3,16,9\ncat/b.png,30,9,48,27\n")
     assert boxes.sizes == pytest.approx([3, 3])
     cropped = read(pictures, "path,size\ncat/a.png,6\n", Preprocess(size=10, crop=0.5))
@@ -59,12 +59,12 @@ def test_a_size_is_in_px_of_the_networks_input(pictures: Path) -> None:
 def test_the_centre_crop_cuts_boxes_off(pictures: Path) -> None:
     """Of c.png, 60 x 20 px, the network sees x from 20 to 40."""
     text = "path,x0,y0,x1,y1\ndog/c.png,30,5,60,15\ncat/a.png,0,0,4,20\ncat/b.png,-50,-50,200,150\n"
-    found = read(pictures, text)
-    assert found.indices.tolist() == [1, 2]
-    assert found.sizes == pytest.approx([10, (5 * 5) ** 0.5])
-    assert any(note.startswith("1 objects lie outside of what the network is shown") for note in found.notes)
-    assert any(note.startswith("2 objects reach out of what the network is shown") for note in found.notes)
-    assert any("a size to 2 of the 4 images of the test split" in note for note in found.notes)
+    result = read(pictures, text)
+    assert result.indices.tolist() == [1, 2]
+    assert result.sizes == pytest.approx([10, (5 * 5) ** 0.5])
+    assert any(note.startswith("1 objects lie outside of what the network is shown") for note in result.notes)
+    assert any(note.startswith("2 objects reach out of what the network is shown") for note in result.notes)
+    assert any("a size to 2 of the 4 images of the test split" in note for note in result.notes)
     huge = read(pictures, "path,size\ndog/d.png,200\n")
     assert huge.sizes.tolist() == [10], "nothing is larger than all"
     assert any(note.startswith("1 objects reach out") for note in huge.notes)
@@ -86,17 +86,17 @@ def test_boxes_are_of_the_upright_image(pictures: Path) -> None:
     exif = Image.Exif()
     exif[0x0112] = 6  # stored lying, shown 20 wide and 60 high
     Image.new("RGB", (60, 20)).save(pictures / "test" / "dog" / "c.png", exif=exif)
-    found = read(pictures, "path,x0,y0,x1,y1\ndog/c.png,0,30,10,60\n")
-    assert found.sizes == pytest.approx([5]), "y from 20 to 40 is seen"
+    result = read(pictures, "path,x0,y0,x1,y1\ndog/c.png,0,30,10,60\n")
+    assert result.sizes == pytest.approx([5]), "y from 20 to 40 is seen"
 
 
 def test_of_several_boxes_the_largest_of_the_images_class_counts(pictures: Path) -> None:
     same = "cat/a.png,12,0,18,6,cat\n"
     rows = "dog/d.png,0,0,4,4,dog\ndog/d.png,0,0,8,8,dog\ndog/d.png,0,0,20,20,cat\n" + 2 * same
-    found = read(pictures, f"path,xmin,ymin,xmax,ymax,class\n{rows}")
-    assert found.sizes == pytest.approx([3, 4])
-    told = "1 images have several boxes: of each the largest of its own class counts"
-    assert told in found.notes
+    result = read(pictures, f"path,xmin,ymin,xmax,ymax,class\n{rows}")
+    assert result.sizes == pytest.approx([3, 4])
+    message = "1 images have several boxes: of each the largest of its own class counts"
+    assert message in result.notes
     numbered = read(pictures, "path,x0,y0,x1,y1,label\n" + rows.replace(",cat", ",1").replace(",dog", ",2"))
     assert numbered.sizes == pytest.approx([3, 10])
     assert "1 images have several boxes: of each the largest counts" in numbered.notes
@@ -104,25 +104,25 @@ def test_of_several_boxes_the_largest_of_the_images_class_counts(pictures: Path)
         "labels of boxes.csv that are no class of the network: 1, 2; an object of the image's own class goes before"
     )
     assert any(note.startswith(unknown) for note in numbered.notes)
-    assert not any("no class" in note for note in found.notes)
+    assert not any("no class" in note for note in result.notes)
 
 
 def test_boxes_of_other_copies_of_the_pictures_are_refused(pictures: Path) -> None:
     rows = "cat/a.png,10,0,90,20\ncat/b.png,0,0,120,20\ndog/d.png,0,0,9,9\n"
     with pytest.raises(DataError, match="2 of 4 boxes lie outside of their own images"):
         read(pictures, f"path,x0,y0,x1,y1\n{rows}dog/c.png,70,0,80,10\n")
-    found = read(pictures, f"path,x0,y0,x1,y1\n{rows}dog/c.png,20,0,80,10\n")
-    assert found.indices.tolist() == [0, 1, 2, 3], "one of four may be a slip"
+    result = read(pictures, f"path,x0,y0,x1,y1\n{rows}dog/c.png,20,0,80,10\n")
+    assert result.indices.tolist() == [0, 1, 2, 3], "one of four may be a slip"
     with pytest.raises(DataError, match="every object lies outside of what the network is shown"):
         read(pictures, "path,x0,y0,x1,y1\ndog/c.png,0,0,10,10\n")
 
 
 def test_groups(pictures: Path) -> None:
     rows = "cat/a.png,6,one\ncat/b.png,6,one\ndog/c.png,6,\ndog/d.png,6,two\n"
-    found = read(pictures, f"path,size,group\n{rows}")
-    assert found.groups is not None
-    assert found.groups.tolist() == [0, 0, 1, 2]
-    assert not any("no column group" in note for note in found.notes)
+    result = read(pictures, f"path,size,group\n{rows}")
+    assert result.groups is not None
+    assert result.groups.tolist() == [0, 0, 1, 2]
+    assert not any("no column group" in note for note in result.notes)
     alone = read(pictures, "path,size\ncat/a.png,6\n")
     assert alone.groups is None
     assert any("no column group: images count as independent" in note for note in alone.notes)
@@ -139,9 +139,9 @@ def test_rows_that_say_no_size_end_or_are_left_out(pictures: Path) -> None:
     for part in ("the object's size is 0.0; 2 of 4 rows cannot be used", "boxes.csv line 3", "correct lines 3, 4;"):
         assert part in str(caught.value)
     split, path = open_source(str(pictures)).test, table(pictures / "test", text)
-    found = objects_of(path, split, Preprocess(size=10), CLASSES, on_bad="skip")
-    assert found.indices.tolist() == [0]
-    said = " // ".join(found.notes)
+    result = objects_of(path, split, Preprocess(size=10), CLASSES, on_bad="skip")
+    assert result.indices.tolist() == [0]
+    said = " // ".join(result.notes)
     for part in (
         "columns of boxes.csv are separated by ';'",
         f"2 of 4 rows are left out, the first {path} line 3: the object's size is 0.0",
@@ -151,7 +151,7 @@ def test_rows_that_say_no_size_end_or_are_left_out(pictures: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "told"),
+    ("text", "message"),
     [
         ("path,width\na.png,3\n", "no columns of sizes in the header | .*line 1"),
         ("path,size\na.png,big\n", "not a number .* line 2"),
@@ -170,8 +170,8 @@ def test_rows_that_say_no_size_end_or_are_left_out(pictures: Path) -> None:
         ("", "no columns of sizes"),
     ],
 )
-def test_faults(text: str, told: str, data: Path, tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=told):
+def test_faults(text: str, message: str, data: Path, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=message):
         objects_of(table(tmp_path, text), open_source(str(data)).train, Preprocess(size=16))
 
 
@@ -200,10 +200,10 @@ def test_analyze_holds_the_selection_against_the_boxes(
     ]
     assert cli.main([*words, "--boxes", str(table(tmp_path, "path,size\n" + rows))]) == 0
     printed = json.loads(capsys.readouterr().out.splitlines()[-1])
-    found = printed["studies"]
+    result = printed["studies"]
     assert printed["above_chance"] == ("not better than" not in printed["said"]["main"][0])
     assert any("no column group" in note for note in printed["notes"])
-    assert {row["n"] for row in found["true_scale"]} == {20}
-    assert len(found["field_growth"]) == 2
-    assert {"within_rho", "within_both_rho", "rho", "partial_both_rho"} < found["true_scale"][0].keys()
+    assert {row["n"] for row in result["true_scale"]} == {20}
+    assert len(result["field_growth"]) == 2
+    assert {"within_rho", "within_both_rho", "rho", "partial_both_rho"} < result["true_scale"][0].keys()
     assert (tmp_path / "out" / "report.html").read_text().count("size of the object") >= 1

@@ -88,43 +88,43 @@ def faulty(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize("workers", [0, 2])
 def test_every_planted_fault_is_found_and_no_other(faulty: Path, workers: int) -> None:
     before = tree(faulty)
-    found = check(faulty, workers)
+    result = check(faulty, workers)
     assert tree(faulty) == before
 
     def at(split: str, label: str, name: str) -> Place:
         return Place(str(faulty / split / label / name), split, label)
 
-    assert [(bad.file, bad.split, bad.label, bad.reason) for bad in found.unreadable] == [
+    assert [(bad.file, bad.split, bad.label, bad.reason) for bad in result.unreadable] == [
         (str(faulty / "train/cat/cut short.png"), "train", "cat", "the image is broken (image file is truncated)"),
         (str(faulty / "val/dog/empty.jpg"), "val", "dog", "the image is empty (0 bytes)"),
         (str(faulty / "test/eel/text.png"), "test", "eel", "not an image, or of a format not read here"),
     ]
     both = (at("train", "eel", "0.png"), at("test", "cat", "an eel.png"))
-    assert set(found.leaks) == {
+    assert set(result.leaks) == {
         both,
         (at("train", "cat", "1.png"), at("val", "cat", "other name.bmp")),
         (at("train", "dog", "1.png"), at("val", "dog", "turned.png")),
     }
-    assert set(found.conflicts) == {both, (at("train", "cat", "a dog.png"), at("train", "dog", "2.png"))}
-    assert found.repeats == ((at("train", "dog", "3.png"), at("train", "dog", "opaque.png")),)
-    assert found.classes == ("cat", "dog", "eel", "fox")
-    assert [(part.name, part.counts) for part in found.parts] == [
+    assert set(result.conflicts) == {both, (at("train", "cat", "a dog.png"), at("train", "dog", "2.png"))}
+    assert result.repeats == ((at("train", "dog", "3.png"), at("train", "dog", "opaque.png")),)
+    assert result.classes == ("cat", "dog", "eel", "fox")
+    assert [(part.name, part.counts) for part in result.parts] == [
         ("train", (42, 47, 4, 0)),
         ("val", (7, 7, 0, 0)),
         ("test", (4, 0, 3, 0)),
     ]
-    assert found.empty_classes == ("fox",)
-    assert found.missing_classes == {"val": ("eel",), "test": ("dog",)}
-    assert found.parts[0].ratio == 47 / 4
-    assert found.uneven
-    assert found.sizes is not None
+    assert result.empty_classes == ("fox",)
+    assert result.missing_classes == {"val": ("eel",), "test": ("dog",)}
+    assert result.parts[0].ratio == 47 / 4
+    assert result.uneven
+    assert result.sizes is not None
     thin, large = str(faulty / "train/dog/thin.png"), str(faulty / "train/dog/large.png")
-    assert (found.sizes.smallest, found.sizes.longest) == (Size(thin, 8, 250), Size(thin, 8, 250))
-    assert found.sizes.largest == Size(large, 320, 240)
-    assert (found.sizes.small, found.sizes.long, found.sizes.wide) == (1, 2, 4)
-    assert any(".cache" in note for note in found.notes)
-    assert any("docs" in note for note in found.notes)
-    assert (found.images, found.serious, found.remarks) == (114, 3, 7)
+    assert (result.sizes.smallest, result.sizes.longest) == (Size(thin, 8, 250), Size(thin, 8, 250))
+    assert result.sizes.largest == Size(large, 320, 240)
+    assert (result.sizes.small, result.sizes.long, result.sizes.wide) == (1, 2, 4)
+    assert any(".cache" in note for note in result.notes)
+    assert any("docs" in note for note in result.notes)
+    assert (result.images, result.serious, result.remarks) == (114, 3, 7)
 
 
 def test_workers_change_nothing_and_progress_counts(faulty: Path) -> None:
@@ -137,8 +137,8 @@ def test_workers_change_nothing_and_progress_counts(faulty: Path) -> None:
 
 def test_nothing_wrong(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     fill(tmp_path, {f"{split}/{name}": 3 for split in ("train", "val", "test") for name in ("cat", "dog")})
-    found = check(tmp_path)
-    assert (found.images, found.serious, found.remarks, found.notes) == (18, 0, 0, ())
+    result = check(tmp_path)
+    assert (result.images, result.serious, result.remarks, result.notes) == (18, 0, 0, ())
     code, out, err = call(capsys, "check", tmp_path, "--workers", 0)
     assert (code, out.splitlines()[-1], err) == (0, "fine", "")
     assert "SERIOUS" not in out
@@ -152,12 +152,12 @@ def test_copies_where_the_source_has_no_splits(tmp_path: Path, capsys: pytest.Ca
     fill(tmp_path, {"cat": 10, "dog": 10})
     for number in range(6):  # with six copies, some in val or test: no leak, since another seed parts them otherwise
         shutil.copy(tmp_path / "cat/9.png", tmp_path / f"cat/{number + 10}.png")
-    found = check(tmp_path)
-    assert [(part.name, part.counts) for part in found.parts] == [("all", (16, 10))]
-    assert found.cut_off == ("val", "test")
+    result = check(tmp_path)
+    assert [(part.name, part.counts) for part in result.parts] == [("all", (16, 10))]
+    assert result.cut_off == ("val", "test")
     names = [f"{number}.png" for number in range(9, 16)]
-    assert found.repeats == (tuple(Place(str(tmp_path / "cat" / name), "all", "cat") for name in names),)
-    assert (found.serious, found.remarks) == (0, 1)
+    assert result.repeats == (tuple(Place(str(tmp_path / "cat" / name), "all", "cat") for name in names),)
+    assert (result.serious, result.remarks) == (0, 1)
     code, out, _ = call(capsys, "check", tmp_path, "--workers", 0)
     assert code == 0
     assert "1 picture more than once in one class; the random cut of val and test may put one on both sides" in out
@@ -170,11 +170,11 @@ def test_a_test_split_of_its_own_can_leak_into_what_val_is_cut_from(tmp_path: Pa
     for number in range(10):
         shutil.copy(tmp_path / f"train/cat/{number}.png", tmp_path / f"test/cat/again{number}.png")
     shutil.copy(tmp_path / "train/cat/7.png", tmp_path / "test/cat/more.png")
-    found = check(tmp_path)
-    assert (found.cut_off, [part.name for part in found.parts]) == (("val",), ["train", "test"])
-    assert len(found.leaks) == 10  # the one in val among them
-    assert [len(leak) for leak in found.leaks] == [3] + [2] * 9
-    assert {place.split for leak in found.leaks for place in leak} == {"train", "test"}
+    result = check(tmp_path)
+    assert (result.cut_off, [part.name for part in result.parts]) == (("val",), ["train", "test"])
+    assert len(result.leaks) == 10  # the one in val among them
+    assert [len(leak) for leak in result.leaks] == [3] + [2] * 9
+    assert {place.split for leak in result.leaks for place in leak} == {"train", "test"}
 
 
 # --------------------------------------------------------------------------------------- the command line
@@ -194,8 +194,8 @@ def test_the_screen(faulty: Path, capsys: pytest.CaptureFixture[str]) -> None:
     ]
     assert "sizes    8 x 250 to 320 x 240 px" in lines
     assert any(line.strip().startswith("4 of 4:3 or longer: a centre crop does not show the ends") for line in lines)
-    told = [line for line in lines if line.startswith(("SERIOUS", "look", "note"))]
-    assert told == [
+    message = [line for line in lines if line.startswith(("SERIOUS", "look", "note"))]
+    assert message == [
         "SERIOUS  3 images cannot be read",
         "SERIOUS  3 pictures in more than one split: the figures of val and test mislead",
         "SERIOUS  2 pictures with more than one label",
@@ -223,11 +223,11 @@ def test_json_and_csv_hold_everything(tmp_path: Path, capsys: pytest.CaptureFixt
     output = tmp_path / "report.csv"
     code, out, err = call(capsys, "check", tmp_path / "d", "--json", "--output", output, "--workers", 0)
     assert (code, err) == (3, "")
-    told = json.loads(out)
-    assert told == json.loads(json.dumps(check(tmp_path / "d").to_dict()))
-    assert [bad["file"] for bad in told["unreadable"]] == [str(file) for file in broken]
-    assert told["leaks"][0][1] == {"file": str(tmp_path / "d/val/dog/copy.png"), "split": "val", "label": "dog"}
-    assert told["parts"][0]["counts"] == {"cat": 15, "dog": 15}
+    message = json.loads(out)
+    assert message == json.loads(json.dumps(check(tmp_path / "d").to_dict()))
+    assert [bad["file"] for bad in message["unreadable"]] == [str(file) for file in broken]
+    assert message["leaks"][0][1] == {"file": str(tmp_path / "d/val/dog/copy.png"), "split": "val", "label": "dog"}
+    assert message["parts"][0]["counts"] == {"cat": 15, "dog": 15}
     with output.open(newline="") as table:
         rows = list(csv.DictReader(table))
     assert [row["file"] for row in rows if row["finding"] == "unreadable"] == [str(file) for file in broken]
@@ -291,9 +291,9 @@ def test_help_and_mistakes_load_nothing_heavy(words: list[str]) -> None:
     done = subprocess.run(
         [sys.executable, "-c", program, "data", *words], env=ENVIRONMENT, capture_output=True, text=True, check=True
     )
-    told, _, loaded = done.stdout.rpartition("LOADED")
+    message, _, loaded = done.stdout.rpartition("LOADED")
     assert not set(loaded.split()) & {"torch", "numpy", "PIL", "pyarrow"}
-    assert ("usage: selkern data" in told) == ("--help" in words)
+    assert ("usage: selkern data" in message) == ("--help" in words)
 
 
 @pytest.mark.parametrize("count", [1, 2])

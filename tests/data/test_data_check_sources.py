@@ -66,11 +66,11 @@ def test_parquet_rows_are_named(tmp_path: Path, workers: int, capsys: pytest.Cap
     labels = ["even", "odd"] * 6
     write_parquet(root / "train.parquet", [None, *pictures[1:]], labels)
     write_parquet(root / "test.parquet", [pictures[11], pictures[10][:90]], ["odd", "even"])
-    found = check(root, workers)
+    result = check(root, workers)
     files = [str(root / f"{name}.parquet row {row}") for name, row in (("train", 0), ("train", 11), ("test", 0))]
-    assert [bad.file for bad in found.unreadable] == [files[0], str(root / "test.parquet row 1")]
-    assert found.unreadable[0].reason == "the row holds no image bytes"
-    assert found.leaks == ((Place(files[1], "train", "odd"), Place(files[2], "test", "odd")),)
+    assert [bad.file for bad in result.unreadable] == [files[0], str(root / "test.parquet row 1")]
+    assert result.unreadable[0].reason == "the row holds no image bytes"
+    assert result.leaks == ((Place(files[1], "train", "odd"), Place(files[2], "test", "odd")),)
     code, out, _ = call(capsys, "check", root, "--workers", workers)
     assert code == 3
     assert "train.parquet row 11 [train] = test.parquet row 0 [test]\n" in out
@@ -108,8 +108,8 @@ def test_a_table_of_files(tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
 def test_drawn_scenes_have_nothing_wrong() -> None:
     train, val, test = (SceneSplit(name, 200, 0) for name in ("train", "val", "test"))
     classes = tuple("0123456789")
-    found = check_data(Source(name="digits", kind="digits", classes=classes, train=train, val=val, test=test))
-    assert (found.images, found.serious, found.remarks) == (600, 0, 0)
+    result = check_data(Source(name="digits", kind="digits", classes=classes, train=train, val=val, test=test))
+    assert (result.images, result.serious, result.remarks) == (600, 0, 0)
 
 
 # ------------------------------------------------------------------------------------------ hard conditions
@@ -119,8 +119,8 @@ def test_no_image_can_be_read(tmp_path: Path, capsys: pytest.CaptureFixture[str]
     fill(tmp_path, {"train/cat": 2, "train/dog": 2, "val/cat": 1, "val/dog": 1})
     for file in tmp_path.rglob("*.png"):
         file.write_bytes(b"")
-    found = check(tmp_path)
-    assert (len(found.unreadable), found.sizes, found.leaks, found.repeats) == (6, None, (), ())
+    result = check(tmp_path)
+    assert (len(result.unreadable), result.sizes, result.leaks, result.repeats) == (6, None, (), ())
     code, out, _ = call(capsys, "check", tmp_path, "--workers", 0)
     assert code == 3
     assert "6 images cannot be read" in out
@@ -173,7 +173,7 @@ class Huge(Deadly):
         return super().read(index, epoch, reading)
 
 
-def test_an_image_too_large_for_the_memory_is_told_and_passed_over() -> None:
+def test_an_image_too_large_for_the_memory_is_reported_and_passed_over() -> None:
     split = Huge(os.getpid())
     source = Source(name="huge", kind="folder", classes=("a", "b"), train=split, val=split, test=split)
     (bad,) = check_data(source).unreadable

@@ -64,10 +64,10 @@ def test_sixteen_bits_of_jpeg_2000_and_pgm() -> None:
 def test_heic_is_decoded_where_its_package_is(tmp_path: Path) -> None:
     pytest.importorskip("pillow_heif")
     (tmp_path / "IMG_0001.HEIC").write_bytes(heic())
-    (found,) = find_images(tmp_path)
-    header = read_header(found)
+    (findings,) = find_images(tmp_path)
+    header = read_header(findings)
     assert (header.width, header.height, header.format, header.pages) == (64, 48, "HEIF", False)
-    assert np.abs(np.asarray(decode(found)).astype(int) - PICTURE).mean() < 4
+    assert np.abs(np.asarray(decode(findings)).astype(int) - PICTURE).mean() < 4
     with pytest.raises(DataError, match=r"broken|not an image"):
         decode(heic()[:-200])
 

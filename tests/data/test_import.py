@@ -117,10 +117,10 @@ def test_crops_of_a_picture_stay_together(tmp_path: Path) -> None:
     voc(root, tmp_path / "a")
     voc(root, tmp_path / "b")
     assert files(tmp_path / "a") == files(tmp_path / "b")
-    found: dict[str, set[str]] = {}
+    result: dict[str, set[str]] = {}
     for row in rows(tmp_path / "a"):
-        found.setdefault(row["group"], set()).add(row["path"].split("/")[0])
-    assert Counter(tuple(splits) for splits in found.values()) == {("train",): 16, ("val",): 2, ("test",): 2}
+        result.setdefault(row["group"], set()).add(row["path"].split("/")[0])
+    assert Counter(tuple(splits) for splits in result.values()) == {("train",): 16, ("val",): 2, ("test",): 2}
     voc(root, tmp_path / "c", seed=1)
     assert files(tmp_path / "a") != files(tmp_path / "c")
     voc(root, tmp_path / "d", group="p([0-9])")  # p1 with p10 to p19
@@ -146,11 +146,11 @@ def test_copies_that_roboflow_augmented_stay_together(tmp_path: Path) -> None:
         picture(root / "train" / f"{name}.png")
         (root / "train" / f"{name}.xml").write_text(xml(name, [("cell", 5, 5, 20, 20)]))
     voc(root, tmp_path / "crops")
-    found: dict[str, set[str]] = {}
+    result: dict[str, set[str]] = {}
     for path in (tmp_path / "crops").rglob("*.png"):
-        found.setdefault(path.name.split("_")[0], set()).add(path.parent.parent.name)
-    assert len(found) == 10
-    assert all(len(splits) == 1 for splits in found.values())
+        result.setdefault(path.name.split("_")[0], set()).add(path.parent.parent.name)
+    assert len(result) == 10
+    assert all(len(splits) == 1 for splits in result.values())
 
 
 def test_training_takes_the_crops(tmp_path: Path) -> None:
@@ -360,19 +360,22 @@ def test_yolo_with_one_folder_for_train_and_val(tmp_path: Path) -> None:
 def coco(tmp_path: Path, change: object) -> Imported:
     root = make_coco(tmp_path / "coco", boxes())
     path = root / "annotations/instances_train2017.json"
-    told = json.loads(path.read_text())
-    change(told)  # type: ignore[operator]
-    path.write_text(json.dumps(told))
+    message = json.loads(path.read_text())
+    change(message)  # type: ignore[operator]
+    path.write_text(json.dumps(message))
     return import_boxes("coco", root, tmp_path / "crops", Wanted())
 
 
 COCO_FAULTS = {
-    "crowd": (lambda told: told["annotations"][0].update(iscrowd=1), "a crowd, not one object (iscrowd)"),
-    "category": (lambda told: told["annotations"][0].update(category_id=99), "its category_id is not among"),
-    "image": (lambda told: told["annotations"][0].update(image_id=99), "its image_id is not among the images"),
-    "box": (lambda told: told["annotations"][0].update(bbox=[1, 2, "x", 4]), "its bbox is not four numbers"),
-    "picture": (lambda told: told["images"].append({"id": 77, "file_name": "../../gone.png"}), "no such picture"),
-    "twice": (lambda told: told["images"].append({**told["images"][0], "id": 77}), "a picture that is listed already"),
+    "crowd": (lambda message: message["annotations"][0].update(iscrowd=1), "a crowd, not one object (iscrowd)"),
+    "category": (lambda message: message["annotations"][0].update(category_id=99), "its category_id is not among"),
+    "image": (lambda message: message["annotations"][0].update(image_id=99), "its image_id is not among the images"),
+    "box": (lambda message: message["annotations"][0].update(bbox=[1, 2, "x", 4]), "its bbox is not four numbers"),
+    "picture": (lambda message: message["images"].append({"id": 77, "file_name": "../../gone.png"}), "no such picture"),
+    "twice": (
+        lambda message: message["images"].append({**message["images"][0], "id": 77}),
+        "a picture that is listed already",
+    ),
 }
 
 
@@ -389,12 +392,12 @@ def test_file_names_with_folders(tmp_path: Path) -> None:
     names = ("C:\\data\\a\\p.png", "/home/me/b/p.png")
     for i, folder in enumerate("ab"):
         picture(root / "images" / folder / "p.png", i)
-    told = {
+    message = {
         "images": [{"id": i, "file_name": name} for i, name in enumerate(names)],
         "annotations": [{"id": i, "image_id": i, "category_id": i, "bbox": [5, 5, 20, 20]} for i in range(2)],
         "categories": [{"id": 0, "name": "first"}, {"id": 1, "name": "second"}],
     }
-    (root / "labels.json").write_text(json.dumps(told))
+    (root / "labels.json").write_text(json.dumps(message))
     import_boxes("coco", root, tmp_path / "crops", Wanted(crop="tight"))
     assert {row["label"]: row["group"] for row in rows(tmp_path / "crops")} == {
         "first": "images/a/p",

@@ -201,10 +201,10 @@ def test_other_folders_beside_splits_are_named(tmp_path: Path) -> None:
     ],
 )
 def test_what_could_be_splits_as_well_as_classes(tmp_path: Path, specs: tuple[Spec, ...], what: str, fix: str) -> None:
-    told = error(lay(tmp_path, *specs)).split(" | ")
-    assert what in told[0]
-    assert told[1].startswith(str(tmp_path))
-    assert fix in told[2]
+    message = error(lay(tmp_path, *specs)).split(" | ")
+    assert what in message[0]
+    assert message[1].startswith(str(tmp_path))
+    assert fix in message[2]
 
 
 def test_known_classes_settle_what_a_folder_is(tmp_path: Path) -> None:
@@ -219,7 +219,7 @@ def test_known_classes_settle_what_a_folder_is(tmp_path: Path) -> None:
 def test_many_classes_with_the_same_folders_are_classes(tmp_path: Path) -> None:
     source = open_source(lay(tmp_path, *(under(f"c{n:02}", {"left": 2, "right": 2}) for n in range(13))))
     assert len(source.classes) == 13
-    assert "folders in class folders are not told apart (c00/: left, right)" in source.notes
+    assert "folders in class folders make no difference (c00/: left, right)" in source.notes
 
 
 # ----------------------------------------------------------------------------------- what is no data set as it is
@@ -264,17 +264,17 @@ def test_many_classes_with_the_same_folders_are_classes(tmp_path: Path) -> None:
     ],
 )
 def test_what_it_is_and_what_to_do(tmp_path: Path, spec: Spec, what: str, fix: str) -> None:
-    told = error(lay(tmp_path, spec)).split(" | ")
-    assert what in told[0]
-    assert fix in told[2]
+    message = error(lay(tmp_path, spec)).split(" | ")
+    assert what in message[0]
+    assert fix in message[2]
 
 
 @pytest.mark.parametrize("name", ["photos.zip", "photos.tar.gz", "photos.TGZ", "photos.rar", "photos.7z"])
 def test_an_archive_is_called_one(tmp_path: Path, name: str) -> None:
     (tmp_path / name).write_bytes(b"PK\3\4")
-    told = error(str(tmp_path / name))
-    assert told.startswith("an archive")
-    assert "unpack it" in told
+    message = error(str(tmp_path / name))
+    assert message.startswith("an archive")
+    assert "unpack it" in message
 
 
 def test_a_web_address_is_called_one() -> None:
@@ -297,8 +297,8 @@ def test_images_beside_class_folders_are_counted(tmp_path: Path) -> None:
 
 
 def test_a_sample_submission_holds_no_labels(tmp_path: Path) -> None:
-    told = error(lay(tmp_path, {".": 9, "sample_submission.csv": b"", "train.csv": b"", "test.csv": b""}))
-    assert told.endswith(f"if a table holds the labels, give it: {tmp_path}/test.csv, {tmp_path}/train.csv")
+    message = error(lay(tmp_path, {".": 9, "sample_submission.csv": b"", "train.csv": b"", "test.csv": b""}))
+    assert message.endswith(f"if a table holds the labels, give it: {tmp_path}/test.csv, {tmp_path}/train.csv")
 
 
 def test_images_beside_split_folders_are_counted(tmp_path: Path) -> None:
@@ -314,8 +314,8 @@ def test_images_beside_split_folders_are_counted(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("other", [{"b/raw": 2}, {"c": 8}])
 def test_splits_in_some_class_folders_are_not_mixed(tmp_path: Path, other: Spec) -> None:
-    told = error(lay(tmp_path, under("a", {"train": 8, "test": 2}), under("b", {"train": 8, "test": 2}), other))
-    assert "/ holds test/, train/, but not every class folder holds such folders alone" in told
+    message = error(lay(tmp_path, under("a", {"train": 8, "test": 2}), under("b", {"train": 8, "test": 2}), other))
+    assert "/ holds test/, train/, but not every class folder holds such folders alone" in message
 
 
 def test_splits_beside_the_folder_that_is_given_are_named(tmp_path: Path) -> None:
@@ -349,4 +349,4 @@ def test_links_back_up_do_not_bring_images_of_other_classes(tmp_path: Path) -> N
 def test_masks_beside_their_images_are_named(tmp_path: Path) -> None:
     lay(tmp_path, A_B, {f"a/{number}_mask.png": PNG[1] for number in range(3)}, {"b/gas_mask.png": PNG[0]})
     (note,) = (note for note in open_source(str(tmp_path)).notes if "mask" in note)
-    assert note.startswith("3 images are named as masks of others")
+    assert note.startswith("3 images are named as masks of other images")

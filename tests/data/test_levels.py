@@ -149,10 +149,10 @@ def test_check_counts_every_image_that_is_lost(tmp_path: Path) -> None:
     root = folder(tmp_path / "d", frame(192, 3312))
     for name in ("test/a/0.tif", "val/b/3.tif"):  # of which training measures none
         (root / name).write_bytes(tiff(frame(5000, 53000), 1))
-    found = check_data(open_source(str(root)))
-    assert [found.short(place.file) for place in found.lost] == ["val/b/3.tif", "test/a/0.tif"]
-    assert found.remarks == 1
-    assert sum(row[0] == "beyond black or white" for row in found.to_rows()) == 2
+    result = check_data(open_source(str(root)))
+    assert [result.short(place.file) for place in result.lost] == ["val/b/3.tif", "test/a/0.tif"]
+    assert result.remarks == 1
+    assert sum(row[0] == "beyond black or white" for row in result.to_rows()) == 2
     assert not check_data(open_source(str(root)), white="percentile").lost
 
 

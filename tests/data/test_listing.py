@@ -32,8 +32,8 @@ def write(root: Path, files: dict[str, bytes]) -> Path:
 def look(root: Path) -> tuple[list[str], list[str]]:
     """(images below a folder, notes)."""
     search = Search()
-    found = [Path(file).relative_to(root).as_posix() for file in search.images(root)]
-    return found, list(search.notes())
+    result = [Path(file).relative_to(root).as_posix() for file in search.images(root)]
+    return result, list(search.notes())
 
 
 def test_find_images_is_sorted_and_skips_dots_and_loops(tmp_path: Path) -> None:
@@ -44,8 +44,8 @@ def test_find_images_is_sorted_and_skips_dots_and_loops(tmp_path: Path) -> None:
     (tmp_path / "folder.png").mkdir()
     (tmp_path / "dangling.png").symlink_to(tmp_path / "nothing")
     (tmp_path / "linked").symlink_to(tmp_path / "b")
-    found = [file.relative_to(tmp_path).as_posix() for file in find_images(tmp_path)]
-    assert found == ["a.webp", "b/10.JPG", "b/2.png", "c/d/e.tiff", "linked/10.JPG", "linked/2.png"]
+    result = [file.relative_to(tmp_path).as_posix() for file in find_images(tmp_path)]
+    assert result == ["a.webp", "b/10.JPG", "b/2.png", "c/d/e.tiff", "linked/10.JPG", "linked/2.png"]
 
 
 @pytest.mark.parametrize(
@@ -80,16 +80,16 @@ def test_images_of_any_name_are_listed(tmp_path: Path, name: str, kind: str) -> 
 )
 def test_what_only_begins_like_an_image_is_none(tmp_path: Path, name: str, content: bytes) -> None:
     write(tmp_path, {name: content})
-    found, notes = look(tmp_path)
-    assert found == []
+    result, notes = look(tmp_path)
+    assert result == []
     assert len(notes) == 1
 
 
 def test_what_is_left_out_is_counted_by_suffix(tmp_path: Path) -> None:
     files = {f"a/{n}.TXT": b"hello" for n in range(3)} | {"b/x.mp4": b"", "b/README": b"text", "b/c/x.txt": b""}
     write(tmp_path, files | {"a/1.png": encode("PNG"), "a/2.cr2": encode("TIFF"), "a/3.DNG": encode("TIFF")})
-    found, notes = look(tmp_path)
-    assert found == ["a/1.png"]
+    result, notes = look(tmp_path)
+    assert result == ["a/1.png"]
     assert notes == [
         "left out: 4 .txt, 1 without a suffix, 1 .mp4 (no images of a kind that is read)",
         "left out: 1 .cr2 (raw images of a camera: export them as JPEG or TIFF)",
@@ -123,8 +123,8 @@ def test_few_files_of_a_suffix_are_opened_where_none_is_an_image(
         tmp_path,
         {f"{n}.{suffix}": b"" for n in range(9) for suffix in ("npy", "odd")} | {f"{n}": b"" for n in range(9)},
     )
-    found, notes = look(tmp_path)
-    assert found == ["3.odd"]
+    result, notes = look(tmp_path)
+    assert result == ["3.odd"]
     assert sorted(opened) == sorted(
         [f"{n}.npy" for n in range(5)] + [f"{n}.odd" for n in range(9)] + [f"{n}" for n in range(9)]
     )

@@ -156,10 +156,10 @@ def test_any_shape_has_an_input(resize: Resize, shape: tuple[int, int]) -> None:
     assert (Preprocess(size=32, mean=(0, 0, 0), resize=resize)(image) == 255).any()
 
 
-def test_a_card_tells_how_to_resize_only_where_it_is_not_the_usual_way() -> None:
+def test_a_card_names_the_resize_only_where_it_is_not_the_default() -> None:
     assert Preprocess(size=8).to_dict().keys() == {"size", "crop", "mean", "std"}  # what versions before can read
-    told = Preprocess(size=8, resize="pad").to_dict()
-    assert Preprocess.from_dict(json.loads(json.dumps(told))).resize == "pad"
+    message = Preprocess(size=8, resize="pad").to_dict()
+    assert Preprocess.from_dict(json.loads(json.dumps(message))).resize == "pad"
     for wrong in ("stretch", ["pad"], None):
         with pytest.raises(UsageError, match="give crop, squash or pad"):
-            Preprocess.from_dict({**told, "resize": wrong})
+            Preprocess.from_dict({**message, "resize": wrong})

@@ -88,7 +88,7 @@ def test_scale_is_uniform_in_its_logarithm_and_tied_to_nothing_else() -> None:
     assert abs(np.corrcoef(scale, [t.label for t in truths])[0, 1]) < noise
 
 
-def test_background_does_not_tell_the_scale(val: SceneSplit) -> None:
+def test_background_is_independent_of_the_scale(val: SceneSplit) -> None:
     """The darkest tenth of a scene is background: its level must not follow the digit's size."""
     levels = [np.percentile(np.asarray(val.read(index)), 10) for index in range(400)]
     scales = [val.truth(index).scale for index in range(400)]

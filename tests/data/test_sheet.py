@@ -62,8 +62,8 @@ def test_the_pixels_are_those_of_the_input(resize: str, tmp_path: Path) -> None:
 def test_every_class_and_split_has_its_share(tmp_path: Path) -> None:
     source = open_source(str(fill(tmp_path / "data", {"train/a": 50, "train/b": 3, "val/a": 2, "val/b": 9})))
     chosen = pick(source, 16)
-    found = Counter((source.classes[split.labels[index]], split.name) for split, index in chosen)
-    assert found == {("a", "train"): 6, ("a", "val"): 2, ("b", "train"): 3, ("b", "val"): 5}
+    result = Counter((source.classes[split.labels[index]], split.name) for split, index in chosen)
+    assert result == {("a", "train"): 6, ("a", "val"): 2, ("b", "train"): 3, ("b", "val"): 5}
     assert len(set(chosen)) == 16
     assert [source.classes[split.labels[index]] for split, index in chosen] == ["a"] * 8 + ["b"] * 8
 

@@ -317,9 +317,9 @@ def test_check_lists_all_of_them(root: Path, tmp_path: Path, capsys: pytest.Capt
     assert sum(row.startswith("left out,") for row in rows) == 4
     assert sum(row.startswith("unreadable,") for row in rows) == 1
     assert cli.main(["data", "check", path, "--workers", "0", "--json"]) == 3
-    found = json.loads(capsys.readouterr().out)
-    assert len(found["left_out"]) == 4
-    assert len(found["unreadable"]) == 1
+    result = json.loads(capsys.readouterr().out)
+    assert len(result["left_out"]) == 4
+    assert len(result["unreadable"]) == 1
 
 
 @pytest.mark.parametrize("name", ["a\0b.png", "x" * 5000, "img/a", "a" * 300 + ".png"])
@@ -374,7 +374,7 @@ def test_a_class_for_every_image_is_hardly_one(tmp_path: Path) -> None:
         draw(tmp_path / f"{i}.png")
     rows = [(f"{i}.png", f"a photo of {i % 40}", "train" if i < 40 else "val") for i in range(42)]
     path = put(tmp_path / "t.csv", table("path", "label", "split", rows=rows))
-    assert "40 classes for 42 images: is this what tells the classes?" in assumed(open_source(path))
+    assert "40 classes for 42 images: is this the column of the classes?" in assumed(open_source(path))
     path = put(tmp_path / "t.csv", table(rows=[row[:2] for row in rows[:40]]))
     assert "(40 classes, 40 images)" in message(path)
 

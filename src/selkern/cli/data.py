@@ -125,22 +125,22 @@ def check(argv: list[str]) -> int:
             drawn = _write_sheet(options, options.sheet, source)
         line.show("decoding", total=sum(map(len, source.parts)))
         white = parse_levels(options.white_level or "auto")
-        found = check_data(source, workers=workers, white=white, progress=line.advance)
-        found = replace(found, uncut=uncut)
+        result = check_data(source, workers=workers, white=white, progress=line.advance)
+        result = replace(result, uncut=uncut)
     if options.json:
-        print(json.dumps(found.to_dict()))
+        print(json.dumps(result.to_dict()))
     else:
-        print("\n".join(_text(found, all_listed=options.output is not None)))
+        print("\n".join(_text(result, all_listed=options.output is not None)))
     if options.output is not None:
         require_new(options.output)
-        write_csv(options.output, ("finding", "number", "file", "split", "label", "reason"), list(found.to_rows()))
+        write_csv(options.output, ("finding", "number", "file", "split", "label", "reason"), list(result.to_rows()))
         if not options.json:
             print(f"\nwritten: {options.output}")
     if options.sheet is not None and not options.json:
         print(f"\nwritten: {options.sheet}", *drawn, sep="\n")
     if not options.json:
-        print(f"\n{_verdict(found)}")
-    return 3 if found.serious else 0
+        print(f"\n{_verdict(result)}")
+    return 3 if result.serious else 0
 
 
 def _open(options: DataCheckOptions) -> tuple[Source, str]:
@@ -154,99 +154,100 @@ def _open(options: DataCheckOptions) -> tuple[Source, str]:
         return open_source(options.source, on_bad="skip", table=options.table, cut=False), error.what
 
 
-def _verdict(found: DataCheck) -> str:
-    count = found.serious + found.remarks
+def _verdict(result: DataCheck) -> str:
+    count = result.serious + result.remarks
     if not count:
         return "fine"
-    return f"{_many(count, 'thing')} to look at, {found.serious or 'none'} serious"
+    return f"{_many(count, 'thing')} to look at, {result.serious or 'none'} serious"
 
 
-def _text(found: DataCheck, all_listed: bool) -> Iterator[str]:
+def _text(result: DataCheck, all_listed: bool) -> Iterator[str]:
     """What is printed above the verdict. `all_listed`: whether a file lists what is left out here."""
     from selkern.data.split import kind_of
 
-    yield f"{found.name}: {found.kind}, {_many(found.images, 'image')}, {_many(len(found.classes), 'class', 'classes')}"
+    classes = _many(len(result.classes), "class", "classes")
+    yield f"{result.name}: {result.kind}, {_many(result.images, 'image')}, {classes}"
     yield ""
-    yield from _table(found)
-    if found.sizes is not None:
-        low, high = found.sizes.smallest, found.sizes.largest
+    yield from _table(result)
+    if result.sizes is not None:
+        low, high = result.sizes.smallest, result.sizes.largest
         alike = (low.width, low.height) == (high.width, high.height)
         yield f"\nsizes    {low.width} x {low.height}" + ("" if alike else f" to {high.width} x {high.height}") + " px"
-        if found.sizes.wide:
+        if result.sizes.wide:
             shown = "a centre crop does not show the ends; train --resize squash or pad shows all"
-            yield f"         {found.sizes.wide:,} of 4:3 or longer: {shown}"
-    for what, examples in _serious(found):
+            yield f"         {result.sizes.wide:,} of 4:3 or longer: {shown}"
+    for what, examples in _serious(result):
         yield f"\nSERIOUS  {what}"
         yield from _listed(examples, all_listed)
     gap = "\n"
-    for what, examples in _remarks(found):
+    for what, examples in _remarks(result):
         yield f"{gap}look     {what}"
         yield from _listed(examples, all_listed)
         gap = "\n" if examples else ""
-    for note in found.notes:
+    for note in result.notes:
         if not kind_of(note):  # notes of a kind are among the findings, which say more
             yield f"{gap}note     {note}"
             gap = ""
 
 
-def _table(found: DataCheck) -> Iterator[str]:
+def _table(result: DataCheck) -> Iterator[str]:
     """Images and classes of every part, the classes with the fewest and the most images, and their ratio."""
     rows = [["split", "images", "classes", "smallest class", "largest class", "ratio"]]
-    for part in found.parts:
-        ends = [f"{_short(found.classes[c])} {part.counts[c]:,}" for c in part.extremes]
+    for part in result.parts:
+        ends = [f"{_short(result.classes[c])} {part.counts[c]:,}" for c in part.extremes]
         rows.append([part.name, f"{part.images:,}", f"{sum(map(bool, part.counts)):,}", *ends, f"{part.ratio:.1f}"])
     yield from aligned(rows, least=6)
 
 
-def _serious(found: DataCheck) -> Iterator[tuple[str, list[str]]]:
+def _serious(result: DataCheck) -> Iterator[tuple[str, list[str]]]:
     """(finding, a line for each image or picture)."""
-    if found.left_out:
-        lines = [f"{found.short(row.where)}: {row.reason}" for row in found.left_out]
+    if result.left_out:
+        lines = [f"{result.short(row.where)}: {row.reason}" for row in result.left_out]
         yield f"{_many(len(lines), 'row or file', 'rows or files')} left out: in no split", lines
-    if found.unreadable:
-        width = max(len(found.short(bad.file)) for bad in found.unreadable[:_SHOWN])
-        lines = [f"{found.short(bad.file):{width}}  {bad.reason}" for bad in found.unreadable]
+    if result.unreadable:
+        width = max(len(result.short(bad.file)) for bad in result.unreadable[:_SHOWN])
+        lines = [f"{result.short(bad.file):{width}}  {bad.reason}" for bad in result.unreadable]
         yield f"{_many(len(lines), 'image')} cannot be read", lines
-    if found.leaks:
-        what = f"{_many(len(found.leaks), 'picture')} in more than one split: the figures of val and test mislead"
-        yield what, [_places(found, group, "split") for group in found.leaks]
-    if found.conflicts:
-        what = f"{_many(len(found.conflicts), 'picture')} with more than one label"
-        yield what, [_places(found, group, "label") for group in found.conflicts]
+    if result.leaks:
+        what = f"{_many(len(result.leaks), 'picture')} in more than one split: the figures of val and test mislead"
+        yield what, [_places(result, group, "split") for group in result.leaks]
+    if result.conflicts:
+        what = f"{_many(len(result.conflicts), 'picture')} with more than one label"
+        yield what, [_places(result, group, "label") for group in result.conflicts]
 
 
-def _remarks(found: DataCheck) -> Iterator[tuple[str, list[str]]]:
+def _remarks(result: DataCheck) -> Iterator[tuple[str, list[str]]]:
     """(finding, a line for each picture; none where the finding says it all)."""
-    if found.uncut:
-        yield f"{found.uncut}: train refuses them, evaluate takes all", []
-    for doubt in found.doubtful:
+    if result.uncut:
+        yield f"{result.uncut}: train refuses them, evaluate takes all", []
+    for doubt in result.doubtful:
         yield doubt, []
-    if found.lost:
-        what = f"{_many(len(found.lost), 'image')} of which half of the pixels and more lie beyond black or white"
-        yield what, [found.short(place.file) for place in found.lost]
-    if found.repeats:
-        what = f"{_many(len(found.repeats), 'picture')} more than once in one class"
-        if found.cut_off:
-            what += f"; the random cut of {' and '.join(found.cut_off)} may put one on both sides"
-        yield what, [_places(found, group, "label") for group in found.repeats]
-    if found.empty_classes:
-        yield f"no image of {_names(found.empty_classes)}", []
-    for name, classes in found.missing_classes.items():
+    if result.lost:
+        what = f"{_many(len(result.lost), 'image')} of which half of the pixels and more lie beyond black or white"
+        yield what, [result.short(place.file) for place in result.lost]
+    if result.repeats:
+        what = f"{_many(len(result.repeats), 'picture')} more than once in one class"
+        if result.cut_off:
+            what += f"; the random cut of {' and '.join(result.cut_off)} may put one on both sides"
+        yield what, [_places(result, group, "label") for group in result.repeats]
+    if result.empty_classes:
+        yield f"no image of {_names(result.empty_classes)}", []
+    for name, classes in result.missing_classes.items():
         yield f"no image in {name} of {_names(classes)}", []
-    if found.uneven:
-        part = found.parts[0]
-        few, many = (f"{found.classes[c]} {part.counts[c]:,}" for c in part.extremes)
+    if result.uneven:
+        part = result.parts[0]
+        few, many = (f"{result.classes[c]} {part.counts[c]:,}" for c in part.extremes)
         yield f"classes of very different size in {part.name}: {few}, {many}", []
-    if found.sizes is not None:
+    if result.sizes is not None:
         from selkern.data.check import LONG, SMALL
 
-        sizes = found.sizes
+        sizes = result.sizes
         for count, what, one in (
             (sizes.small, f"with a side below {SMALL} px", sizes.smallest),
             (sizes.long, f"with one side more than {LONG} times the other", sizes.longest),
         ):
             if count:
-                such = f"such as {found.short(one.file)}, {one.width} x {one.height}"
+                such = f"such as {result.short(one.file)}, {one.width} x {one.height}"
                 yield f"{_many(count, 'image')} {what}, {such}", []
 
 
@@ -257,7 +258,7 @@ def _listed(lines: Sequence[str], all_listed: bool) -> Iterator[str]:
         yield f"{'':11}and {len(lines) - _SHOWN:,} more" + ("" if all_listed else "; --output FILE.csv lists all")
 
 
-def _places(found: DataCheck, group: Sequence[Place], key: Literal["split", "label"]) -> str:
+def _places(result: DataCheck, group: Sequence[Place], key: Literal["split", "label"]) -> str:
     """Where a picture is, in one line: first a place for each of its splits or labels."""
     firsts: dict[str, Place] = {}
     for place in group:
@@ -265,8 +266,8 @@ def _places(found: DataCheck, group: Sequence[Place], key: Literal["split", "lab
     chosen = list(firsts.values())
     chosen += [place for place in group[: _COPIES + len(chosen)] if place not in chosen]
     # The path of a file in a folder shows both.
-    shown = "" if found.kind == "folder" else " [{}]"
-    names = [found.short(place.file) + shown.format(getattr(place, key)) for place in chosen[:_COPIES]]
+    shown = "" if result.kind == "folder" else " [{}]"
+    names = [result.short(place.file) + shown.format(getattr(place, key)) for place in chosen[:_COPIES]]
     return " = ".join(names) + (f" and {len(group) - _COPIES:,} more" if len(group) > _COPIES else "")
 
 

@@ -140,7 +140,7 @@ def _cut_box(size: int, weight: float, centre: NDArray[np.float64]) -> tuple[int
 
 
 def _mean_colour(preprocess: Preprocess) -> Pixels:
-    """(3, 1, 1): what normalises to 0, so that a filled area tells the network nothing."""
+    """(3, 1, 1): what normalises to 0, so that a filled area carries no signal."""
     return np.array(preprocess.mean_colour, dtype=np.uint8)[:, None, None]
 
 

@@ -103,7 +103,7 @@ class Sizes:
 
 @dataclass(frozen=True, kw_only=True)
 class DataCheck:
-    """What ``check_data`` found. A picture in several places is the tuple of these; most copies come first."""
+    """The findings of ``check_data``. A picture in several places is the tuple of these; most copies come first."""
 
     name: str
     """What the user called the source."""
@@ -204,7 +204,7 @@ class DataCheck:
         return {**asdict(self), "parts": parts, **derived}
 
     def to_rows(self) -> Iterator[tuple[str, int, str, str, str, str]]:
-        """(finding, number, file, split, label, reason) of every image found fault with, for CSV.
+        """(finding, number, file, split, label, reason) of every image with a fault, for CSV.
 
         Rows of one finding that share a number are the same picture.
         """
@@ -266,7 +266,7 @@ def check_data(
     white: Levels | Literal["auto"] = "auto",
     progress: Callable[[int], object] | None = None,
 ) -> DataCheck:
-    """Decode every image once, and tell what is wrong with them. Writes nothing.
+    """Decode every image once, and list what is wrong with them. Writes nothing.
 
     Args:
         source: of ``open_source``.

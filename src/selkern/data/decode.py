@@ -105,10 +105,10 @@ def tags_fit(file: IO[bytes], size: int) -> bool:
         return True
     file.seek(start)
     number, entry = struct.Struct(order + ("Q" if big else "H")), struct.Struct(order + ("HHQ8x" if big else "HHI4x"))
-    told = file.read(number.size)
-    if len(told) < number.size:
+    raw = file.read(number.size)
+    if len(raw) < number.size:
         return True
-    table = file.read(min(number.unpack(told)[0], 1 << 16) * entry.size)
+    table = file.read(min(number.unpack(raw)[0], 1 << 16) * entry.size)
     values = entry.iter_unpack(table[: len(table) - len(table) % entry.size])
     # Twice, and a little: some programs count a tag too long, which does no harm.
     return sum(_VALUE.get(kind, 0) * count for _, kind, count in values) <= 2 * size + (1 << 16)
@@ -127,10 +127,10 @@ def exif_turn(image: Image.Image) -> Image.Transpose | None:
 
 def _exif(image: Image.Image) -> bytes:
     """The EXIF data beside an image, as `getexif` finds them; those of a TIFF file are the file's own tags."""
-    told = image.info.get("exif", b"")
-    if not told and "Raw profile type exif" in image.info:
-        told = bytes.fromhex("".join(image.info["Raw profile type exif"].split("\n")[3:]))
-    return bytes(told).removeprefix(b"Exif\0\0")
+    raw = image.info.get("exif", b"")
+    if not raw and "Raw profile type exif" in image.info:
+        raw = bytes.fromhex("".join(image.info["Raw profile type exif"].split("\n")[3:]))
+    return bytes(raw).removeprefix(b"Exif\0\0")
 
 
 def tiff_kind(file: IO[bytes]) -> str:

@@ -226,7 +226,7 @@ def _assign(here: Path, folders: Sequence[Folder], notes: list[str]) -> tuple[di
 def _note_others(
     here: Path, layout: dict[str, Folder], others: Sequence[Folder], names: set[str], search: Search, notes: list[str]
 ) -> None:
-    """Tell of folders beside the splits. Raises DataError where the one split could be a class among others."""
+    """Add notes on folders beside the splits. Raises DataError where the one split could be a class among others."""
     holding = [folder for folder in others if search.has_images(folder.path)]
     apart = [folder for folder in holding if not names & {inner.name for inner in search.folders(folder.path)}]
     if len(layout) == 1 and len(apart) > 1:
@@ -300,7 +300,7 @@ def _of_classes(here: Path, folders: Sequence[Folder], search: Search, notes: li
     deep = [folder for folder in folders if len(inside[folder.name]) > 1]
     if deep:
         held = some(f"{folder_name(folder)}: {some(map(printable, inside[folder.name]))}" for folder in deep[:1])
-        notes.append(f"folders in class folders are not told apart ({held})")
+        notes.append(f"folders in class folders make no difference ({held})")
     return [Part("", class_name(folder), folder.path) for folder in folders]
 
 
@@ -331,7 +331,7 @@ def _short(part: Part) -> str:
 
 
 def class_name(folder: Folder) -> str:
-    """A folder's name as that of its class. Raises DataError where it is no text: two such could not be told apart."""
+    """A folder's name as that of its class. Raises DataError where it is no text: two such could look alike."""
     try:
         folder.name.encode()
     except UnicodeEncodeError as error:
@@ -413,7 +413,9 @@ def _masks(files: Sequence[str]) -> list[str]:
     masks = [file for file, hit in hits if file[: hit.start()] in pictures]
     if not masks:
         return []
-    return [f"{len(masks):,} images are named as masks of others (such as {show(masks[0])}): if so, move them away"]
+    return [
+        f"{len(masks):,} images are named as masks of other images (such as {show(masks[0])}): if so, move them away"
+    ]
 
 
 def file_source(name: str, kind: str, listing: Listing, options: Options, files: list[str]) -> Source:

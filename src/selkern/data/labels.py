@@ -52,7 +52,7 @@ def doubtful(counts: Mapping[str, int], *, folders: bool = False) -> tuple[str, 
         if name.strip().lower() in _MISSING and not folders
     ]
     if len(counts) > _MANY and 2 * len(counts) > sum(counts.values()):
-        notes.append(f"{len(counts):,} classes for {sum(counts.values()):,} images: is this what tells the classes?")
+        notes.append(f"{len(counts):,} classes for {sum(counts.values()):,} images: is this the column of the classes?")
     seen: set[str] = set()
     for key, what in ((_caseless, "case, spaces or dashes only"), (_number, "the writing of a number only")):
         alike = _alike(counts, key, seen)
@@ -71,17 +71,17 @@ def unknown_labels(names: Sequence[str], classes: Iterable[str]) -> str:
     """
     near = {_caseless(name): name for name in classes}
     counts = Counter(names)
-    told = [
+    words = [
         f"{name!r} ({count:,} image{'s' if count > 1 else ''}" + (f"; {near[key]!r}?)" if key in near else ")")
         for name, count in counts.most_common()
         for key in (_caseless(name),)
     ]
-    what = "unknown label" if len(told) == 1 else f"{len(told):,} unknown labels:"
-    return f"{what} {_some(told, len(told), 10)}"
+    what = "unknown label" if len(words) == 1 else f"{len(words):,} unknown labels:"
+    return f"{what} {_some(words, len(words), 10)}"
 
 
 def _alike(names: Iterable[str], key: Callable[[str], str | None], seen: set[str]) -> list[list[str]]:
-    """Groups of two names and more that share a key; names in `seen` were told, and more are added to them."""
+    """Groups of two names and more that share a key; names in `seen` have a note, and more are added to them."""
     groups: dict[str, list[str]] = {}
     for name in sorted(set(names) - seen):
         if (text := key(name)) is not None:

@@ -36,8 +36,8 @@ _NAME = re.compile(rf"(?:{_BESIDE})*({'|'.join(sorted(_MEANT, key=len, reverse=T
 
 def split_word(text: str) -> str:
     """The word for a split in "Training", "train_images", "testset" or "val2017"; empty for another text."""
-    found = _NAME.fullmatch(re.sub(r"[\W\d_]+", "", text.lower()))
-    return found[1] if found else ""
+    result = _NAME.fullmatch(re.sub(r"[\W\d_]+", "", text.lower()))
+    return result[1] if result else ""
 
 
 def split_words(names: Sequence[str]) -> dict[str, str]:

@@ -94,17 +94,17 @@ def find_columns(file: str, asked: TableOptions) -> Columns:
     import pyarrow.parquet as pq
 
     try:
-        told = pq.read_metadata(file)
-        schema = told.schema.to_arrow_schema()
+        content = pq.read_metadata(file)
+        schema = content.schema.to_arrow_schema()
     except (OSError, pa.ArrowException) as error:
         raise broken(file, error) from error
-    if told.num_rows > Path(file).stat().st_size:  # labels alike pack so well that a small file could fill memory
-        raise DataError(f"{told.num_rows:,} rows are more than its bytes", show(file), "give one that holds images")
+    if content.num_rows > Path(file).stat().st_size:  # labels alike pack so well that a small file could fill memory
+        raise DataError(f"{content.num_rows:,} rows are more than its bytes", show(file), "give one that holds images")
     if double := next((name for name in schema.names if schema.names.count(name) > 1), None):
         raise DataError(f"two columns named {double!r}", show(file), "keep one of them")
     types = dict(zip(schema.names, schema.types, strict=True))
     image = _choose_image(types, asked.path_column, file)
-    _require_bytes(told, image, file)
+    _require_bytes(content, image, file)
     others = {name: kind for name, kind in types.items() if name != image}
     split = _choose_split(others, asked.split_column, file)
     label, notes = _choose_label({n: k for n, k in others.items() if n != split}, asked.label_column, file)
@@ -117,7 +117,7 @@ def find_columns(file: str, asked: TableOptions) -> Columns:
         classes=_class_names(schema.metadata, label) if integer else None,
         integer=integer,
         splits=_class_names(schema.metadata, split) if split else None,
-        rows=told.num_rows,
+        rows=content.num_rows,
         notes=notes,
     )
 
@@ -162,14 +162,14 @@ def _choose_image(types: dict[str, Any], asked: str | None, file: str) -> str:
     raise DataError("no image column", show(file), f"its columns are {', '.join(types)[:200]}")
 
 
-def _require_bytes(told: Any, image: str, file: str) -> None:
+def _require_bytes(content: Any, image: str, file: str) -> None:
     """Raise DataError where all images of a file are empty, by its statistics: datasets can store names alone."""
     empty = 0
-    for group in map(told.row_group, range(told.num_row_groups)):
+    for group in map(content.row_group, range(content.num_row_groups)):
         for chunk in map(group.column, range(group.num_columns)):
             if chunk.path_in_schema in (image, f"{image}.bytes") and chunk.statistics is not None:
                 empty += chunk.statistics.null_count or 0
-    if empty and empty == told.num_rows:
+    if empty and empty == content.num_rows:
         fix = "store the images themselves in it, or give a CSV of path,label"
         raise DataError(f"the column {printable(image)!r} holds no image, at most their names", show(file), fix)
 

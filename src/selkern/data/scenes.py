@@ -156,7 +156,7 @@ def open_digits(options: Options, asked: str | None = None) -> Source:
 
     Args:
         asked: comma-separated settings: `scale=1.5-3` draws the digits of train and val in that range, while the test
-            scenes stay those of all; `train=`, `val=` and `test=` tell how many scenes there are.
+            scenes stay those of all; `train=`, `val=` and `test=` set how many scenes there are.
     """
     name = "digits" if asked is None else f"digits:{asked}"
     if options.classes is not None and options.classes != CLASSES:
@@ -177,12 +177,12 @@ def _settings(asked: str | None, name: str) -> tuple[Mapping[str, int], tuple[fl
         if key in SIZES and re.fullmatch("[0-9]{1,9}", value) and 0 < int(value) <= _MOST_SCENES:
             sizes[key] = int(value)
             continue
-        found = re.fullmatch(r"([0-9](?:\.[0-9]{1,6})?)-([0-9](?:\.[0-9]{1,6})?)", value) if key == "scale" else None
-        if found is None or not _SCALES[0] <= float(found[1]) <= float(found[2]) <= _SCALES[1]:
+        result = re.fullmatch(r"([0-9](?:\.[0-9]{1,6})?)-([0-9](?:\.[0-9]{1,6})?)", value) if key == "scale" else None
+        if result is None or not _SCALES[0] <= float(result[1]) <= float(result[2]) <= _SCALES[1]:
             low, high = (f"{scale:g}" for scale in _SCALES)
             fix = f"give such as digits:scale=1.5-3 (within {low}-{high}) or digits:train=2000,val=200,test=500"
             raise DataError(f"unknown setting {word!r} of the digit scenes", name, fix)
-        scales = float(found[1]), float(found[2])
+        scales = float(result[1]), float(result[2])
     return sizes, scales
 
 

@@ -125,10 +125,10 @@ def restore(
         (moved, "images are in another split in the data now; the saved one holds"),
     )
     notes = [f"{len(some):,} {remark}: {names_some(some)}" for some, remark in remarks if some]
-    told: Parts = {}
+    restored: Parts = {}
     for part, at in arrays.items():
-        told[part] = at, labels_of([names[entry] for entry in at], [wheres[entry] for entry in at], classes)
-    return told, tuple(notes)
+        restored[part] = at, labels_of([names[entry] for entry in at], [wheres[entry] for entry in at], classes)
+    return restored, tuple(notes)
 
 
 def _find(name: str, entry: int | None, listing: Listing, files: list[str] | None) -> tuple[int | None, bool]:

@@ -165,7 +165,7 @@ def _read_csv(path: Path, sep: str | None, fits: Callable[[Sequence[str]], bool]
 def _read_json(path: Path) -> Table:
     """One JSON object in each line; its keys are the columns."""
     fix = 'give one object in each line, such as {"file_name": "a.png", "label": "cat"}'
-    found: list[tuple[int, dict[str, object]]] = []
+    result: list[tuple[int, dict[str, object]]] = []
     line = 0
     try:
         with path.open(encoding=_encoding(path)) as file:
@@ -174,14 +174,14 @@ def _read_json(path: Path) -> Table:
                     row = json.loads(text)
                     if not isinstance(row, dict):
                         raise ValueError("no object")
-                    found.append((line, row))
+                    result.append((line, row))
     except UnicodeDecodeError as error:
         raise _other_encoding(path, error) from error
     except (OSError, ValueError, RecursionError) as error:
         where = f"{show(path)} line {line}"
         raise DataError(f"cannot read the table ({str(error)[:100]})", where, fix) from error
-    columns = tuple(dict.fromkeys(key for _, row in found for key in row))
-    rows = tuple((number, [_cell(row.get(column)) for column in columns]) for number, row in found)
+    columns = tuple(dict.fromkeys(key for _, row in result for key in row))
+    rows = tuple((number, [_cell(row.get(column)) for column in columns]) for number, row in result)
     return Table(path=path, columns=columns, header_line=1, rows=rows, notes=())
 
 
@@ -285,12 +285,12 @@ def _header_line(lines: Iterator[str]) -> tuple[str, int, str | None]:
 
 def _separator(header: str, tabs: bool, fits: Callable[[Sequence[str]], bool]) -> str:
     """The separator under which the header names what is looked for, else the one that gives most columns."""
-    found: dict[str, list[str]] = {}
+    result: dict[str, list[str]] = {}
     for sep in sorted(SEPARATORS, key=lambda sep: sep != "\t") if tabs else SEPARATORS:
-        found[sep] = [cell.strip() for cell in next(csv.reader(io.StringIO(header), delimiter=sep), [])]
-        if fits(found[sep]):
+        result[sep] = [cell.strip() for cell in next(csv.reader(io.StringIO(header), delimiter=sep), [])]
+        if fits(result[sep]):
             return sep
-    return max(found, key=lambda sep: len(found[sep]))
+    return max(result, key=lambda sep: len(result[sep]))
 
 
 def _cells(row: list[str], width: int) -> list[str]:
@@ -320,18 +320,18 @@ def binary_columns(table: Table, taken: Sequence[int]) -> dict[int, str]:
     """
     rows = [cells for _, cells in table.rows if len(cells) == len(table.columns)]
     free = [at for at in range(len(table.columns)) if at not in taken]
-    found = {at: table.columns[at] for at in free if all(cells[at].strip().lower() in _FLAGS for cells in rows)}
-    return found if len(found) > 1 and rows else {}
+    result = {at: table.columns[at] for at in free if all(cells[at].strip().lower() in _FLAGS for cells in rows)}
+    return result if len(result) > 1 and rows else {}
 
 
 def class_columns(table: Table, taken: Sequence[int]) -> dict[int, str]:
     """{column: the class it is of} where all columns but those taken hold 0 or 1, no row several 1, few none."""
-    found = binary_columns(table, taken)
-    if len(found) < len(table.columns) - len(set(taken)):
+    result = binary_columns(table, taken)
+    if len(result) < len(table.columns) - len(set(taken)):
         return {}
     rows = [cells for _, cells in table.rows if len(cells) == len(table.columns)]
-    ones = [len(classes_in(cells, found)) for cells in rows]
-    return found if max(ones, default=0) == 1 and sum(ones) > NEARLY_ALL * len(rows) else {}
+    ones = [len(classes_in(cells, result)) for cells in rows]
+    return result if max(ones, default=0) == 1 and sum(ones) > NEARLY_ALL * len(rows) else {}
 
 
 def classes_in(cells: Sequence[str], columns: dict[int, str]) -> list[str]:

@@ -42,10 +42,10 @@ def read_coco(root: Path) -> Annotations:
     files = list(files_below(root, ".json"))
     files = [path for path in files if path.name.startswith("instances_")] or files
     for path in files:
-        told = _load(path)
+        content = _load(path)
         keys = ("images", "annotations", "categories")
-        if isinstance(told, dict) and all(isinstance(told.get(key), list) for key in keys):
-            _add(path, told, index, data)
+        if isinstance(content, dict) and all(isinstance(content.get(key), list) for key in keys):
+            _add(path, content, index, data)
         else:
             data.leave(show(path), "no COCO file of boxes: it lacks lists of images, annotations and categories")
     if not data.pictures and not data.left_out:
@@ -75,22 +75,22 @@ def _load(path: Path) -> Any:
         raise DataError(f"cannot be read as JSON ({reason})", show(path), "mend it, or move it away") from error
 
 
-def _add(path: Path, told: dict[str, Any], index: PictureIndex, data: Annotations) -> None:
+def _add(path: Path, content: dict[str, Any], index: PictureIndex, data: Annotations) -> None:
     """Add the pictures of one file."""
     classes = {
         str(item["id"]): str(item["name"]).strip()
-        for item in told["categories"]
+        for item in content["categories"]
         if isinstance(item, dict) and str(item.get("name", "")).strip() and "id" in item
     }
     objects: dict[str, list[_Object]] = defaultdict(list)
-    for item in told["annotations"]:
+    for item in content["annotations"]:
         if isinstance(item, _Object):
             objects[str(item.image)].append(item)
         else:
             data.leave(show(path), "an annotation without image_id")
     # instances_train2017 -> train; Roboflow names all files alike and has a folder for each split.
     named = split_named(path.stem.removeprefix("instances_"))
-    for image in told["images"]:
+    for image in content["images"]:
         if not isinstance(image, _Image) or not isinstance(image.name, str):
             data.leave(show(path), "an image without file_name")
             continue
@@ -136,7 +136,7 @@ def _box(item: _Object, number: int, where: str, classes: dict[str, str], data: 
     return None
 
 
-def _is_box(told: object) -> bool:
-    if not isinstance(told, Sequence) or isinstance(told, str) or len(told) != 4:
+def _is_box(content: object) -> bool:
+    if not isinstance(content, Sequence) or isinstance(content, str) or len(content) != 4:
         return False
-    return all(isinstance(side, (int, float)) and not isinstance(side, bool) and abs(side) < 1e9 for side in told)
+    return all(isinstance(side, (int, float)) and not isinstance(side, bool) and abs(side) < 1e9 for side in content)

@@ -224,4 +224,4 @@ def _counts(rows: Sequence[Row]) -> dict[str, dict[str, int]]:
     for path, *_ in rows:
         split, label, _ = path.split("/")
         counts[split][label] += 1
-    return {split: dict(sorted(found.items())) for split, found in counts.items() if found}
+    return {split: dict(sorted(result.items())) for split, result in counts.items() if result}

@@ -218,7 +218,7 @@ def _splits(data: Annotations, groups: dict[Path, str], wanted: Wanted, out: Pla
     spread = defaultdict(set)
     for file, split in splits.items():
         spread[groups[file]].add(split)
-    if torn := sum(len(found) > 1 for found in spread.values()):
+    if torn := sum(len(result) > 1 for result in spread.values()):
         out.notes.append(f"{torn:,} groups of pictures are in more than one of the data set's splits: use --splits new")
     missing = [split for split in ("val", "test") if split not in own] if own != {"train", "val"} else []
     if not missing:
@@ -240,9 +240,9 @@ def _measured(picture: Picture, wanted: Wanted, out: Plan, counts: Counter[str])
     here = (header.width, header.height)
     turn = None
     if picture.size is not None and picture.size != here:
-        told = " x ".join(map(str, picture.size))
+        declared = " x ".join(map(str, picture.size))
         if picture.size != here[::-1]:
-            where = f"{show(picture.file)} ({here[0]} x {here[1]} px, not {told})"
+            where = f"{show(picture.file)} ({here[0]} x {here[1]} px, not {declared})"
             raise DataError("its annotation is of a picture of another size", where)
         turn = turn_of(picture.file, show(picture.file))
         turned = "pictures stored turned, their sizes as stored: boxes are taken as such too, and turned (look at some)"
@@ -319,10 +319,10 @@ def _thinned(
 
 
 def _by_label(boxes: Sequence[tuple[Box, Corners]]) -> dict[str, list[int]]:
-    found: dict[str, list[int]] = defaultdict(list)
+    result: dict[str, list[int]] = defaultdict(list)
     for at, (box, _) in enumerate(boxes):
-        found[_same(box.label)].append(at)
-    return found
+        result[_same(box.label)].append(at)
+    return result
 
 
 def _same(label: str) -> str:
@@ -349,7 +349,7 @@ class _Names:
         safe = unicodedata.normalize("NFC", name).encode(errors="replace").decode()
         safe = printable(_UNSAFE.sub("_", safe)).replace("\\", "_")[:_LONGEST].strip().lstrip(".").rstrip(". ") or "_"
         unique, number = safe, 2
-        while unique.casefold() in self._taken:  # some systems do not tell upper from lower case
+        while unique.casefold() in self._taken:  # some systems take upper and lower case for one
             unique, number = f"{safe}-{number}", number + 1
         self._taken.add(unique.casefold())
         self._known[key] = unique
@@ -366,13 +366,13 @@ def _window(out: Plan, given: int | None) -> int:
             x0, y0, x1, y1 = each.corners
             sides[each.label].append(max(x1 - x0, y1 - y0))
     if given is None:
-        lengths = np.concatenate([np.array(found) for found in sides.values()])
-        weights = np.concatenate([np.full(len(found), 1 / len(found) / len(sides)) for found in sides.values()])
+        lengths = np.concatenate([np.array(result) for result in sides.values()])
+        weights = np.concatenate([np.full(len(result), 1 / len(result) / len(sides)) for result in sides.values()])
         order = np.argsort(lengths)
         at = min(int(np.searchsorted(np.cumsum(weights[order]), _HELD - 1e-9)), len(order) - 1)
         given = min(max(_ROUND, math.ceil(float(lengths[order][at]) / _ROUND) * _ROUND), 4096)
         out.notes.append(f"--size {given}: the window holds {_HELD:.0%} of the boxes of the average class")
-    larger = {label: sum(side > given for side in found) for label, found in sides.items()}
+    larger = {label: sum(side > given for side in result) for label, result in sides.items()}
     if total := sum(larger.values()):
         worst = [label for label, count in Counter(larger).most_common(_SHOWN) if count]
         which = ", ".join(f"{larger[label]:,} of {len(sides[label]):,} {label}" for label in worst)

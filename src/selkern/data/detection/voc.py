@@ -66,8 +66,8 @@ def _lists(root: Path, files: list[Path], data: Annotations) -> dict[Path, dict[
         stems.setdefault(_home(path), set()).add(path.stem)
     lists: dict[Path, dict[str, str]] = {}
     doubles = 0
-    found = [path for path in files_below(root, ".txt") if path.stem in _LISTS and path.parent.name == "Main"]
-    for path in sorted(found, key=lambda path: list(_LISTS).index(path.stem)):
+    result = [path for path in files_below(root, ".txt") if path.stem in _LISTS and path.parent.name == "Main"]
+    for path in sorted(result, key=lambda path: list(_LISTS).index(path.stem)):
         if (home := path.parent.parent.parent) not in stems:
             continue
         splits = lists.setdefault(home, {})

@@ -86,20 +86,20 @@ def _config(root: Path, data: Annotations) -> dict[str, Any]:
     files = [path for path in files_below(root, ".yaml", ".yml") if len(path.relative_to(root).parts) <= 2]
     for path in sorted(files, key=lambda path: (path.name != "data.yaml", path)):
         try:
-            told = yaml.load(read_small(path), Loader=yaml.BaseLoader)  # texts alone: a class may be called no
+            content = yaml.load(read_small(path), Loader=yaml.BaseLoader)  # texts alone: a class may be called no
         except (yaml.YAMLError, DataError, ValueError, RecursionError) as error:
             data.leave(show(path), "cannot be read as YAML" if not isinstance(error, DataError) else error.what)
             continue
-        if isinstance(told, dict) and "names" in told:
-            return told
+        if isinstance(content, dict) and "names" in content:
+            return content
     # Darknet, as CVAT writes it: lists of pictures beside obj.names.
     return {key: f"{key}.txt" for key in _KEYS if (root / f"{key}.txt").is_file()}
 
 
 def _names(root: Path, config: dict[str, Any], data: Annotations) -> dict[int, str] | None:
     """{number: class name}; None where nothing names them."""
-    told = config.get("names")
-    named = enumerate(told) if isinstance(told, list) else told.items() if isinstance(told, dict) else ()
+    content = config.get("names")
+    named = enumerate(content) if isinstance(content, list) else content.items() if isinstance(content, dict) else ()
     if names := {int(key): name.strip() for key, name in named if f"{key}".isdecimal() and isinstance(name, str)}:
         return names
     for path in sorted(files_below(root, *_CLASSES), key=lambda path: len(path.parts)):
@@ -132,9 +132,9 @@ def _splits(root: Path, config: dict[str, Any], index: PictureIndex, data: Annot
     return splits
 
 
-def _locate(root: Path, told: str) -> Path | None:
+def _locate(root: Path, content: str) -> Path | None:
     """The longest end of a path, perhaps of another machine, that exists below the root and still names a split."""
-    parts = [part for part in PurePosixPath(told.replace("\\", "/")).parts if part not in ("/", "..", ".")]
+    parts = [part for part in PurePosixPath(content.replace("\\", "/")).parts if part not in ("/", "..", ".")]
     for at in range(len(parts)):
         place = root.joinpath(*parts[at:])
         if (at == 0 or any(map(split_named, parts[at:]))) and place.exists():
