@@ -10,7 +10,6 @@ from small_study import TRUNK, write
 
 from selkern.errors import UsageError
 from selkern.layers.selective_kernel import Branch
-from selkern.models import registry
 from selkern.models.trunk import Architecture
 from selkern.study.plan import FOLDER, costs, find, read
 from selkern.study.run import tasks_of
@@ -94,7 +93,7 @@ def test_a_mistake_in_the_file_is_one_line(mistake: str, tmp_path: Path) -> None
 
 
 CHANGES = {
-    "kernel: 3": "unknown option 'kernel'",
+    "kernel: 3": "unknown field 'kernel'",
     "kernels: 3": "kernels is 3",
     "kernels: [4]": "must be odd",
     "kernels: [{size: 3}]": "a kernel is",
@@ -138,13 +137,3 @@ def test_an_unknown_study_is_answered_with_the_names(name: str, guess: str) -> N
         find(name)
     names = "branches, cifar, cost, gate, mixers, scale, second_branch, selection"
     assert str(caught.value) == f"no such study | {name} | {guess}give a .yaml file or one of {names}"
-
-
-def test_a_name_is_registered_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(registry, "ARCHITECTURES", dict(registry.ARCHITECTURES))
-    row = registry.ARCHITECTURES["sknet_mini"]
-    registry.register("mine", row)
-    registry.register("mine", row)
-    assert registry.create_model("mine", num_classes=3).num_classes == 3
-    with pytest.raises(UsageError, match="the name 'mine' is taken"):
-        registry.register("mine", registry.ARCHITECTURES["resnet_mini"])

@@ -37,6 +37,8 @@ def find_subject(name: str, arguments: str = "") -> nn.Module:
     if name.startswith("timm:"):
         timm = _import("timm", name)
         return _make(timm.create_model, f"{name.removeprefix('timm:')!r}, {arguments}", name)
+    if name.partition("(")[0] in list_models():
+        return _make(create_model, f"{name!r}, {arguments}", name)
     home, colon, attribute = name.rpartition(":")
     if colon and not is_reference(name) and not Path(name).exists():
         module = _import_file(Path(home), name) if home.endswith(".py") else _import(home, name)
@@ -44,8 +46,6 @@ def find_subject(name: str, arguments: str = "") -> nn.Module:
             raise UsageError(f"{home} has no {attribute!r}", name, "give FILE.py:NAME or package.module:NAME")
         found = getattr(module, attribute)
         return found if isinstance(found, nn.Module) else _make(found, arguments, name)
-    if name in list_models():
-        return _make(create_model, f"{name!r}, {arguments}", name)
     try:
         return create_model(weights=name)
     except CheckpointError as error:

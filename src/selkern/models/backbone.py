@@ -318,6 +318,10 @@ class Row(Protocol):
         """Side in pixels of the images it was designed for."""
 
     @property
+    def depths(self) -> tuple[int, ...]:
+        """Units of each stage."""
+
+    @property
     def strides_of_maps(self) -> tuple[int, ...]:
         """Strides of the maps that the network makes against the image, each once."""
 

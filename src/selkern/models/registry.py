@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import logging
+import reprlib
 from collections.abc import Mapping
 from dataclasses import replace
 from fnmatch import fnmatchcase
@@ -18,6 +19,7 @@ from selkern.errors import CheckpointError, UsageError, printable
 from selkern.layers.parts import NORMS, Norm
 from selkern.models import shufflenet, skresnet, zoo
 from selkern.models.backbone import Backbone, Row, Variant
+from selkern.models.change import change_row, join_name, placed, split_name
 from selkern.models.weights import (
     Card,
     checksum,
@@ -44,25 +46,33 @@ def list_models(pattern: str = "*") -> list[str]:
 
 
 def architecture(name: str) -> Row:
-    """The table row of a model name.
+    """The table row of a model name, with the fields in brackets replaced: "resnet_mini(mids=[36,64,88])".
 
     Raises:
-        UsageError: an unknown name; the message tells the nearest ones.
+        UsageError: an unknown name, for which the message lists the nearest ones; a wrong field.
     """
-    if name not in ARCHITECTURES:
-        near = difflib.get_close_matches(name, ARCHITECTURES, n=3, cutoff=0.4) or list_models()
-        raise UsageError(f"unknown model {name!r}", "model", f"did you mean {', '.join(near)}? (`selkern models`)")
-    return ARCHITECTURES[name]
+    base, change = split_name(name)
+    if base not in ARCHITECTURES:
+        near = difflib.get_close_matches(base, ARCHITECTURES, n=3, cutoff=0.4) or list_models()
+        raise UsageError(f"unknown model {base!r}", "model", f"did you mean {', '.join(near)}? (`selkern models`)")
+    return change_row(ARCHITECTURES[base], change, name)
 
 
-def register(name: str, row: Row) -> None:
-    """Give a network a name in this process, so that it can be created, saved and loaded by it.
+def _full_name(name: str) -> str:
+    """A name as cards hold it, the same however its fields were written. Raises UsageError as `architecture` does."""
+    architecture(name)
+    return join_name(name, {})
 
-    Raises:
-        UsageError: the name is taken by another network.
-    """
-    if ARCHITECTURES.setdefault(name, row) != row:
-        raise UsageError(f"the name {name!r} is taken by another model", "register", "choose another name")
+
+def _build(name: str, classes: int, channels: int, features_only: bool, variant: Variant) -> Backbone:
+    """The network of a name; a changed one that no layer can be built for is a UsageError."""
+    row = architecture(name)
+    try:
+        return row.build(classes, channels, features_only, variant)
+    except ValueError as error:
+        if "(" not in name:
+            raise
+        raise placed(error, name) from error
 
 
 def create_model(
@@ -79,7 +89,8 @@ def create_model(
     """A network by name, by weights file, or both.
 
     Args:
-        name: one of `list_models()`; None takes the architecture that the weights file tells.
+        name: one of `list_models()`, also with fields of its architecture replaced, as in
+            "resnet_mini(mids=[36,64,88])"; None takes the architecture of the weights file.
         num_classes: outputs; None takes the weights' own, else 1000. Where it differs from the weights', the
             classifier is made anew and one line says so.
         weights: a self-describing `.safetensors` file; the name of weights in the box, "digits" for `sknet_mini`
@@ -118,7 +129,8 @@ def create_model(
             )
         classes, channels = (1000 if num_classes is None else num_classes), (3 if in_chans is None else in_chans)
         variant = Variant(norm="batch" if norm is None else norm, gate_norm=gate_norm, drop_path_rate=drop_path_rate)
-        model = architecture(name).build(classes, channels, features_only, variant)
+        name = _full_name(name)
+        model = _build(name, classes, channels, features_only, variant)
         started = {"started from": "random weights"}
         model.card = Card(model=name, classes=numbered(classes), in_chans=channels, source=started, norms=variant.norms)
         return model
@@ -218,8 +230,8 @@ def _from_weights(
 ) -> Backbone:
     card, tensors = _read(path, name)
     card = _sound(card, path)
-    if name is not None and architecture(name) and name != card.model:
-        raise CheckpointError(f"weights are of {card.model}, not {name}", str(path), f"use model {card.model}")
+    if name is not None and (asked := _full_name(name)) != card.model:
+        raise CheckpointError(f"weights are of {card.model}, not {asked}", str(path), f"use model {card.model}")
     if in_chans not in (None, card.in_chans):
         raise CheckpointError(
             f"weights take {card.in_chans} channels, not {in_chans}",
@@ -229,7 +241,7 @@ def _from_weights(
     _require_own_tensors(card, tensors, path)
     classes = len(card.classes) if num_classes is None else num_classes
     variant = _variant(card, norms, drop_path_rate, path)
-    model = architecture(card.model).build(classes, card.in_chans, features_only, variant)
+    model = _build(card.model, classes, card.in_chans, features_only, variant)
     keep_head = classes == len(card.classes)
     if not keep_head and not features_only and classes:
         log.warning("head made anew for %d classes (%s has %d)", classes, hub.origin(path), len(card.classes))
@@ -270,16 +282,26 @@ def _sound(card: Card, path: Path) -> Card:
             raise CheckpointError(
                 f"its card has no {name} that can be used", str(path), "the file is damaged; take another"
             )
-    if card.model not in ARCHITECTURES:
-        raise CheckpointError(f"weights are of {card.model!r}, which is no model here", str(path), "`selkern models`")
-    return replace(card, classes=tuple(map(printable, card.classes)))
+    try:
+        model = _full_name(card.model)
+    except UsageError as error:
+        what = f"weights are of {reprlib.repr(card.model)}, which is no model here"
+        raise CheckpointError(what, str(path), "`selkern models`") from error
+    return replace(card, model=model, classes=tuple(map(printable, card.classes)))
 
 
 def _require_own_tensors(card: Card, tensors: Mapping[str, Tensor], path: Path) -> None:
     """Raise CheckpointError unless a file holds the network that its card tells: an absurd one is never built."""
-    with torch.device("meta"):
-        whole = architecture(card.model).build(len(card.classes), card.in_chans, False, Variant(**card.norms))
+    row, fix = architecture(card.model), "the file is of another architecture"
+    branches = sum(row.depths) * len(getattr(row, "kernels", ()))
+    if "(" in card.model and branches > len(tensors):  # so many layers are not even made without memory
+        raise CheckpointError(f"{card.model} has more layers than the file has tensors", str(path), fix)
+    try:
+        with torch.device("meta"):
+            whole = _build(card.model, len(card.classes), card.in_chans, False, Variant(**card.norms))
+    except (ValueError, RuntimeError) as error:  # RuntimeError: sizes that no tensor has
+        raise CheckpointError(f"{card.model} cannot be built", str(path), fix) from error
     expected = whole.state_dict()
     if "fc.weight" not in tensors:  # a head is optional
         expected = {name: tensor for name, tensor in expected.items() if not name.startswith("fc.")}
-    require_fit(tensors, expected, str(path), "the file is of another architecture")
+    require_fit(tensors, expected, str(path), fix)

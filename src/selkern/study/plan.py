@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import difflib
 import hashlib
-import json
 import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
@@ -16,11 +15,10 @@ import yaml
 
 from selkern.data.sources import open_source
 from selkern.errors import UsageError
-from selkern.layers.selective_kernel import Branch
 from selkern.models import registry
 from selkern.models.backbone import Row
+from selkern.models.change import change_row, join_name, placed
 from selkern.models.cost import Cost, count
-from selkern.models.trunk import Architecture
 from selkern.train.options import TrainOptions, build, recipe_named
 from selkern.train.recipe import Recipe
 
@@ -67,86 +65,6 @@ def _refuse_twice(node: Any, where: str) -> None:
             waiting += [part for pair in node.value for part in pair]
         elif isinstance(node, yaml.SequenceNode):
             waiting += node.value
-
-
-_LARGEST = 1 << 16  # channels and the like
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Change:
-    """Fields of `Architecture` that plain values can be given for; see there."""
-
-    depths: tuple[int, ...] | None = None
-    mids: tuple[int, ...] | None = None
-    outs: tuple[int, ...] | None = None
-    strides: tuple[int, ...] | None = None
-    stem: int | None = None
-    stem_kernel: int | None = None
-    stem_stride: int | None = None
-    stem_pool: bool | None = None
-    mixer: str | None = None
-    groups: int | None = None
-    reduction: int | None = None
-    min_width: tuple[int, ...] | None = None
-
-
-def changed(row: Row, change: Any, where: str) -> Row:
-    """A row of an architecture table with fields replaced."""
-    if not isinstance(change, dict):
-        raise UsageError("change is no mapping", where, "give fields of an architecture, such as mids: [32, 48, 64]")
-    if not change:
-        return row
-    if not isinstance(row, Architecture):
-        raise UsageError("only networks on the residual trunk can be changed", where, "choose another model")
-    plain = dict(change)
-    fields: dict[str, Any] = {}
-    if "kernels" in plain:
-        kernels = plain.pop("kernels")
-        if not isinstance(kernels, list) or not kernels:
-            raise UsageError(f"kernels is {kernels!r}", where, "give a list such as [3, 5]")
-        fields["kernels"] = tuple(_kernel(kernel, where) for kernel in kernels)
-    if "plain_kernel" in plain:
-        fields["plain_kernel"] = _kernel(plain.pop("plain_kernel"), where)
-    if type(plain.get("min_width")) is int:
-        fields["min_width"] = plain.pop("min_width")
-    asked = build(_Change, plain, where)
-    fields |= {name: value for name, value in vars(asked).items() if value is not None}
-    numbers = [n for value in fields.values() for n in (value if isinstance(value, tuple) else (value,))]
-    if any(type(number) is int and not 1 <= number <= _LARGEST for number in numbers):
-        raise UsageError("a size of the network is out of range", where, f"give whole numbers from 1 to {_LARGEST:,}")
-    try:
-        made = replace(row, **fields)
-    except UsageError as error:
-        raise placed(error, where) from error
-    if isinstance(made.min_width, tuple) and len(made.min_width) != len(made.depths):
-        raise UsageError(f"min_width has {len(made.min_width)} numbers", where, "give one, or one for each stage")
-    return made
-
-
-def named(base: str, change: dict[str, Any]) -> str:
-    """What a changed network is called, by its change alone: `resnet_mini(mids=[36,64,88])`."""
-    fields = (f"{field}={json.dumps(change[field], separators=(',', ':'))}" for field in sorted(change))
-    return f"{base}({', '.join(fields)})" if change else base
-
-
-def _kernel(value: Any, where: str) -> int | Branch:
-    """A number as the paper builds it (a dilated 3x3), or a mapping of a `Branch`'s fields."""
-    try:
-        if type(value) is int:
-            Branch.of(value)
-            return value
-        if isinstance(value, dict) and "kernel_size" in value:
-            return build(Branch, value, where)
-    except ValueError as error:
-        raise placed(error, where) from error
-    raise UsageError(f"a kernel is {value!r}", where, "give an odd number, or kernel_size, dilation and groups")
-
-
-def placed(error: ValueError, where: str) -> UsageError:
-    """An error about a network or a recipe as one about a place in the study's file."""
-    if isinstance(error, UsageError):
-        return UsageError(error.what, where, error.fix)
-    return UsageError(str(error), where, "change the arm")
 
 
 FOLDER = Path(__file__).parent / "plans"  # the studies that come with the package
@@ -339,13 +257,13 @@ def _arm(name: Any, entry: Any, common: TrainOptions, where: str, short: bool) -
     plain = dict(entry)
     change, training = plain.pop("change", {}), plain.pop("training", {})
     asked = build(_Arm, plain, where)
-    row = changed(registry.architecture(asked.model), change, where)
+    row = change_row(registry.architecture(asked.model), change, where)
     recipe = _recipe(common.training, training, where)
     data = common.data if asked.data is None else _data(asked.data, None, where, short)
     if short:
         recipe = replace(recipe, epochs=1, schedule_epochs=0, milestones=(), warmup=0.0)
         data = _little(data)
-    model = named(asked.model, change)
+    model = join_name(asked.model, change)
     try:
         options = replace(common, data=data, model=model, training=recipe)
     except UsageError as error:

@@ -38,13 +38,12 @@ from selkern.inference.images import choose_images
 from selkern.inference.network import load
 from selkern.io import write_atomic
 from selkern.measure.machine import cpu_model
-from selkern.models import registry
 from selkern.selection.causal import causal
 from selkern.selection.preference import ZOOMS, Selected, select_over, studied_units
 from selkern.selection.scale import observe
 from selkern.selection.statistics import partial_rank_correlation, rank_correlation
 from selkern.selection.stream import stream
-from selkern.study.plan import Study, changed
+from selkern.study.plan import Study
 from selkern.train import run as job
 from selkern.train.options import TrainOptions, build
 from selkern.train.run_folder import RunFolder, versions
@@ -279,8 +278,6 @@ def run(folder: Path) -> None:
     task = read_task(folder)
     torch.set_num_threads(task.threads)
     options = task.options_in(folder)
-    row = changed(registry.architecture(task.base), task.change, str(folder))
-    registry.register(options.model, row)
     trained = _train(task, options, folder)
     result = _evaluated(task, trained, options.device)
     write_atomic(result_file(folder), json.dumps(result, indent=1, ensure_ascii=False))
