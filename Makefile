@@ -60,7 +60,7 @@ clients-table:
 	$(CLIENTS)/bin/python tools/clients_table.py $(CLIENTS)/results.xml
 
 bench: $(VENV)/installed
-	$(BIN)/selkern bench
+	$(BIN)/python benchmarks/run.py
 
 clean:
 	rm -rf $(VENV) $(CLIENTS) .pytest_cache .mypy_cache .ruff_cache

@@ -1,9 +1,9 @@
 """Our Triton kernels on a GPU: are they right, how close to the card's limits, what do they gain in SKNet-50?
 
-    python benchmarks/gpu.py [--budget 540] [--out results.json] [--chart chart.svg] [--only PART ...] [--tiny]
+    python benchmarks/gpu.py [--budget 540] [--out results.json] [--chart chart.svg] [--only PART ...] [--trial]
 
 The last line is one JSON object. Jobs run in a worker process: one that hangs, or breaks the GPU's context, costs its
-own rows alone. Exit codes: 5 without a GPU that fits, 6 where a kernel gave a wrong result. `--tiny` tries the script
+own rows alone. Exit codes: 5 without a GPU that fits, 6 where a kernel gave a wrong result. `--trial` tries the script
 itself in Triton's interpreter, without a GPU: its correctness counts, its times mean nothing.
 """
 
@@ -20,20 +20,24 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Sequence
 from dataclasses import asdict
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-import gpu_plan as plan
-import gpu_report as report
-from gpu_plan import Job, Row
-from gpu_report import Results
+if not __package__:
+    sys.path[0] = str(Path(__file__).resolve().parents[1])  # run as a file: the package `benchmarks` is beside src
 
+from benchmarks import gpu_plan as plan
+from benchmarks import gpu_report as report
+from benchmarks.gpu_plan import Job, Row
+from benchmarks.gpu_report import Results
+from benchmarks.machine import environment
 from selkern.errors import PackageError, ResourceError, SelkernError
 from selkern.io import write_atomic
 
-_WORKER = Path(__file__).with_name("gpu_worker.py")
+_WORKER = ("-m", "benchmarks.gpu_worker")
 _START = 90.0  # seconds that a worker may take before its first job
 _LEAST = 15.0  # seconds left below which nothing more is begun
 _CAPABILITY = (8, 0)
@@ -43,21 +47,21 @@ class Worker:
     """A process that does jobs in turn, and what it says.
 
     Args:
-        program: what it runs.
+        program: words after `python` that start it.
         jobs: to be done.
         tiny, seed: see `gpu_worker`.
         wrong: kernels that are not to be timed.
     """
 
-    def __init__(self, program: Path, jobs: list[Job], tiny: bool, seed: int, wrong: set[str]) -> None:
+    def __init__(self, program: Sequence[str], jobs: list[Job], tiny: bool, seed: int, wrong: set[str]) -> None:
         settings = {"jobs": [asdict(job) for job in jobs], "tiny": tiny, "seed": seed, "wrong": sorted(wrong)}
-        environment = {**os.environ, "TRITON_INTERPRET": "1"} if tiny else {**os.environ}
+        variables = environment(TRITON_INTERPRET="1") if tiny else environment()
         if not tiny:
-            environment.pop("TRITON_INTERPRET", None)
-        command = [sys.executable, str(program), json.dumps(settings)]
+            variables.pop("TRITON_INTERPRET", None)
+        command = [sys.executable, *program, json.dumps(settings)]
         # A session of its own, so that the compilers which it starts end with it.
         self.process = subprocess.Popen(
-            command, stdout=subprocess.PIPE, text=True, env=environment, start_new_session=True
+            command, stdout=subprocess.PIPE, text=True, env=variables, start_new_session=True
         )
         self.lines: queue.Queue[str | None] = queue.Queue()
         self.reader = threading.Thread(target=self._read, daemon=True)
@@ -99,10 +103,10 @@ class Run:
         results: filled in, row by row.
         seed: of the random inputs.
         budget: seconds.
-        worker: the program that does the jobs.
+        worker: words after `python` that start the process which does the jobs.
     """
 
-    def __init__(self, results: Results, seed: int, budget: float, worker: Path = _WORKER) -> None:
+    def __init__(self, results: Results, seed: int, budget: float, worker: Sequence[str] = _WORKER) -> None:
         self.results, self.seed, self.worker = results, seed, worker
         self.stop = time.monotonic() + budget
         self.wrong: set[str] = set()
@@ -179,10 +183,10 @@ def check_machine(tiny: bool) -> None:
     if tiny:
         return
     if not torch.cuda.is_available():
-        raise ResourceError("no GPU that torch can use", "benchmarks/gpu.py", "run it on one, or with --tiny")
+        raise ResourceError("no GPU that torch can use", "benchmarks/gpu.py", "run it on one, or with --trial")
     if torch.version.hip is not None or torch.cuda.get_device_capability() < _CAPABILITY:
         what = "the kernels are for NVIDIA GPUs of compute capability 8.0 and more"
-        raise ResourceError(what, torch.cuda.get_device_name(), "run it on one, or with --tiny")
+        raise ResourceError(what, torch.cuda.get_device_name(), "run it on one, or with --trial")
 
 
 def main() -> int:
@@ -193,7 +197,13 @@ def main() -> int:
     parser.add_argument("--chart", type=Path, help="SVG file to write")
     parser.add_argument("--only", nargs="+", choices=plan.PARTS, help="parts; correctness always comes first")
     parser.add_argument("--seed", type=int, help="of the random inputs; a new one every time if not given")
-    parser.add_argument("--tiny", action="store_true", help="small shapes in Triton's interpreter, without a GPU")
+    parser.add_argument(
+        "--trial",
+        "--tiny",
+        dest="tiny",
+        action="store_true",
+        help="small shapes in Triton's interpreter, without a GPU",
+    )
     options = parser.parse_args()
     begin = time.monotonic()
     try:
@@ -216,21 +226,21 @@ def main() -> int:
 
 def _finish(results: Results, out: Path | None, chart: Path | None, seconds: float) -> int:
     print(f"\n{report.summary(results)}\n", flush=True)
-    told = json.dumps(report.as_json(results, seconds))
+    line = json.dumps(report.as_json(results, seconds))
     code = 6 if results.wrong else 0 if any(row.ms for row in results.rows) else 1
     try:
         if out is not None:
-            write_atomic(out, told + "\n")
+            write_atomic(out, line + "\n")
         if chart is not None:
-            import gpu_chart  # here: matplotlib is not needed for figures alone
+            from benchmarks.gpu_chart import draw  # here: matplotlib is not needed for figures alone
 
-            picture = gpu_chart.draw(results)
+            picture = draw(results)
             if picture is not None:
                 write_atomic(chart, picture)
     except (SelkernError, ImportError) as error:
         print(f"error: {error}", file=sys.stderr)
         code = code or 1
-    print(told, flush=True)
+    print(line, flush=True)
     return code
 
 

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import gpu_plan as plan
-from gpu_plan import COMPILED, WHOLE, Row
-from gpu_report import Results
 from matplotlib.axes import Axes
 
+from benchmarks import gpu_plan as plan
+from benchmarks.chart import bare
+from benchmarks.gpu_plan import COMPILED, WHOLE, Row
+from benchmarks.gpu_report import Results
+from benchmarks.machine import number
 from selkern.selection.plots import ACCENT, INK, MUTED, drawing, to_svg
 
 _GREY = "#b3bfc9"
@@ -49,17 +51,9 @@ def draw(results: Results) -> str | None:
 def _bars(axes: Axes, title: str, rows: Sequence[Row]) -> None:
     values, places = [row.images_per_s or row.ms or 0.0 for row in rows], list(range(len(rows)))
     axes.barh(places, values, height=0.72, color=[_colour(row.variant) for row in rows])
-    for place, number in zip(places, values, strict=True):
-        axes.text(
-            number, place, f" {number:,.0f}" if number >= 100 else f" {number:.3g}", va="center", fontsize=8, color=INK
-        )
-    axes.set_yticks(places, [row.variant for row in rows], color=INK, fontsize=7)
-    axes.invert_yaxis()
-    axes.set_xlim(0, 1.2 * max(values))
-    axes.set_xticks([])
-    axes.grid(visible=False)
-    axes.spines["bottom"].set_visible(False)
-    axes.set_title(title, fontsize=7.8)
+    for place, value in zip(places, values, strict=True):
+        axes.text(value, place, f" {number(value)}", va="center", fontsize=8, color=INK)
+    bare(axes, title, [row.variant for row in rows], 1.2 * max(values), len(rows))
 
 
 def _colour(variant: str) -> str:

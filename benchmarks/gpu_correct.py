@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from gpu_plan import KERNELS, Row
-from gpu_session import Session, line
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from benchmarks.gpu_plan import KERNELS, Row
+from benchmarks.gpu_session import Session, line
 from selkern.ops import reference
 from selkern.ops.norm import BatchNorm
 from selkern.ops.triton import convolution, fuse_select

@@ -11,11 +11,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from gpu_plan import BRANCHES, COMPILED, WHOLE, Stage
-from gpu_session import Session, timed
 from torch import Tensor
 from torch.nn import functional as F
 
+from benchmarks.gpu_plan import BRANCHES, COMPILED, WHOLE, Stage
+from benchmarks.gpu_session import Session, timed
 from selkern.ops import select as ops
 from selkern.ops.norm import BatchNorm
 from selkern.ops.triton import convolution, fuse_select
@@ -70,16 +70,16 @@ def time_kernel(session: Session, *, kernel: str, number: int, dtype: str, compi
         figures = {"gbyte": task.maps * map_gbyte or None, "tflop": task.tflop}
         name = f"{kernel}: {task.what}"
         if compiled:
-            with session.row("kernel", name, case, COMPILED) as found:
-                found |= timed(session.measure(task.job(session.compiled(task.plain), task.taken)), **figures)
+            with session.row("kernel", name, case, COMPILED) as fields:
+                fields |= timed(session.measure(task.job(session.compiled(task.plain), task.taken)), **figures)
             continue
-        with session.row("kernel", name, case, "triton") as found:
-            found |= timed(session.measure(task.job(task.ours, task.given)), **figures)
+        with session.row("kernel", name, case, "triton") as fields:
+            fields |= timed(session.measure(task.job(task.ours, task.given)), **figures)
         for variant, layout in _LAYOUTS.items():
             if kernel == "convolution" or layout == torch.channels_last:  # what passes over memory cares little
-                with session.row("kernel", name, case, variant) as found:
+                with session.row("kernel", name, case, variant) as fields:
                     taken = tuple(_in_layout(each, layout) for each in task.taken)
-                    found |= timed(session.measure(task.job(task.plain, taken)), **figures)
+                    fields |= timed(session.measure(task.job(task.plain, taken)), **figures)
 
 
 def _flat(value: Any) -> list[Tensor]:

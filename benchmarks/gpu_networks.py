@@ -8,21 +8,21 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-import gpu_plan as plan
 import torch
-from gpu_plan import KERNELS, Stage
-from gpu_session import Session, timed
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import selkern
-from selkern.bench.goals import SIDE, SK50
-from selkern.bench.peers import import_timm, timm_unit
+from benchmarks import gpu_plan as plan
+from benchmarks.goals import SIDE, SK50
+from benchmarks.gpu_plan import KERNELS, Stage
+from benchmarks.gpu_session import Session, timed
+from benchmarks.peers import import_timm, timm_unit
 from selkern.layers.selective_kernel import SelectiveKernel
+from selkern.measure.bench import LAYOUTS
 from selkern.ops import kernels
 
-_LAYOUTS = {"channels_last": torch.channels_last, "NCHW": torch.contiguous_format}
 _CLASSES = 1000
 _OPERATORS = {"fuse_select": "selkern::fuse_branches", "convolution": "selkern::convolve_branches"}
 Step = Callable[[], Tensor]
@@ -100,7 +100,7 @@ def _time_unit(
     session: Session, stage: Stage, variant: str, make: Callable[[Any], Any], backward: bool, chosen: set[str]
 ) -> None:
     what = "forward + backward" if backward else "forward"
-    with session.row("unit", what, stage.case("bfloat16"), variant) as found:
+    with session.row("unit", what, stage.case("bfloat16"), variant) as fields:
         # What is compiled keeps what autograd keeps: Inductor chooses what to make again by itself.
         memory: Any = "plain" if variant == plan.COMPILED else "default"
         unit = make(SelectiveKernel(stage.channels, groups=stage.groups, memory=memory).train())
@@ -121,7 +121,7 @@ def _time_unit(
         # x once in, both convolutions' outputs out, read for Fuse and read for Select, V out: 8 maps.
         maps = None if backward else (2 + 3 * plan.BRANCHES) * stage.elements * 2 / 1e9
         _reset_peak(session)
-        found |= timed(session.measure(job), gbyte=maps, peak_gib=_peak(session))
+        fields |= timed(session.measure(job), gbyte=maps, peak_gib=_peak(session))
 
 
 def measure_network(session: Session, *, training: bool, variant: str) -> None:
@@ -129,16 +129,16 @@ def measure_network(session: Session, *, training: bool, variant: str) -> None:
     part, ours = ("train" if training else "infer"), variant in (plan.OURS, plan.OURS_COMPILED, plan.PLAIN)
     chosen = set() if variant == plan.PLAIN or not ours else set(KERNELS) - session.wrong
     # Ours is made for channels_last. timm's grouped and dilated convolutions may be faster in NCHW; Inductor chooses.
-    layouts = ["channels_last"] if ours or plan.COMPILED in variant or session.tiny else list(_LAYOUTS)
+    layouts = ["channels_last"] if ours or plan.COMPILED in variant or session.tiny else list(LAYOUTS)
     for layout in layouts:
         name = variant + ", NCHW" * (layout == "NCHW") + (f", {next(iter(chosen))} alone" if len(chosen) == 1 else "")
-        with using(chosen), session.row(part, "step", "bfloat16", name) as found:
+        with using(chosen), session.row(part, "step", "bfloat16", name) as fields:
             if ours and variant != plan.PLAIN and not chosen:
                 raise RuntimeError("not measured: the kernels gave wrong results")
             for batch in (2,) if session.tiny else plan.TRAIN_BATCHES:
                 measured = _time_network(session, variant, training, layout, batch, chosen)
                 if measured is not None:
-                    found |= measured
+                    fields |= measured
                     break
                 session.clear()  # and with half the images again
             else:
@@ -175,7 +175,7 @@ def _build(session: Session, variant: str, layout: str) -> nn.Module:
         model = import_timm().create_model(variant.split(",")[0].removeprefix("timm "), num_classes=_CLASSES)
     else:
         model = selkern.create_model(SK50, num_classes=_CLASSES)
-    return model.to(session.device, memory_format=_LAYOUTS[layout])  # type: ignore[call-overload]
+    return model.to(session.device, memory_format=LAYOUTS[layout])  # type: ignore[call-overload]
 
 
 def _labels(session: Session, batch: int) -> Tensor:
@@ -213,7 +213,7 @@ def capture_step(session: Session) -> None:
     """
     chosen = set(KERNELS) - session.wrong
     batch = 2 if session.tiny else 128
-    with using(chosen), session.row("graph", "step", "bfloat16", f"{plan.OURS}, CUDA graph") as found:
+    with using(chosen), session.row("graph", "step", "bfloat16", f"{plan.OURS}, CUDA graph") as fields:
         if not chosen:
             raise RuntimeError("not measured: the kernels gave wrong results")
         model = _build(session, plan.OURS, "channels_last").train()
@@ -228,7 +228,7 @@ def capture_step(session: Session) -> None:
             other()
         _check_alike(first, model, twin)
         _reset_peak(session)
-        found |= timed(session.steps(again), batch=batch, peak_gib=_peak(session))
+        fields |= timed(session.steps(again), batch=batch, peak_gib=_peak(session))
 
 
 def _captured(step: Step) -> Callable[[], object]:
@@ -257,7 +257,7 @@ def _check_alike(first: nn.Module, model: nn.Module, twin: nn.Module) -> None:
 
 def _images(session: Session, channels: int, batch: int, side: int, layout: str = "channels_last") -> Tensor:
     made = torch.randn(batch, channels, side, side, device=session.device)
-    return made.contiguous(memory_format=_LAYOUTS[layout])
+    return made.contiguous(memory_format=LAYOUTS[layout])
 
 
 def _reset_peak(session: Session) -> None:

@@ -6,15 +6,16 @@ from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-import gpu_plan as plan
-from gpu_plan import COMPILED, KERNELS, WHOLE, Row, Stage
+from benchmarks import gpu_plan as plan
+from benchmarks.gpu_plan import COMPILED, KERNELS, WHOLE, Row, Stage
+from benchmarks.machine import number
 
 OF_COPY, OF_FLOOR, TIMES_COMPILED, TIMES_RESNEXT = 0.85, 0.60, 1.5, 1.0  # the goals
 
 
 @dataclass
 class Results:
-    """All that was found.
+    """All results.
 
     Attributes:
         tiny: times mean nothing.
@@ -69,10 +70,10 @@ def text(row: Row, results: Results) -> str:
     """One row as a line."""
     name = " | ".join(word for word in (row.part, row.what, row.case, row.variant) if word)
     if row.part == "correct" and not row.error:
-        return f"{name} | ok, largest error {_number(row.value)} of {_number(row.bound)} allowed"
+        return f"{name} | ok, largest error {number(row.value)} of {number(row.bound)} allowed"
     if row.error:
         return f"{name} | {row.error}"
-    words = [f"{_number(row.ms)} ms [{_number(row.low)}, {_number(row.high)}]"]
+    words = [f"{number(row.ms)} ms [{number(row.low)}, {number(row.high)}]"]
     for amount, unit, ceiling in (
         ("gbyte", "GB/s", results.copy),
         ("tflop", "TFLOP/s", results.product(row.case.rpartition(", ")[2])),
@@ -109,7 +110,7 @@ def ratios(results: Results) -> list[str]:
 
 @dataclass(frozen=True)
 class Verdict:
-    """A goal, the figure that was found, None where it was not, and whether it is reached."""
+    """A goal, its figure, None where it was not measured, and whether it is reached."""
 
     goal: str
     value: float | None
@@ -129,14 +130,14 @@ def verdicts(results: Results) -> list[Verdict]:
     """Every goal; none where times mean nothing."""
     if results.tiny:
         return []
-    found, copy = [], results.copy
+    judged, copy = [], results.copy
     for stage in plan.SK50:
         for what in ("Select", "Fuse"):
             row = results.row("kernel", f"fuse_select: {what}", stage.case("bfloat16"), "triton")
             value = _share(_rate(row, "gbyte"), copy)
-            found.append(Verdict(f"{what}, stage {stage.number}: share of the copy bandwidth", value, OF_COPY))
+            judged.append(Verdict(f"{what}, stage {stage.number}: share of the copy bandwidth", value, OF_COPY))
     unit = results.row("unit", "forward", plan.SK50[0].case("bfloat16"), plan.OURS)
-    found.append(
+    judged.append(
         Verdict("unit of stage 1, forward: share of its floor's speed", _share(_rate(unit, "gbyte"), copy), OF_FLOOR)
     )
     step = ("train", "step", "bfloat16")
@@ -151,8 +152,8 @@ def verdicts(results: Results) -> list[Verdict]:
     ):
         other = results.best(*step, others)
         value = _share(_speed(ours), _speed(other))
-        found.append(Verdict(f"training of SKNet-50: images/s over those of {goal}", value, bound))
-    return found
+        judged.append(Verdict(f"training of SKNet-50: images/s over those of {goal}", value, bound))
+    return judged
 
 
 def _speed(row: Row | None) -> float | None:
@@ -226,7 +227,3 @@ def as_json(results: Results, seconds: float) -> dict[str, Any]:
         "left_out": results.left_out,
         "correct": not results.wrong,
     }
-
-
-def _number(value: float | None) -> str:
-    return "nothing" if value is None else f"{value:.3g}" if abs(value) < 100 else f"{value:,.0f}"

@@ -13,9 +13,10 @@ from itertools import pairwise
 from typing import Any
 
 import torch
-from gpu_plan import Row, Stage, stages
 from torch import Tensor
 
+from benchmarks.gpu_plan import Row, Stage, stages
+from benchmarks.machine import one_line
 from selkern.measure import machine
 from selkern.measure.timing import Spread
 
@@ -112,12 +113,12 @@ class Session:
     @contextmanager
     def row(self, part: str, what: str, case: str, variant: str) -> Iterator[dict[str, Any]]:
         """A row to be filled in; an error within becomes its `error`, and memory is given back afterwards."""
-        found: dict[str, Any] = {}
+        fields: dict[str, Any] = {}
         try:
-            yield found
+            yield fields
         except Exception as error:  # noqa: BLE001 - whatever a row raises, the rest is still worth measuring
-            found = {"error": line(error)}
-        self.emit(Row(part=part, what=what, case=case, variant=variant, **found))
+            fields = {"error": line(error)}
+        self.emit(Row(part=part, what=what, case=case, variant=variant, **fields))
         self.synchronize()  # raises where the device is lost, for which another worker is needed
         self.clear()
 
@@ -136,7 +137,7 @@ def timed(spread: Spread, **more: Any) -> dict[str, Any]:
 
 def line(error: BaseException) -> str:
     """An error as one line."""
-    text = " ".join(str(error).split())[:300]
+    text = one_line(error)
     return f"{type(error).__name__}: {text}" if text else type(error).__name__
 
 
@@ -154,20 +155,20 @@ def ceilings(session: Session, *, again: bool = False) -> None:
     """What this card copies and multiplies at most; `again` at the end, to see whether it slowed down meanwhile."""
     size = (1 << 16) if session.tiny else 1 << 30  # elements of 2 bytes: far more than fit a cache
     what = "copy, once more" if again else "copy"
-    with session.row("ceiling", what, "device memory", "torch") as found:
+    with session.row("ceiling", what, "device memory", "torch") as fields:
         x = torch.randn(size, device=session.device, dtype=torch.bfloat16)
         y = torch.empty_like(x)
-        found |= timed(session.measure(lambda: y.copy_(x)), gbyte=2 * x.nbytes / 1e9)
+        fields |= timed(session.measure(lambda: y.copy_(x)), gbyte=2 * x.nbytes / 1e9)
     if again:
         return
     side = 64 if session.tiny else 8192
     for name, dtype in (("bfloat16", torch.bfloat16), ("float16", torch.float16), ("tf32", torch.float32)):
         with (
-            session.row("ceiling", "matmul", name, "torch") as found,
+            session.row("ceiling", "matmul", name, "torch") as fields,
             tf32_products() if name == "tf32" else nullcontext(),
         ):
             a, b = (torch.randn(side, side, device=session.device, dtype=dtype) for _ in range(2))
-            found |= timed(session.measure(partial(torch.matmul, a, b)), tflop=2 * side**3 / 1e12)
+            fields |= timed(session.measure(partial(torch.matmul, a, b)), tflop=2 * side**3 / 1e12)
 
 
 @contextmanager
@@ -182,13 +183,13 @@ def tf32_products() -> Iterator[None]:
 
 
 def describe(session: Session) -> dict[str, Any]:
-    """The machine, the card and its clocks, as far as they can be told."""
-    found = {**machine.describe(), "triton": machine.version_of("triton"), "cuda": torch.version.cuda}
-    found |= {"seed": session.seed, "device": str(session.device), "cudnn_benchmark": torch.backends.cudnn.benchmark}
+    """The machine, the card and its clocks, as far as they are known."""
+    fields = {**machine.describe(), "triton": machine.version_of("triton"), "cuda": torch.version.cuda}
+    fields |= {"seed": session.seed, "device": str(session.device), "cudnn_benchmark": torch.backends.cudnn.benchmark}
     if session.device.type != "cuda":
-        return found
+        return fields
     properties = torch.cuda.get_device_properties(session.device)
-    found |= {
+    fields |= {
         "gpu": torch.cuda.get_device_name(session.device),
         "capability_gpu": list(torch.cuda.get_device_capability(session.device)),
         "multiprocessors": properties.multi_processor_count,
@@ -198,8 +199,8 @@ def describe(session: Session) -> dict[str, Any]:
     names = ("driver_version", "clocks.sm", "clocks.max.sm", "clocks.mem", "power.limit", "temperature.gpu")
     command = ["nvidia-smi", f"--query-gpu={','.join(names)}", "--format=csv,noheader", "-i", "0"]
     try:
-        told = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True).stdout
-        found |= dict(zip(names, (word.strip() for word in told.split(",")), strict=True))
+        printed = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True).stdout
+        fields |= dict(zip(names, (word.strip() for word in printed.split(",")), strict=True))
     except (OSError, subprocess.SubprocessError, ValueError) as error:
-        found["driver_version"] = f"unknown ({line(error)})"
-    return found
+        fields["driver_version"] = f"unknown ({line(error)})"
+    return fields

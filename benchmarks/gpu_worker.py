@@ -1,6 +1,6 @@
 """The process in which `gpu.py` measures: takes jobs, gives a line of JSON for every beginning, row and end.
 
-    python benchmarks/gpu_worker.py SETTINGS    (JSON: jobs, tiny, seed, wrong)
+    python -m benchmarks.gpu_worker SETTINGS    (JSON: jobs, tiny, seed, wrong)
 
 Everything else that is printed here, by compilers for instance, goes to the standard error output.
 """
@@ -15,11 +15,12 @@ from dataclasses import asdict
 from typing import Any
 
 import torch
-from gpu_correct import check
-from gpu_kernels import time_kernel
-from gpu_networks import capture_step, measure_network, measure_unit
-from gpu_plan import Job, Row
-from gpu_session import Session, ceilings, describe, line
+
+from benchmarks.gpu_correct import check
+from benchmarks.gpu_kernels import time_kernel
+from benchmarks.gpu_networks import capture_step, measure_network, measure_unit
+from benchmarks.gpu_plan import Job, Row
+from benchmarks.gpu_session import Session, ceilings, describe, line
 
 Do = Callable[..., None]
 
@@ -29,13 +30,13 @@ def main(settings: dict[str, Any]) -> int:
     channel = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(2, 1)
 
-    def tell(kind: str, what: Any) -> None:
+    def send(kind: str, what: Any) -> None:
         print(json.dumps({kind: what}), file=channel, flush=True)
 
     torch.backends.cudnn.benchmark = not settings["tiny"]  # the fastest of cuDNN's ways, for whoever uses it
     device = torch.device("cpu" if settings["tiny"] else "cuda:0")
     session = Session(
-        device, settings["tiny"], settings["seed"], lambda row: tell("row", asdict(row)), set(settings["wrong"])
+        device, settings["tiny"], settings["seed"], lambda row: send("row", asdict(row)), set(settings["wrong"])
     )
     doing: dict[str, Do] = {
         "ceiling": ceilings,
@@ -47,20 +48,20 @@ def main(settings: dict[str, Any]) -> int:
         "graph": capture_step,
     }
     for job in (Job(**each) for each in settings["jobs"]):
-        tell("begin", job.title)
+        send("begin", job.title)
         torch.manual_seed(session.seed)
         try:
             if job.part == "machine":
-                tell("machine", describe(session))
+                send("machine", describe(session))
             else:
                 doing[job.part](session, **job.settings)
         except Exception as error:  # noqa: BLE001 - reported, and the rest goes on
-            tell("row", asdict(Row(part=job.part, what=job.title, case="", variant="", error=line(error))))
+            send("row", asdict(Row(part=job.part, what=job.title, case="", variant="", error=line(error))))
             if job.part == "correct":
                 session.wrong.add(job.settings["kernel"])
             if not _alive(session):
                 return 1
-        tell("end", job.title)
+        send("end", job.title)
     return 0
 
 

@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import argparse
 import statistics
-import time
 from dataclasses import replace
+from functools import partial
 
 import torch
 from torch.nn import functional as F
 
+from selkern.measure.timing import in_turn
 from selkern.models.cost import count
 from selkern.models.trunk import Trunk
 from selkern.models.zoo import ARCHITECTURES
@@ -39,17 +40,17 @@ def main() -> None:
     images = torch.randn(64, 3, 48, 48).contiguous(memory_format=torch.channels_last)
     labels = torch.randint(0, 10, (64,))
     models = {name: Trunk(arch, 10).to(memory_format=torch.channels_last) for name, arch in CANDIDATES.items()}  # type: ignore[call-overload]
-    seconds: dict[str, list[float]] = {name: [] for name in models}
-    for _ in range(rounds + 1):
-        for name, model in models.items():
-            start = time.perf_counter()
-            model.zero_grad()
-            F.cross_entropy(model(images), labels).backward()  # type: ignore[no-untyped-call]
-            seconds[name].append(time.perf_counter() - start)
+
+    def step(model: Trunk) -> None:
+        model.zero_grad()
+        F.cross_entropy(model(images), labels).backward()  # type: ignore[no-untyped-call]
+
+    jobs = {name: partial(step, model) for name, model in models.items()}
+    seconds = in_turn(jobs, budget=0, rounds=rounds, warm_up=1)
     print(f"torch {torch.__version__}, {torch.get_num_threads()} thread(s), median of {rounds} rounds")
     for name, model in models.items():
         cost = count(model, 48)
-        speed = 64 / statistics.median(seconds[name][1:])
+        speed = 64 / statistics.median(seconds[name])
         print(f"{name:26}{cost.parameters / 1e6:7.3f} M{cost.macs / 1e6:8.1f} MMACs{speed:7.0f} images/s")
 
 

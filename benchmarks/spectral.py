@@ -12,13 +12,18 @@ from __future__ import annotations
 import argparse
 import json
 import statistics
+import sys
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
+
+if not __package__:
+    sys.path[0] = str(Path(__file__).resolve().parents[1])  # run as a file: the package `benchmarks` is beside src
 
 import torch
 from torch import Tensor, nn
 
-from selkern.bench.peers import article_module
+from benchmarks.peers import article_module
 from selkern.layers.article import SKAttention
 from selkern.measure.timing import in_turn
 from selkern.ops import select as ops

@@ -31,7 +31,6 @@ FLOORS = {
     "measure": 4,
     "selection": 5,
     "train": 5,
-    "bench": 6,
     "timm": 6,
     "inference": 6,
     "report": 7,

@@ -1,12 +1,12 @@
-"""`selkern bench`: time and memory on this machine."""
+"""`selkern bench`: time and memory of any models on this machine."""
 
 from __future__ import annotations
 
 import json
 import sys
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Annotated, Literal
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Annotated
 
 import tyro
 from tyro.conf import Positional
@@ -14,69 +14,97 @@ from tyro.conf import Positional
 from selkern.cli.parse import parse
 from selkern.errors import UsageError
 
-Workload = Literal["start", "article", "layer", "infer", "train", "memory", "scaling", "ddp", "data", "all"]
+if TYPE_CHECKING:
+    from selkern.measure.bench import Timing
+
+DEFAULT = ("sknet50", "resnext50_32x4d")  # SKNet-50 and the same network without selective kernels
+_WORKLOADS = ("start", "article", "layer", "infer", "train", "memory", "scaling", "ddp", "data", "all")
 
 
 @dataclass(frozen=True, kw_only=True)
 class BenchOptions:
-    """Measure our code beside timm's, the article's and the bare convolutions, in turn, against the project's goals.
+    """Time inference and a training step of models on the CPU, and the memory held for the backward pass.
 
-    Prints a table and, as its last line, one JSON object; writes both and a chart into a new folder.
+    Several models run in turn, and each is compared with the first. Without a model: sknet50 and its plain twin,
+    resnext50_32x4d.
     """
 
-    workloads: Annotated[Positional[tuple[Workload, ...]], tyro.conf.arg(metavar="WORKLOAD...")] = ()
-    """start, article, layer, infer, train, memory, scaling, ddp, data or all; by default a short set (minutes)."""
-    budget: float = 10.0
-    """Seconds for the rounds of one comparison; at least three rounds are run."""
-    rounds: int | None = None
-    """Exactly so many rounds instead."""
+    models: Annotated[Positional[tuple[str, ...]], tyro.conf.arg(metavar="MODEL...")] = ()
+    """Model names, weights files, hf-hub:user/name, timm:NAME, FILE.py:CLASS or package.module:CLASS (whose code is
+    run)."""
+    arguments: Annotated[str, tyro.conf.arg(name="with")] = ""
+    """Arguments of a class or function, as in Python: "64, kernels=[3, 5]"."""
+    batch_size: tuple[int, ...] = (1, 8)
+    """Batch sizes to time; training is timed at the largest."""
+    image_size: int | None = None
+    """Height and width of the images in pixels; by default the size the model is made for, or 224."""
     threads: int | None = None
-    """Of torch; by default what `selkern doctor` tells."""
-    batches: tuple[int, ...] = ()
-    """Of infer: 1 8 32; in the short set 1 8."""
-    train_batch: int = 8
-    """Of train."""
-    compile: bool = False
-    """Also measure what torch.compile makes of SKNet-50; compiling takes minutes."""
-    output: Path = Path("bench-results")
-    """Folder in which the run's own is made."""
-    trial: bool = False
-    """Small shapes that try the harness itself: figures without a meaning, in seconds."""
+    """Number of CPU threads; by default the number that `selkern doctor` shows."""
+    budget: float = 10.0
+    """Seconds for each comparison; at least three rounds are run."""
     json: bool = False
-    """Print the JSON object alone."""
+    """Print one JSON object instead of text."""
 
     def __post_init__(self) -> None:
-        for name in ("rounds", "threads", "train_batch"):
-            if (value := getattr(self, name)) is not None and value < 1:
-                raise UsageError(f"{name} is {value}", f"--{name.replace('_', '-')}", "must be at least 1")
+        for name, values in (
+            ("image_size", (self.image_size,)),
+            ("threads", (self.threads,)),
+            ("batch_size", self.batch_size),
+        ):
+            if not values or any(value is not None and value < 1 for value in values):
+                given = " ".join(map(str, values)) or "empty"
+                raise UsageError(f"{name} is {given}", f"--{name.replace('_', '-')}", "must be at least 1")
         if not self.budget > 0:
             raise UsageError(f"budget is {self.budget}", "--budget", "must be above 0")
-        if any(batch < 1 for batch in self.batches):
-            raise UsageError(f"batches are {self.batches}", "--batches", "must be at least 1 each")
+        if workload := next((model for model in self.models if model in _WORKLOADS), None):
+            fix = f"in a checkout: python benchmarks/run.py {workload}"
+            raise UsageError(f"{workload!r} is a workload, not a model", "selkern bench", fix)
 
 
 def main(argv: list[str]) -> int:
-    """`selkern bench`; 130 where Ctrl+C stopped it, with what was measured until then."""
+    """`selkern bench`."""
     options = parse(BenchOptions, argv, "bench")
-    from selkern.bench import run, workloads
-    from selkern.bench.session import Session
+    import torch
 
-    short = workloads.SHORT_BATCHES if not options.workloads else workloads.ALL_BATCHES
-    session = Session(
-        say=_say,
-        budget=options.budget,
-        rounds=options.rounds,
-        batches=options.batches or ((2,) if options.trial else short),
-        train_batch=options.train_batch,
-        compile=options.compile,
-        trial=options.trial,
-    )
-    report = run.run(session, workloads.chosen(options.workloads), options.output, options.threads)
-    if not options.json:
-        print(report.text)
-        print(f"\nwritten: {', '.join(str(path) for path in sorted(report.folder.iterdir()))}\n")
-    print(json.dumps(report.data))
-    return 130 if report.data["settings"]["stopped_in"] else 0
+    from selkern.inference.subject import find_inputs, find_subject, own_size
+    from selkern.measure import machine
+    from selkern.measure.bench import bench
+    from selkern.tuning import tune
+
+    tune()
+    if options.threads is not None:
+        torch.set_num_threads(options.threads)
+    names = tuple(dict.fromkeys(options.models)) or DEFAULT
+    models = {name: find_subject(name, options.arguments) for name in names}
+    inputs = {name: find_inputs(model, side=options.image_size or own_size(model)) for name, model in models.items()}
+    rows = bench(models, inputs, options.batch_size, options.budget, _say)
+    about = machine.describe()
+    if options.json:
+        shapes = {name: list(x.shape[1:]) for name, x in inputs.items()}
+        print(json.dumps({"machine": about, "inputs": shapes, "rows": [asdict(row) for row in rows]}))
+        return 0
+    print(machine.summary(about))
+    print(_table(rows, {name: " x ".join(map(str, x.shape[1:])) for name, x in inputs.items()}))
+    return 0
+
+
+def _table(rows: Sequence[Timing], shapes: dict[str, str]) -> str:
+    """One block for each quantity and batch size, a line for each model."""
+    width = max(len(row.model) for row in rows) + 2
+    lines = ["", *(f"{name}: input {shape}" for name, shape in shapes.items())]
+    block = None
+    for row in rows:
+        if (row.quantity, row.batch_size) != block:
+            block = row.quantity, row.batch_size
+            lines.append(f"\n{row.quantity}, batch size {row.batch_size}, {row.unit} per image")
+        if row.value is None:
+            lines.append(f"  {row.model:{width}}not measured: {row.reason}")
+            continue
+        spread = f" [{row.value.low:.2f}, {row.value.high:.2f}]" if row.rounds else ""
+        ratio = f"  {row.ratio.median:.2f} times that of {rows[0].model}" if row.ratio else ""
+        lines.append(f"  {row.model:{width}}{row.value.median:9.2f}{spread:20}{ratio}  {row.layout}".rstrip())
+    lines.append("\nMedian [quartiles] of rounds in which all models ran in turn; the layout is the faster of two.")
+    return "\n".join(lines)
 
 
 def _say(text: str) -> None:

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 
 @dataclass(frozen=True, kw_only=True)
 class DoctorOptions:
-    """Tell versions, devices, cores, settings, disk, missing packages and a short measured speed of this machine."""
+    """Show versions, devices, cores, settings, free disk, missing packages and a short speed test of this machine."""
 
     json: bool = False
     """Print one JSON object instead of text."""

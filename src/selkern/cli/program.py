@@ -22,7 +22,7 @@ COMMANDS = {  # name and summary; each is `main` of the module of its name
     "models": "the networks, their parameters and multiply-adds",
     "data": "check a data set before training, or cut the objects out of pictures with boxes",
     "study": "networks compared: each trained several times on the same images in the same order",
-    "bench": "time and memory of ours beside timm's and the article's, against the project's goals",
+    "bench": "time and memory of any models on this machine, side by side",
     "doctor": "versions, devices, cores, settings and missing packages of this machine",
 }
 

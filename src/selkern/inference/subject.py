@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from selkern.convert.hub import is_reference
+from selkern.data.preprocess import Preprocess
 from selkern.errors import CheckpointError, UsageError
 from selkern.layers.parts import evaluating
 from selkern.models.registry import architecture, create_model, list_models
@@ -59,13 +60,28 @@ def find_subject(name: str, arguments: str = "") -> nn.Module:
         raise
 
 
-def find_inputs(model: nn.Module, shape: tuple[int, ...] | None = None) -> Tensor:
+def own_size(model: nn.Module) -> int:
+    """Height and width of the images that a model is made for, in pixels: by its weights, by timm, or 224."""
+    card, of_timm = getattr(model, "card", None), getattr(model, "default_cfg", None)
+    if card is not None and card.preprocess:
+        return Preprocess.from_dict(card.preprocess).size
+    if isinstance(of_timm, dict) and len(of_timm.get("input_size", ())) == 3:
+        return int(of_timm["input_size"][-1])
+    return 224
+
+
+def find_inputs(model: nn.Module, shape: tuple[int, ...] | None = None, side: int | None = None) -> Tensor:
     """A random batch of 5 images that a model takes: (5, *shape), or a shape found by trying.
+
+    Args:
+        model: the model.
+        shape: of one input.
+        side: of square images of as many channels as the model reads.
 
     Raises:
         UsageError: the model fails on this shape, or on every one tried.
     """
-    shapes = [shape] if shape is not None else list(_likely_shapes(model))
+    shapes = [shape] if shape is not None else list(_likely_shapes(model, side))
     first = next(model.parameters(), torch.empty(0))
     generator = torch.Generator().manual_seed(0)
     failure = ""
@@ -78,11 +94,12 @@ def find_inputs(model: nn.Module, shape: tuple[int, ...] | None = None) -> Tenso
         except Exception as error:  # noqa: BLE001 - the user's code may raise anything
             failure = failure or f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
     others = f" and {len(shapes) - 1} other shapes" if len(shapes) > 1 else ""
+    fix = ("--input", "give its shape, such as 64,32,32") if side is None else ("--image-size", "give another size")
     tried = f"{(IMAGES, *shapes[0])}{others}"
-    raise UsageError(f"the model does not run on {tried} ({failure})", "--input", "give its shape, such as 64,32,32")
+    raise UsageError(f"the model does not run on {tried} ({failure})", *fix)
 
 
-def _likely_shapes(model: nn.Module) -> Iterator[tuple[int, ...]]:
+def _likely_shapes(model: nn.Module, side: int | None = None) -> Iterator[tuple[int, ...]]:
     """Images of three channels, or of as many as the first convolution reads, or a multiple of it."""
     convs = (module for module in model.modules() if isinstance(module, (nn.Conv1d, nn.Conv2d, nn.Conv3d)))
     first = next(convs, None)
@@ -90,7 +107,7 @@ def _likely_shapes(model: nn.Module) -> Iterator[tuple[int, ...]]:
     reads = 3 if first is None else first.in_channels
     # Not square, so that axes can be told apart; 224 for networks that take nothing else.
     spaces: dict[int, list[tuple[int, ...]]] = {1: [(96,)], 2: [(64, 96), (224, 224)], 3: [(12, 16, 20)]}
-    for space in spaces[axes]:
+    for space in spaces[axes] if side is None else [(side,) * axes]:
         for channels in dict.fromkeys((getattr(model, "in_chans", reads), reads, 2 * reads, 3 * reads, 4 * reads)):
             yield (channels, *space)
 

@@ -52,7 +52,7 @@ def examine() -> list[Finding]:
 def _safe(name: str, examination: Callable[[], Finding]) -> Finding:
     try:
         return examination()
-    except Exception as error:  # noqa: BLE001  what is broken here is what the command is asked to tell
+    except Exception as error:  # noqa: BLE001  a broken piece is a result too
         reason = " ".join(str(error).split())[:200]
         return Finding(name, "failed", f"{type(error).__name__}: {reason}" if reason else type(error).__name__)
 

@@ -38,7 +38,7 @@ def cpu_model() -> str:
 
 
 def load_average() -> list[float] | None:
-    """Of the last 1, 5 and 15 minutes; None where the system does not tell."""
+    """Of the last 1, 5 and 15 minutes; None where the system does not say."""
     try:
         return [round(load, 2) for load in os.getloadavg()]
     except (AttributeError, OSError):

@@ -57,7 +57,7 @@ def peak_of_process() -> float:
 
 
 def now_in_process() -> float:
-    """MiB that this process has in memory now; the peak where the system does not tell."""
+    """MiB that this process has in memory now; the peak where the system does not say."""
     try:
         return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / MIB
     except (OSError, ValueError, IndexError):

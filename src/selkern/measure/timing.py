@@ -1,7 +1,7 @@
 """Times that can be compared on a machine that others use too: all jobs in turn in one process, A B C A B C ...
 
 A time alone says little there. What is compared are jobs of the same round, seconds apart: a ratio is the median of the
-rounds' ratios, and its quartiles tell how much it can be trusted.
+rounds' ratios, and its quartiles show how much it can be trusted.
 """
 
 from __future__ import annotations

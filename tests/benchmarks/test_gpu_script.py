@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-import importlib
 import json
 import subprocess
 import sys
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pytest
 from tiny import ENVIRONMENT
+
+from benchmarks import gpu
+from benchmarks import gpu_plan as plan
+from benchmarks import gpu_report as report
 
 FOLDER = Path(__file__).parents[2] / "benchmarks"
 INTERPRETED = {**ENVIRONMENT, "TRITON_INTERPRET": "1"}
@@ -20,24 +22,24 @@ INTERPRETED = {**ENVIRONMENT, "TRITON_INTERPRET": "1"}
 STAND_IN = """
 import json, sys, time
 settings = json.loads(sys.argv[1])
-def tell(kind, what):
+def send(kind, what):
     print(json.dumps({kind: what}), flush=True)
 for job in settings["jobs"]:
     title = job["title"]
-    tell("begin", title)
+    send("begin", title)
     if title == "hangs":
         time.sleep(600)
     if title == "dies":
         sys.exit(3)
     row = {"part": job["part"], "what": title, "case": ",".join(settings["wrong"]), "variant": "", "ms": 1.0}
-    tell("row", row)
-    tell("end", title)
+    send("row", row)
+    send("end", title)
 """
 SABOTAGE = """
 import json, sys, torch
 sys.path.insert(0, sys.argv[1])
-import gpu_correct
-from gpu_session import Session
+from benchmarks import gpu_correct
+from benchmarks.gpu_session import Session
 from selkern.ops.triton import convolution_launch as launch, fuse_select_launch
 if sys.argv[2] == "dilation":
     forward = launch.forward
@@ -52,15 +54,6 @@ print(json.dumps({"errors": [row.error for row in rows], "wrong": sorted(session
 """
 
 
-@pytest.fixture
-def script(monkeypatch: pytest.MonkeyPatch) -> tuple[ModuleType, ModuleType, ModuleType]:
-    """gpu.py, gpu_plan.py and gpu_report.py, which import each other as a program's files do."""
-    monkeypatch.syspath_prepend(str(FOLDER))
-    names = ("gpu", "gpu_plan", "gpu_report")
-    gpu, plan, report = (importlib.import_module(name) for name in names)
-    return gpu, plan, report
-
-
 def run(*options: str, timeout: float = 300) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, str(FOLDER / "gpu.py"), *options]
     return subprocess.run(command, capture_output=True, text=True, env=INTERPRETED, timeout=timeout, check=False)
@@ -70,7 +63,7 @@ def run(*options: str, timeout: float = 300) -> subprocess.CompletedProcess[str]
 def test_it_runs_without_a_gpu_as_a_trial_of_itself(tmp_path: Path) -> None:
     pytest.importorskip("triton", reason="no kernels without Triton")
     out, chart = tmp_path / "results.json", tmp_path / "chart.svg"
-    done = run("--tiny", "--budget", "250", "--out", str(out), "--chart", str(chart))
+    done = run("--trial", "--budget", "250", "--out", str(out), "--chart", str(chart))
     assert done.returncode == 0, done.stdout + done.stderr
     found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
     assert json.loads(out.read_text()) == found
@@ -98,7 +91,7 @@ def test_without_a_gpu_it_says_so_in_one_line() -> None:
     (line,) = done.stderr.splitlines()
     assert line.startswith("error: ")
     assert line.count(" | ") == 2
-    assert "--tiny" in line
+    assert "--trial" in line
 
 
 @pytest.mark.parametrize(
@@ -106,9 +99,9 @@ def test_without_a_gpu_it_says_so_in_one_line() -> None:
     [("dilation", "convolution", "y1", "y0 "), ("means", "fuse_select", "dy0", "V ")],
 )
 @pytest.mark.exhaustive
-def test_a_wrong_kernel_is_told(broken: str, kernel: str, wrong: str, right: str) -> None:
+def test_a_wrong_kernel_is_reported(broken: str, kernel: str, wrong: str, right: str) -> None:
     pytest.importorskip("triton", reason="no kernels without Triton")
-    command = [sys.executable, "-c", SABOTAGE, str(FOLDER), broken, kernel]
+    command = [sys.executable, "-c", SABOTAGE, str(FOLDER.parent), broken, kernel]
     done = subprocess.run(command, capture_output=True, text=True, env=INTERPRETED, timeout=300, check=True)
     found = json.loads(done.stdout.splitlines()[-1])
     assert found["wrong"] == [kernel]
@@ -119,8 +112,7 @@ def test_a_wrong_kernel_is_told(broken: str, kernel: str, wrong: str, right: str
         assert f" {right}" not in error
 
 
-def test_what_hangs_or_dies_costs_its_own_rows_alone(script: tuple[ModuleType, ...], tmp_path: Path) -> None:
-    gpu, plan, report = script
+def test_what_hangs_or_dies_costs_its_own_rows_alone(tmp_path: Path) -> None:
     worker = tmp_path / "worker.py"
     worker.write_text(STAND_IN)
     results = report.Results(True)
@@ -130,7 +122,7 @@ def test_what_hangs_or_dies_costs_its_own_rows_alone(script: tuple[ModuleType, .
         plan.Job("unit", "hangs", 1),
         plan.Job("unit", "last", 60),
     ]
-    gpu.Run(results, 0, 100, worker).do(jobs)
+    gpu.Run(results, 0, 100, [str(worker)]).do(jobs)
     rows = {row.what: row for row in results.rows}
     assert list(rows) == ["first", "dies", "hangs", "last"]
     assert rows["first"].ms == rows["last"].ms == 1.0
@@ -140,24 +132,22 @@ def test_what_hangs_or_dies_costs_its_own_rows_alone(script: tuple[ModuleType, .
     assert (rows["first"].case, rows["last"].case) == ("", "convolution"), "later workers know of it"
 
 
-def test_what_no_time_is_left_for_is_named(script: tuple[ModuleType, ...], tmp_path: Path) -> None:
-    gpu, plan, report = script
+def test_what_no_time_is_left_for_is_named(tmp_path: Path) -> None:
     worker, results = tmp_path / "worker.py", report.Results(True)
     worker.write_text(STAND_IN)
-    gpu.Run(results, 0, 10, worker).do([plan.Job("unit", "first", 60)])
+    gpu.Run(results, 0, 10, [str(worker)]).do([plan.Job("unit", "first", 60)])
     assert results.rows == []
     assert results.left_out == ["first: no time left"]
 
 
-def test_a_worker_that_cannot_begin_ends_it(script: tuple[ModuleType, ...], tmp_path: Path) -> None:
-    gpu, plan, report = script
+def test_a_worker_that_cannot_begin_ends_it(tmp_path: Path) -> None:
     results = report.Results(True)
-    gpu.Run(results, 0, 100, tmp_path / "missing.py").do([plan.Job("unit", name, 60) for name in "abc"])
+    gpu.Run(results, 0, 100, [str(tmp_path / "missing.py")]).do([plan.Job("unit", name, 60) for name in "abc"])
     assert [(row.what, "before it began" in row.error) for row in results.rows] == [("a", True)]
     assert len(results.left_out) == 2
 
 
-def measured(plan: ModuleType, report: ModuleType, ours: float) -> Any:
+def measured(ours: float) -> report.Results:
     """Made-up results of a card that copies 2,000 GB/s."""
     results = report.Results(False, {"gpu": "Card"})
 
@@ -176,24 +166,23 @@ def measured(plan: ModuleType, report: ModuleType, ours: float) -> Any:
     return results
 
 
-def test_goals_are_judged(script: tuple[ModuleType, ...]) -> None:
-    _gpu, plan, report = script
-    found = {verdict.goal: verdict for verdict in report.verdicts(measured(plan, report, 0.5))}
+def test_goals_are_judged() -> None:
+    found = {verdict.goal: verdict for verdict in report.verdicts(measured(0.5))}
     select = found["Select, stage 1: share of the copy bandwidth"]
-    assert (select.value, select.word) == (pytest.approx(0.9), "reached")
+    assert select.value == pytest.approx(0.9)
+    assert select.word == "reached"
     assert found["Fuse, stage 1: share of the copy bandwidth"].word == "not measured"
     unit = found["unit of stage 1, forward: share of its floor's speed"]
-    assert (unit.value, unit.word) == (pytest.approx(0.5), "missed")
+    assert unit.value == pytest.approx(0.5)
+    assert unit.word == "missed"
     step = next(verdict for goal, verdict in found.items() if plan.TIMM_SK in goal)
-    assert (step.value, step.word) == (pytest.approx(2.0), "reached"), "by images, not by steps"
+    assert step.value == pytest.approx(2.0), "by images, not by steps"
+    assert step.word == "reached"
 
 
 @pytest.mark.parametrize(("ours", "start"), [(0.5, '("fuse_select", "Card", torch.bfloat16),'), (1.5, "# fuse_select")])
-def test_auto_takes_what_won_against_eager_and_compiled(
-    script: tuple[ModuleType, ...], ours: float, start: str
-) -> None:
-    _gpu, plan, report = script
-    results = measured(plan, report, ours)
+def test_auto_takes_what_won_against_eager_and_compiled(ours: float, start: str) -> None:
+    results = measured(ours)
     lines = report.winners(results)
     assert lines[0].startswith(start)
     assert all(line.startswith("#") for line in lines[1:]), "not measured"

@@ -8,9 +8,9 @@ from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from selkern.bench.goals import ARTICLE, BARE, GROWTH, HELD, TIMM
-from selkern.bench.results import Found, Row, cases
-from selkern.bench.table import number
+from benchmarks.goals import ARTICLE, BARE, GROWTH, HELD, TIMM
+from benchmarks.machine import number
+from benchmarks.results import Results, Row, cases
 from selkern.measure.timing import Spread
 from selkern.selection.plots import ACCENT, INK, MUTED, STYLE, to_png
 
@@ -21,9 +21,9 @@ _PANELS, _COLUMNS = 10, 2
 _WHISKER = {"elinewidth": 0.8, "ecolor": INK}
 
 
-def draw(found: Found, foot: str) -> bytes | None:
+def draw(results: Results, foot: str) -> bytes | None:
     """The chart as a PNG file, None where nothing was measured that it shows."""
-    panels = _panels(found)
+    panels = _panels(results)
     if not panels:
         return None
     lines = -(-len(panels) // _COLUMNS)
@@ -34,16 +34,18 @@ def draw(found: Found, foot: str) -> bytes | None:
         figure = Figure(figsize=size, layout="constrained")
         grid = figure.add_gridspec(lines, columns, height_ratios=[height + 1 for height in heights])
         for place, rows in enumerate(panels):
-            _panel(figure.add_subplot(grid[place // columns, place % columns]), found, rows, heights[place // columns])
+            _panel(
+                figure.add_subplot(grid[place // columns, place % columns]), results, rows, heights[place // columns]
+            )
         figure.supxlabel(f"{foot}\n{_HOW}", fontsize=7, color=MUTED, x=0.01, ha="left")
     return to_png(figure)
 
 
-def _panels(found: Found) -> list[list[Row]]:
+def _panels(results: Results) -> list[list[Row]]:
     """Rows of each comparison that is drawn, the most telling first."""
     panels = []
-    for case in cases(found.rows):
-        rows = [row for row in found.rows if (row.workload, row.case, row.quantity) == case]
+    for case in cases(results.rows):
+        rows = [row for row in results.rows if (row.workload, row.case, row.quantity) == case]
         if case[0] in _WORKLOADS and case[2] != GROWTH and len(rows) > 1:
             against = {row.against for row in rows}
             panels.append([row for row in rows if row.variant in against])
@@ -57,7 +59,7 @@ def _panels(found: Found) -> list[list[Row]]:
     return (first + [rows for rows in panels if rows[0].workload == "layer"])[:_PANELS]
 
 
-def _panel(axes: Axes, found: Found, rows: Sequence[Row], places_in_line: int) -> None:
+def _panel(axes: Axes, results: Results, rows: Sequence[Row], places_in_line: int) -> None:
     """Bars of one comparison, as high as those of the panel beside it."""
     spreads = [row.spread for row in rows]
     places = list(range(len(rows)))
@@ -71,19 +73,25 @@ def _panel(axes: Axes, found: Found, rows: Sequence[Row], places_in_line: int) -
         error_kw=_WHISKER,
     )
     for place, row, spread in zip(places, rows, spreads, strict=True):
-        better = found.advantage(row)
+        better = results.advantage(row)
         text = number(spread.median) + (f"   {better.median:.2f}x" if better else "")
         axes.text(spread.high + 0.015 * max(medians), place, text, va="center", fontsize=8, color=INK)
-    axes.set_yticks(places, [row.variant for row in rows], color=INK)
-    axes.set_ylim(places_in_line - 0.5, -0.5)
-    axes.grid(visible=False)
-    axes.set_xticks([])
-    axes.spines["bottom"].set_visible(False)
-    axes.set_xlim(0, 1.3 * max(spread.high for spread in spreads))
     first = rows[0]
     name = {"infer": "SKNet-50", "train": "SKNet-50", "memory": "SKNet-50", "article": "article's module"}
     what = name.get(first.workload, "unit")
-    axes.set_title(f"{what}, {first.case}: {first.quantity}, {first.unit}", fontsize=7.8)
+    title = f"{what}, {first.case}: {first.quantity}, {first.unit}"
+    bare(axes, title, [row.variant for row in rows], 1.3 * max(spread.high for spread in spreads), places_in_line)
+
+
+def bare(axes: Axes, title: str, names: Sequence[str], right: float, places: int) -> None:
+    """Names and a title for horizontal bars that carry their figures themselves: no ticks, no grid."""
+    axes.set_yticks(range(len(names)), names, color=INK, fontsize=7)
+    axes.set_ylim(places - 0.5, -0.5)
+    axes.grid(visible=False)
+    axes.set_xticks([])
+    axes.spines["bottom"].set_visible(False)
+    axes.set_xlim(0, right)
+    axes.set_title(title, fontsize=7.8)
 
 
 def _whiskers(spreads: Sequence[Spread]) -> list[list[float]]:

@@ -12,13 +12,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from selkern.bench import goals as names
-from selkern.bench import peers
-from selkern.bench.layers import bare
-from selkern.bench.processes import run_child
-from selkern.bench.results import Row
-from selkern.bench.session import FAILURES, Session, forward, in_layouts
+from benchmarks import goals as names
+from benchmarks import peers
+from benchmarks.layers import bare
+from benchmarks.processes import run_child
+from benchmarks.results import Row
+from benchmarks.session import FAILURES, Session
 from selkern.errors import PackageError, UsageError
+from selkern.measure.bench import forward, in_layouts
 from selkern.measure.memory import held_for_backward
 from selkern.measure.timing import Job
 from selkern.models.registry import create_model
@@ -80,10 +81,10 @@ def _agreement(session: Session) -> None:
             evaluate(net, scenes, CLASSES, preprocess, device=torch.device("cpu")).top[:, 0] for net in (model, half)
         )
     except FAILURES as error:
-        session.found.lacks("infer", f"{names.FOLDED_BF16} ({names.AGREEMENT})", error)
+        session.results.lacks("infer", f"{names.FOLDED_BF16} ({names.AGREEMENT})", error)
         return
     share = 100 * float((first == second).mean())
-    session.found.rows.append(
+    session.results.rows.append(
         Row(
             workload="infer",
             case=names.DIGITS,
@@ -142,7 +143,7 @@ def memory(session: Session, variants: tuple[str, ...] | None = None) -> None:
             try:
                 value = measure()
             except FAILURES as error:
-                session.found.lacks("memory", f"{variant} ({quantity})", error)
+                session.results.lacks("memory", f"{variant} ({quantity})", error)
                 continue
             row = Row(
                 workload="memory",
@@ -153,7 +154,7 @@ def memory(session: Session, variants: tuple[str, ...] | None = None) -> None:
                 samples=(value,),
                 against=names.TIMM if variant != names.TIMM else "",
             )
-            session.found.rows.append(row)
+            session.results.rows.append(row)
 
 
 def _held(variant: str, session: Session, x: Tensor) -> float:

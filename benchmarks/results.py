@@ -1,4 +1,4 @@
-"""What a benchmark found: rows, peers that were missing, and the goals held against them."""
+"""The results of a benchmark: rows, variants that are missing, and the verdicts on the goals."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
+from benchmarks.machine import one_line
 from selkern.measure.timing import Spread, ratios
 
 
@@ -56,7 +57,7 @@ class Missing:
 
 
 @dataclass
-class Found:
+class Results:
     """All rows and what is missing, as they come."""
 
     rows: list[Row] = field(default_factory=list)
@@ -64,11 +65,11 @@ class Found:
 
     def lacks(self, workload: str, variant: str, reason: object) -> None:
         """Name a variant as missing, once."""
-        entry = Missing(workload, variant, " ".join(str(reason).split())[:300])
+        entry = Missing(workload, variant, one_line(reason))
         if entry not in self.missing:
             self.missing.append(entry)
 
-    def add(self, other: Found) -> None:
+    def add(self, other: Results) -> None:
         """Take over another's rows."""
         self.rows += other.rows
         self.missing += [entry for entry in other.missing if entry not in self.missing]
@@ -112,12 +113,12 @@ class Goal:
     at_least: bool
     unit: str = ""
 
-    def measured(self, found: Found) -> Spread | None:
-        """What was found, None where one of its rows was not measured."""
-        row = found.row(self.workload, self.case, self.quantity, self.variant)
+    def measured(self, results: Results) -> Spread | None:
+        """The measured figure, None where one of its rows was not measured."""
+        row = results.row(self.workload, self.case, self.quantity, self.variant)
         if row is None or self.form == "value":
             return None if row is None else row.spread
-        base = found.row(self.workload, self.case, self.quantity, self.against)
+        base = results.row(self.workload, self.case, self.quantity, self.against)
         if base is None:
             return None
         fast, slow = (row, base) if self.form == "speed-up" else (base, row)
@@ -143,9 +144,9 @@ class Verdict:
         return "reached" if self.goal.reached(self.value.median) else "missed"
 
 
-def judge(goals: Iterable[Goal], found: Found) -> list[Verdict]:
-    """Every goal with what was found; in the order of the table."""
-    return [Verdict(goal, goal.measured(found)) for goal in goals]
+def judge(goals: Iterable[Goal], results: Results) -> list[Verdict]:
+    """Every goal with its figure, in the order of the table."""
+    return [Verdict(goal, goal.measured(results)) for goal in goals]
 
 
 def cases(rows: Sequence[Row]) -> list[tuple[str, str, str]]:

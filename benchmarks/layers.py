@@ -7,12 +7,13 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from selkern.bench import goals as names
-from selkern.bench import peers
-from selkern.bench.results import Row
-from selkern.bench.session import FAILURES, Comparison, Session, forward, in_layouts, step
+from benchmarks import goals as names
+from benchmarks import peers
+from benchmarks.results import Row
+from benchmarks.session import FAILURES, Comparison, Session, step
 from selkern.layers.article import SKAttention
 from selkern.layers.selective_kernel import SelectiveKernel
+from selkern.measure.bench import forward, in_layouts
 from selkern.measure.memory import held_for_backward
 from selkern.measure.timing import Job
 
@@ -51,7 +52,7 @@ def layer(session: Session) -> None:
         try:
             variants = {names.TIMM: peers.timm_unit(unit), **variants}
         except FAILURES as error:
-            session.found.lacks("layer", names.TIMM, error)
+            session.results.lacks("layer", names.TIMM, error)
         _training(session, "layer", case, variants, x, names.TIMM)
 
 
@@ -113,4 +114,4 @@ def _training(
             samples=(held_for_backward(module, partial(module, leaf)),),
             against=against if variant != against else "",
         )
-        session.found.rows.append(row)
+        session.results.rows.append(row)

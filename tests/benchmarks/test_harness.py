@@ -1,36 +1,29 @@
-"""`selkern bench` measures what it says: in turn, like with like, with everything that is missing named."""
+"""The CPU harness of benchmarks/: variants in turn, like with like, with everything that is missing named."""
 
 from __future__ import annotations
 
-import itertools
 import json
 import subprocess
 import sys
-import time
 from collections import Counter
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import pytest
 import torch
 from shim import timm_or_skip
 from tiny import ENVIRONMENT
-from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
+from torch import nn
 
 import selkern
-from selkern.bench import goals as names
-from selkern.bench import layers, networks, peers, pipeline, processes, run, table, workloads
-from selkern.bench.goals import GOALS
-from selkern.bench.results import Found, Goal, Row, judge
-from selkern.bench.session import Session, forward, in_layouts
-from selkern.cli import main
-from selkern.cli.bench import Workload
+from benchmarks import goals as names
+from benchmarks import layers, networks, peers, pipeline, processes, run, table
+from benchmarks.goals import GOALS
+from benchmarks.results import Goal, Results, Row, judge
+from benchmarks.session import Session
 from selkern.errors import PackageError
-from selkern.measure import timing
-from selkern.measure.memory import MIB, held_for_backward
+from selkern.measure.bench import forward, in_layouts
 
 timm_or_skip()
 
@@ -38,77 +31,6 @@ timm_or_skip()
 def row(variant: str, *samples: float, against: str = "", **more: Any) -> Row:
     given = {"workload": "infer", "case": "c", "quantity": "forward", "unit": "ms", **more}
     return Row(variant=variant, samples=samples, against=against, **given)
-
-
-# Timing
-
-
-def test_jobs_run_in_turn_after_a_warm_up() -> None:
-    calls: list[str] = []
-    jobs = {name: partial(calls.append, name) for name in "abc"}
-    seconds = timing.in_turn(jobs, budget=0, rounds=4, warm_up=2)
-    assert "".join(calls) == "abc" * 6
-    assert {name: len(values) for name, values in seconds.items()} == {"a": 4, "b": 4, "c": 4}
-
-
-@pytest.mark.parametrize(("budget", "least", "most"), [(0.0, timing.LEAST, timing.LEAST), (1e9, 200, 200)])
-def test_rounds_follow_the_budget(budget: float, least: int, most: int) -> None:
-    seconds = timing.in_turn({"a": lambda: None}, budget=budget)
-    assert least <= len(seconds["a"]) <= most
-
-
-def test_the_budget_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
-    clock = itertools.count()  # every look at the clock is a second later: a round of one job takes two
-    monkeypatch.setattr(time, "perf_counter", lambda: float(next(clock)))
-    assert 5 <= len(timing.in_turn({"a": lambda: None}, budget=30)["a"]) <= 15
-
-
-def test_garbage_collection_is_as_it_was_even_after_an_error() -> None:
-    import gc
-
-    def fail() -> None:
-        raise RuntimeError("x")
-
-    with pytest.raises(RuntimeError):
-        timing.in_turn({"a": fail}, budget=0)
-    assert gc.isenabled()
-
-
-def test_a_ratio_is_the_median_of_the_rounds() -> None:
-    """One slow stretch of the machine hits both jobs of a round, and leaves the ratio alone."""
-    assert timing.ratios([2, 2, 20, 2], [1, 1, 10, 1]) == timing.Spread(2, 2, 2)
-    assert timing.ratios([6.0], [1.0, 2.0, 3.0]).median == 3
-
-
-# Memory
-
-
-def test_what_is_held_is_what_one_counts_by_hand() -> None:
-    model = nn.Sequential(nn.Conv2d(3, 5, 1), nn.ReLU(), nn.BatchNorm2d(5))
-    x = torch.randn(2, 3, 4, 4)
-    # conv keeps x; ReLU and BatchNorm share one storage; BatchNorm keeps mean and 1 / deviation.
-    floats = 2 * 3 * 16 + 2 * 5 * 16 + 2 * 5
-    assert held_for_backward(model, partial(model, x)) * MIB == 4 * floats
-
-
-def test_parameters_views_and_what_is_gone_do_not_count() -> None:
-    linear = nn.Linear(7, 3, bias=False)
-    x = torch.randn(4, 7)
-
-    def twice() -> Tensor:
-        linear(x * 2).relu()  # thrown away, with all that it kept
-        return linear(x).reshape(-1)
-
-    assert held_for_backward(linear, twice) * MIB == 4 * 28
-    assert held_for_backward(linear, lambda: linear(x).detach()) == 0
-
-
-def test_checkpointing_holds_less() -> None:
-    block = nn.Sequential(*(nn.Sequential(nn.Linear(8, 8), nn.Sigmoid()) for _ in range(4)))
-    x = torch.randn(16, 8, requires_grad=True)
-    plain = held_for_backward(block, partial(block, x))
-    saved = held_for_backward(block, lambda: checkpoint(block, x, use_reentrant=False))
-    assert 0 < saved < plain / 3
 
 
 # Peers
@@ -145,8 +67,8 @@ def test_a_variant_that_computes_something_else_is_not_timed() -> None:
     compare.offer("shape", lambda: in_layouts(nn.Conv2d(3, 5, 1), x, forward))
     compare.offer("nan", lambda: {"": lambda: forward(model, x) * torch.nan})  # type: ignore[operator]
     compare.run()
-    assert [found.variant for found in session.found.rows] == ["right"]
-    reasons = {entry.variant: entry.reason for entry in session.found.missing}
+    assert [one.variant for one in session.results.rows] == ["right"]
+    reasons = {entry.variant: entry.reason for entry in session.results.missing}
     assert "differs by" in reasons["wrong"]
     assert "instead of (1, 4, 4, 4)" in reasons["shape"]
     assert "differs by nan" in reasons["nan"]
@@ -159,9 +81,9 @@ def test_what_this_version_does_not_have_is_named(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(peers, "_timm", PackageError("timm cannot be imported (x)", "timm", "y"))
     session = Session(trial=True, rounds=1)
     layers.layer(session)
-    missing = {entry.variant for entry in session.found.missing}
+    missing = {entry.variant for entry in session.results.missing}
     assert missing == {names.FOLDED, names.TIMM}
-    text = table.render(session.found, judge(GOALS, session.found), "head")
+    text = table.render(session.results, judge(GOALS, session.results), "head")
     assert "layer    timm: timm cannot be imported (x) | timm | y" in text
     assert "against timm, missing" in text
 
@@ -197,18 +119,18 @@ def test_the_goals_are_those_of_the_project() -> None:
     ],
 )
 def test_verdicts(form: Any, bound: float, at_least: bool, word: str) -> None:
-    found = Found([row("slow", 10, 10, 12), row("fast", 5, 5, 6, against="slow")])
-    (verdict,) = judge([Goal(1, "infer", "c", "forward", "fast", "slow", form, bound, at_least)], found)
+    results = Results([row("slow", 10, 10, 12), row("fast", 5, 5, 6, against="slow")])
+    (verdict,) = judge([Goal(1, "infer", "c", "forward", "fast", "slow", form, bound, at_least)], results)
     assert verdict.word == word
-    (absent,) = judge([Goal(1, "infer", "c", "forward", "none", "slow", form, bound, at_least)], found)
+    (absent,) = judge([Goal(1, "infer", "c", "forward", "none", "slow", form, bound, at_least)], results)
     assert absent.word == "not measured"
 
 
 def test_better_is_above_one_whatever_is_measured() -> None:
-    found = Found([row("base", 10), row("ours", 5, against="base"), row("alone", 1)])
-    assert [found.advantage(one) and found.advantage(one).median for one in found.rows] == [None, 2, None]  # type: ignore[union-attr]
-    found = Found([row("base", 10, more_is_better=True), row("ours", 5, against="base", more_is_better=True)])
-    better = found.advantage(found.rows[1])
+    results = Results([row("base", 10), row("ours", 5, against="base"), row("alone", 1)])
+    assert [results.advantage(one) and results.advantage(one).median for one in results.rows] == [None, 2, None]  # type: ignore[union-attr]
+    results = Results([row("base", 10, more_is_better=True), row("ours", 5, against="base", more_is_better=True)])
+    better = results.advantage(results.rows[1])
     assert better is not None
     assert better.median == 0.5
 
@@ -217,26 +139,26 @@ def test_better_is_above_one_whatever_is_measured() -> None:
 
 
 @pytest.fixture(scope="module")
-def trial() -> Found:
-    """What the workloads of layers and networks find, children apart."""
+def trial() -> Results:
+    """The results of the workloads of layers and networks, children apart."""
     session = Session(trial=True, rounds=1, batches=(2,))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(networks, "run_child", lambda *_: {"grown": 7.0})
         for workload in (layers.article, layers.layer, networks.infer, networks.train, networks.memory):
             torch.manual_seed(0)
             workload(session)
-    return session.found
+    return session.results
 
 
 @pytest.mark.exhaustive
-def test_nothing_is_missing_and_every_number_is_positive(trial: Found) -> None:
+def test_nothing_is_missing_and_every_number_is_positive(trial: Results) -> None:
     assert trial.missing == []
     assert all(value > 0 for one in trial.rows for value in one.samples)
     assert all(one.unit and one.quantity and one.case for one in trial.rows)
     assert len({one.key for one in trial.rows}) == len(trial.rows)
 
 
-def test_the_workloads_measure_what_the_goals_ask_for(trial: Found) -> None:
+def test_the_workloads_measure_what_the_goals_ask_for(trial: Results) -> None:
     measured = {(one.workload, one.quantity, one.variant) for one in trial.rows}
     asked = {
         (goal.workload, goal.quantity, variant)
@@ -247,33 +169,33 @@ def test_the_workloads_measure_what_the_goals_ask_for(trial: Found) -> None:
     assert asked <= measured
 
 
-def test_lean_training_holds_less_than_timm_s(trial: Found) -> None:
+def test_lean_training_holds_less_than_timm_s(trial: Results) -> None:
     held = {one.variant: one.samples[0] for one in trial.rows if (one.workload, one.quantity) == ("memory", names.HELD)}
     assert held[names.MEMORY["lean"]] < held[names.MEMORY["default"]] < held[names.MEMORY["plain"]] < held[names.TIMM]
 
 
-def test_the_chart_is_a_picture_of_the_comparisons(trial: Found) -> None:
-    from selkern.bench import chart
+def test_the_chart_is_a_picture_of_the_comparisons(trial: Results) -> None:
+    from benchmarks import chart
 
     picture = chart.draw(trial, "foot")
     assert picture is not None
     assert picture.startswith(b"\x89PNG")
-    assert chart.draw(Found([row("alone", 1)]), "foot") is None
+    assert chart.draw(Results([row("alone", 1)]), "foot") is None
 
 
 def test_the_scaling_of_a_unit() -> None:
     session = Session(trial=True, rounds=1)
     layers.scaling(session)
-    assert {one.case for one in session.found.rows} >= {"branches 2", "branches 3", "side 4", "batch 1"}
-    assert session.found.missing == []
+    assert {one.case for one in session.results.rows} >= {"branches 2", "branches 3", "side 4", "batch 1"}
+    assert session.results.missing == []
 
 
 def test_the_data_pipeline() -> None:
     session = Session(trial=True, rounds=1)
     pipeline.data(session)
-    assert len(session.found.rows) == 2 * len(pipeline.WORKERS)
-    assert all(one.samples[0] > 0 and one.more_is_better for one in session.found.rows)
-    assert session.found.missing == []
+    assert len(session.results.rows) == 2 * len(pipeline.WORKERS)
+    assert all(one.samples[0] > 0 and one.more_is_better for one in session.results.rows)
+    assert session.results.missing == []
 
 
 # Processes
@@ -293,7 +215,7 @@ def test_a_child_that_fails_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(processes, "environment", lambda **_: {"PATH": "", "PYTHONPATH": "", "PYTHONHOME": "nowhere"})
     session = Session(trial=True, rounds=1)
     networks.memory(session, ("no such network",))
-    missing = [(entry.variant, entry.reason) for entry in session.found.missing]
+    missing = [(entry.variant, entry.reason) for entry in session.results.missing]
     assert [variant for variant, _ in missing] == [f"no such network ({q})" for q in (names.HELD, names.GROWTH)]
     assert "unknown variant" in missing[0][1]
     assert "a child process ended with 1: " in missing[1][1]
@@ -305,9 +227,9 @@ def test_starting_up(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(processes, "_IMPORT_ALL", "import time\nraise SystemExit('broken')")
     session = Session(trial=True)
     processes.start(session)
-    measured = {one.quantity for one in session.found.rows}
+    measured = {one.quantity for one in session.results.rows}
     assert {goal.quantity for goal in GOALS if goal.workload == "start"} <= measured
-    assert [entry.reason for entry in session.found.missing] == ["broken"]
+    assert [entry.reason for entry in session.results.missing] == ["broken"]
 
 
 # The command
@@ -319,13 +241,13 @@ class Block:
         if name.partition(".")[0] == "timm":
             raise ModuleNotFoundError(f"No module named {name!r}", name=name)
 sys.meta_path.insert(0, Block())
-from selkern.cli import main
+from benchmarks.run import main
 sys.exit(main(sys.argv[1:]))
 """
 
 
 def test_the_command_without_timm(tmp_path: Path) -> None:
-    words = ["bench", "layer", "--trial", "--rounds", "2", "--output", str(tmp_path / "results")]
+    words = ["layer", "--trial", "--rounds", "2", "--output", str(tmp_path / "results")]
     done = subprocess.run(
         [sys.executable, "-c", BLOCK_TIMM, *words], env=ENVIRONMENT, capture_output=True, text=True, check=True
     )
@@ -362,39 +284,38 @@ def no_work(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     def stub(name: str) -> Callable[[Session], None]:
         return lambda _: ran.append(name)
 
-    for name in workloads.WORKLOADS:
-        monkeypatch.setitem(workloads.WORKLOADS, name, stub(name))
+    for name in run.WORKLOADS:
+        monkeypatch.setitem(run.WORKLOADS, name, stub(name))
     return ran
 
 
 def test_which_workloads_run(no_work: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for words, expected in (
-        ([], list(workloads.SHORT)),
+        ([], list(run.SHORT)),
         (["data", "article"], ["article", "data"]),
-        (["all"], list(workloads.WORKLOADS)),
+        (["all"], list(run.WORKLOADS)),
     ):
         no_work.clear()
-        assert main(["bench", *words, "--json", "--output", str(tmp_path)]) == 0
+        assert run.main([*words, "--json", "--output", str(tmp_path)]) == 0
         assert no_work == expected
         (line,) = capsys.readouterr().out.splitlines()
         assert json.loads(line)["settings"]["workloads"] == expected
     assert sorted(path.name for path in tmp_path.iterdir()) == ["bench", "bench-2", "bench-3"]
-    assert set(get_args(Workload)) == {*workloads.WORKLOADS, "all"}
 
 
 def test_what_was_measured_before_an_error_and_before_ctrl_c_is_kept(
     no_work: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def fail(session: Session) -> None:
-        session.found.rows.append(row("some", 1.0))
+        session.results.rows.append(row("some", 1.0))
         raise RuntimeError("no memory left")
 
     def stop(_: Session) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setitem(workloads.WORKLOADS, "article", fail)
-    monkeypatch.setitem(workloads.WORKLOADS, "train", stop)
-    assert main(["bench", "all", "--json", "--output", str(tmp_path)]) == 130
+    monkeypatch.setitem(run.WORKLOADS, "article", fail)
+    monkeypatch.setitem(run.WORKLOADS, "train", stop)
+    assert run.main(["all", "--json", "--output", str(tmp_path)]) == 130
     data = json.loads(capsys.readouterr().out)
     assert no_work == ["start", "layer", "infer"]
     assert data["settings"]["stopped_in"] == "train"
@@ -407,7 +328,7 @@ def test_what_was_measured_before_an_error_and_before_ctrl_c_is_kept(
 
 
 def test_threads_are_those_asked_for(no_work: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["bench", "data", "--threads", "2", "--json", "--output", str(tmp_path)]) == 0
+    assert run.main(["data", "--threads", "2", "--json", "--output", str(tmp_path)]) == 0
     assert json.loads(capsys.readouterr().out)["machine"]["threads"] == 2
     assert no_work == ["data"]
 
@@ -422,22 +343,23 @@ def test_threads_are_those_asked_for(no_work: list[str], tmp_path: Path, capsys:
         (["lyer"], "lyer"),
     ],
 )
-def test_mistakes_are_one_line(words: list[str], part: str, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["bench", *words]) == 2
-    said = capsys.readouterr()
-    assert said.err.startswith("error: ")
-    assert part in said.err
-    assert len(said.err.splitlines()) == 1
+def test_a_mistake_on_the_command_line_is_named(
+    words: list[str], part: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as stop:
+        run.main(words)
+    assert stop.value.code == 2
+    assert part in capsys.readouterr().err.splitlines()[-1]
 
 
 def test_a_folder_that_cannot_be_made(no_work: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "file").write_text("")
-    assert main(["bench", "data", "--output", str(tmp_path / "file")]) == 5
+    assert run.main(["data", "--output", str(tmp_path / "file")]) == 5
     assert "give another --output" in capsys.readouterr().err
     assert no_work == []
 
 
 def test_without_matplotlib_there_is_no_chart_and_a_word_of_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "selkern.bench.chart", None)
+    monkeypatch.setitem(sys.modules, "benchmarks.chart", None)
     with pytest.raises(PackageError, match="matplotlib cannot be imported"):
-        run.write_chart(tmp_path, Found(), "foot")
+        run.write_chart(tmp_path, Results(), "foot")

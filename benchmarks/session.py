@@ -1,18 +1,15 @@
-"""A running benchmark: its settings, what it found so far, and a comparison of variants in turn."""
+"""A running benchmark: its settings, its results so far, and a comparison of variants in turn."""
 
 from __future__ import annotations
 
-import copy
 import gc
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
-import torch
 from torch import Tensor, nn
 
-from selkern.bench.goals import SIDE, SK50
-from selkern.bench.peers import LAYOUTS
-from selkern.bench.results import Found, Row
+from benchmarks.goals import SIDE, SK50
+from benchmarks.results import Results, Row
 from selkern.errors import NumericsError, SelkernError
 from selkern.measure.timing import Job, in_turn, quickest
 
@@ -23,10 +20,10 @@ TOLERANCE = 1e-3  # of the largest value: float32 sums in another order
 
 @dataclass
 class Session:
-    """Settings of all workloads, and what they found.
+    """Settings of all workloads, and their results.
 
     Attributes:
-        say: is told what is being measured.
+        say: called with what is measured next.
         budget: seconds for the rounds of one comparison.
         rounds: exactly so many rounds; None asks the budget.
         batches: of the workload `infer`.
@@ -42,7 +39,7 @@ class Session:
     train_batch: int = 8
     compile: bool = False
     trial: bool = False
-    found: Found = field(default_factory=Found)
+    results: Results = field(default_factory=Results)
 
     @property
     def network(self) -> str:
@@ -82,7 +79,7 @@ class Comparison:
         workload, case, quantity: names of the rows.
         against: the variant that the others are compared with.
         expected: what every variant must give; None checks nothing.
-        per: images that a job works on: times are told per image where it is more than one.
+        per: images that a job works on: times are per image where it is more than one.
     """
 
     def __init__(
@@ -118,7 +115,7 @@ class Comparison:
                     _check(result, self.expected, tolerance)
             self.layouts[variant] = quickest(jobs, warm=True) if len(jobs) > 1 else next(iter(jobs))
         except FAILURES as error:
-            self.session.found.lacks(self.workload, variant, error)
+            self.session.results.lacks(self.workload, variant, error)
             return
         self.jobs[variant] = jobs[self.layouts[variant]]
 
@@ -126,19 +123,19 @@ class Comparison:
         """Time all variants and add their rows."""
         if not self.session.trial:
             gc.collect()  # networks of the comparison before this one
-        found = in_turn(self.jobs, budget=self.session.budget, rounds=self.session.rounds, warm_up=1)
-        for variant, seconds in found.items():
+        seconds = in_turn(self.jobs, budget=self.session.budget, rounds=self.session.rounds, warm_up=1)
+        for variant, taken in seconds.items():
             row = Row(
                 workload=self.workload,
                 case=self.case,
                 quantity=self.quantity,
                 variant=variant,
                 unit="ms/image" if self.per > 1 else "ms",
-                samples=tuple(value * 1e3 / self.per for value in seconds),
+                samples=tuple(value * 1e3 / self.per for value in taken),
                 layout=self.layouts[variant],
                 against=self.against if variant != self.against else "",
             )
-            self.session.found.rows.append(row)
+            self.session.results.rows.append(row)
 
 
 def _check(result: object, expected: Tensor, tolerance: float) -> None:
@@ -149,26 +146,6 @@ def _check(result: object, expected: Tensor, tolerance: float) -> None:
     error = (result.float() - expected.float()).abs().max().item() / (expected.abs().max().item() or 1.0)
     if not error <= tolerance:
         raise NumericsError(f"differs by {error:.1e} of the largest value", "bench", "not compared")
-
-
-def in_layouts(model: nn.Module, x: Tensor, job: Callable[[nn.Module, Tensor], object]) -> dict[str, Job]:
-    """A job on a model and its input, in every layout, each on a copy of its own."""
-    jobs: dict[str, Job] = {}
-    for name, layout in LAYOUTS.items():
-        own = copy.deepcopy(model).to(memory_format=layout)  # type: ignore[call-overload]
-        given = x.detach().contiguous(memory_format=layout)
-        jobs[name] = _bound(job, own, given)
-    return jobs
-
-
-def _bound(job: Callable[[nn.Module, Tensor], object], model: nn.Module, x: Tensor) -> Job:
-    return lambda: job(model, x)
-
-
-def forward(model: nn.Module, x: Tensor) -> object:
-    """A forward pass for inference."""
-    with torch.inference_mode():
-        return model(x)
 
 
 def step(model: nn.Module, x: Tensor) -> object:

@@ -20,10 +20,10 @@ from selkern.convert.timm import to_timm
 from selkern.errors import PackageError
 from selkern.layers.article import SKAttention
 from selkern.layers.selective_kernel import SelectiveKernel
+from selkern.measure.bench import LAYOUTS
 from selkern.measure.timing import quickest
 from selkern.ops import reference
 
-LAYOUTS = {"NCHW": torch.contiguous_format, "channels_last": torch.channels_last}
 _PIECE = 4  # images that a bare convolution may be computed for at once: their maps stay in the cache
 # Our part of a name, timm's, in the order they are replaced.
 _TIMM_NAMES = (
@@ -121,11 +121,11 @@ class BareConvolutions:
 
 def _convolutions(model: nn.Module, x: Tensor) -> list[tuple[nn.Conv2d, tuple[int, ...]]]:
     """Every convolution that a forward pass calls, with the shape of its input."""
-    found: list[tuple[nn.Conv2d, tuple[int, ...]]] = []
+    calls: list[tuple[nn.Conv2d, tuple[int, ...]]] = []
 
     def note(conv: nn.Module, inputs: tuple[Tensor, ...]) -> None:
         assert isinstance(conv, nn.Conv2d)
-        found.append((conv, tuple(inputs[0].shape)))
+        calls.append((conv, tuple(inputs[0].shape)))
 
     handles = [m.register_forward_pre_hook(note) for m in model.modules() if isinstance(m, nn.Conv2d)]
     try:
@@ -133,7 +133,7 @@ def _convolutions(model: nn.Module, x: Tensor) -> list[tuple[nn.Conv2d, tuple[in
     finally:
         for handle in handles:
             handle.remove()
-    return found
+    return calls
 
 
 def _best_way(conv: nn.Conv2d, x: Tensor) -> tuple[str, int]:

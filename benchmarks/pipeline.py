@@ -9,8 +9,8 @@ from tempfile import TemporaryDirectory
 import numpy as np
 from PIL import Image
 
-from selkern.bench.results import Row
-from selkern.bench.session import FAILURES, Session
+from benchmarks.results import Row
+from benchmarks.session import FAILURES, Session
 from selkern.data.augment import Augment
 from selkern.data.loader import Samples, make_loader
 from selkern.data.order import TrainOrder
@@ -31,7 +31,7 @@ def data(session: Session) -> None:
         split: Split = SceneSplit("train", scenes, 0)
         _measure(session, f"digit scenes, {CANVAS} px", split, Augment(), CANVAS, 16 if session.trial else 64)
     except FAILURES as error:  # scikit-learn may be absent
-        session.found.lacks("data", "digit scenes", error)
+        session.results.lacks("data", "digit scenes", error)
     side = 32 if session.trial else 224
     with TemporaryDirectory() as folder:
         write_jpegs(Path(folder), files)
@@ -49,9 +49,9 @@ def _measure(session: Session, case: str, split: Split, augment: Augment, side: 
         jobs[f"{workers} worker{'' if workers == 1 else 's'}"] = partial(
             _epoch, order, make_loader(samples, order, workers)
         )
-    found = in_turn(jobs, budget=session.budget, rounds=session.rounds, warm_up=1)
+    epochs = in_turn(jobs, budget=session.budget, rounds=session.rounds, warm_up=1)
     images = len(split) // batch * batch
-    for variant, seconds in found.items():
+    for variant, seconds in epochs.items():
         row = Row(
             workload="data",
             case=case,
@@ -62,7 +62,7 @@ def _measure(session: Session, case: str, split: Split, augment: Augment, side: 
             against="0 workers" if variant != "0 workers" else "",
             more_is_better=True,
         )
-        session.found.rows.append(row)
+        session.results.rows.append(row)
 
 
 def _epoch(order: TrainOrder, loader: object) -> None:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from selkern.bench.results import Found, Goal, Row, Verdict, cases
+from benchmarks.machine import number
+from benchmarks.results import Goal, Results, Row, Verdict, cases
 
 _VARIANT, _NUMBER = 32, 11  # columns
 HOW = (
@@ -13,28 +14,28 @@ HOW = (
 )
 
 
-def render(found: Found, verdicts: Sequence[Verdict], head: str) -> str:
+def render(results: Results, verdicts: Sequence[Verdict], head: str) -> str:
     """The whole report."""
     parts = [head, HOW]
-    parts += [_block(found, *case) for case in cases(found.rows)]
-    if found.missing:
-        lines = [f"  {entry.workload:9}{entry.variant}: {entry.reason}" for entry in found.missing]
+    parts += [_block(results, *case) for case in cases(results.rows)]
+    if results.missing:
+        lines = [f"  {entry.workload:9}{entry.variant}: {entry.reason}" for entry in results.missing]
         parts.append("\n".join(["missing, not measured:", *lines]))
     parts.append("\n".join(["goals:", *(f"  {_verdict(verdict)}" for verdict in verdicts)]))
     return "\n\n".join(parts)
 
 
-def _block(found: Found, workload: str, case: str, quantity: str) -> str:
-    rows = [row for row in found.rows if (row.workload, row.case, row.quantity) == (workload, case, quantity)]
+def _block(results: Results, workload: str, case: str, quantity: str) -> str:
+    rows = [row for row in results.rows if (row.workload, row.case, row.quantity) == (workload, case, quantity)]
     against = next((row.against for row in rows if row.against), "")
-    known = against if found.row(workload, case, quantity, against) else f"{against}, missing"
+    known = against if results.row(workload, case, quantity, against) else f"{against}, missing"
     title = f"{workload}: {case}, {quantity} ({rows[0].unit})"
     lines = [f"{title}, against {known}" if against else title]
-    return "\n".join(lines + [_line(found, row) for row in rows])
+    return "\n".join(lines + [_line(results, row) for row in rows])
 
 
-def _line(found: Found, row: Row) -> str:
-    spread, better = row.spread, found.advantage(row)
+def _line(results: Results, row: Row) -> str:
+    spread, better = row.spread, results.advantage(row)
     quartiles = f"[{number(spread.low)}, {number(spread.high)}]" if len(row.samples) > 1 else ""
     median = f"{spread.median:.2f}" if row.unit == "%" else number(spread.median)  # 99.87 is not 99.9
     text = f"  {row.variant:{_VARIANT}}{median:>{_NUMBER}} {quartiles:20}"
@@ -45,13 +46,6 @@ def _line(found: Found, row: Row) -> str:
         text += " " * 22
     rounds = f"{len(row.samples)} rounds" if len(row.samples) > 1 else "counted" if row.unit.startswith("MiB") else ""
     return f"{text} {rounds:11}{row.layout}".rstrip()
-
-
-def number(value: float) -> str:
-    """Three digits that count, or all in front of the point."""
-    if value == 0 or abs(value) >= 100:
-        return f"{value:,.0f}"
-    return f"{value:.1f}" if abs(value) >= 10 else f"{value:.2f}" if abs(value) >= 1 else f"{value:.3g}"
 
 
 def aim(goal: Goal) -> str:

@@ -1,11 +1,11 @@
-"""The goals of speed and memory, one line each: what `selkern bench` holds its figures against.
+"""The goals of speed and memory, one line each: what the CPU benchmark compares its figures with.
 
-Those for a GPU, and the equality of gradients, which is for the tests to see to, do not stand here.
+The goals for a GPU are in gpu_report.py; the equality of gradients is tested, not timed.
 """
 
 from __future__ import annotations
 
-from selkern.bench.results import Goal
+from benchmarks.results import Goal
 
 # Names of the variants, as the workloads use them.
 ARTICLE, OURS, FOLDED, BARE = "the article's code", "selkern", "selkern folded", "bare convolutions"

@@ -1,1 +1,0 @@
-"""`selkern bench`: what our code costs beside timm's, the article's, and the bare convolutions."""
