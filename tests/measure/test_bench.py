@@ -34,7 +34,7 @@ def test_models_are_compared_with_the_first(capsys: pytest.CaptureFixture[str]) 
     assert all(row["value"]["median"] > 0 for row in rows.values())
     assert all(row["layout"] in ("NCHW", "channels_last") for row in rows.values() if row["quantity"] != HELD)
     for case in cases:
-        first, second = rows[*case, "sknet_mini"], rows[*case, "resnet_mini"]
+        first, second = (rows[(*case, name)] for name in ("sknet_mini", "resnet_mini"))
         assert first["ratio"] is None
         assert second["ratio"]["low"] <= second["ratio"]["median"] <= second["ratio"]["high"]
     held = rows[HELD, 2, "resnet_mini"]
@@ -61,8 +61,8 @@ def test_without_a_model_sknet50_and_its_plain_twin_are_timed(
 
 def test_images_have_the_size_that_a_model_is_made_for(capsys: pytest.CaptureFixture[str]) -> None:
     timm_or_skip()
-    result = run(["digits", "timm:resnet10t", "--batch-size", "1", "--budget", "0.01"], capsys)
-    assert result["inputs"] == {"digits": [3, 48, 48], "timm:resnet10t": [3, 176, 176]}
+    result = run(["sknet_mini.digits", "timm:resnet10t", "--batch-size", "1", "--budget", "0.01"], capsys)
+    assert result["inputs"] == {"sknet_mini.digits": [3, 48, 48], "timm:resnet10t": [3, 176, 176]}
 
 
 def test_a_module_of_the_users_is_timed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
