@@ -33,8 +33,8 @@ def test_models_are_compared_with_the_first(capsys: pytest.CaptureFixture[str]) 
     assert list(rows) == [(*case, model) for case in cases for model in ("sknet_mini", "resnet_mini")]
     assert all(row["value"]["median"] > 0 for row in rows.values())
     assert all(row["layout"] in ("NCHW", "channels_last") for row in rows.values() if row["quantity"] != HELD)
-    for case in cases:
-        first, second = (rows[(*case, name)] for name in ("sknet_mini", "resnet_mini"))
+    for quantity, batch in cases:
+        first, second = (rows[quantity, batch, model] for model in ("sknet_mini", "resnet_mini"))
         assert first["ratio"] is None
         assert second["ratio"]["low"] <= second["ratio"]["median"] <= second["ratio"]["high"]
     held = rows[HELD, 2, "resnet_mini"]
