@@ -42,8 +42,7 @@ Row = Mapping[str, Any]
 
 def results(study: str) -> dict[str, Any]:
     """The results file of a study."""
-    found: dict[str, Any] = json.loads((RESULTS / f"{study}.json").read_text(encoding="utf-8"))
-    return found
+    return dict(json.loads((RESULTS / f"{study}.json").read_text(encoding="utf-8")))
 
 
 def evidence(above: str) -> str:
@@ -73,20 +72,20 @@ def cells(row: Row, above: str) -> Iterator[str]:
     if "why" in row:
         yield from ("", "", "", f"not testable here: {row['why']}", "")
         return
-    found = results(row["study"])
-    seeds = f"{len(found['seeds'])} seeds"
+    study = results(row["study"])
+    seeds = f"{len(study['seeds'])} seeds"
     if "cost" in row:
-        yield from (_costs(found, row["cost"]), "", seeds)
+        yield from (_costs(study, row["cost"]), "", seeds)
         yield "no claim on times"
     elif "what" in row:
-        yield from _units(found, row, seeds)
+        yield from _units(study, row, seeds)
     else:
-        difference, base = _difference(found, row), found["study"]["baseline"]
-        yield f"{row['arm']} minus {base}: {points(difference.value)} points of top-1{_where(found, row)}"
+        difference, base = _difference(study, row), study["study"]["baseline"]
+        yield f"{row['arm']} minus {base}: {points(difference.value)} points of top-1{_where(study, row)}"
         yield f"[{points(difference.low)}, {points(difference.high)}]"
         yield seeds
         yield verdict(difference, row["holds"])
-    yield f"[`{found['circumstances']['command']}`]({above}studies/results/{row['study']}.md)"
+    yield f"[`{study['circumstances']['command']}`]({above}studies/results/{row['study']}.md)"
 
 
 def verdict(figure: Estimate, holds: str | None) -> str:
@@ -99,32 +98,32 @@ def verdict(figure: Estimate, holds: str | None) -> str:
     return {wanted: "holds", 0: "not seen", -wanted: "not seen: the opposite"}[figure.sign]
 
 
-def _difference(found: Row, row: Row) -> Estimate:
+def _difference(study: Row, row: Row) -> Estimate:
     """Arm minus baseline over seeds, on all test images or those of some bins of scale."""
 
     def top1(arm: str) -> list[float]:
-        runs = [run for run in found["runs"] if run["arm"] == arm]
+        runs = [run for run in study["runs"] if run["arm"] == arm]
         if "bins" not in row:
             return [run["top1"] for run in runs]
         chosen = [[run["per_scale"][number] for number in row["bins"]] for run in runs]
         return [sum(b["images"] * b["top1"] for b in bins) / sum(b["images"] for b in bins) for bins in chosen]
 
-    difference = paired(top1(row["arm"]), top1(found["study"]["baseline"]))
+    difference = paired(top1(row["arm"]), top1(study["study"]["baseline"]))
     assert difference is not None  # there are several seeds
     return difference
 
 
-def _where(found: Row, row: Row) -> str:
+def _where(study: Row, row: Row) -> str:
     if "bins" not in row:
         return ""
-    bins = [found["runs"][0]["per_scale"][number] for number in row["bins"]]
+    bins = [study["runs"][0]["per_scale"][number] for number in row["bins"]]
     shown = ", ".join(f"{each['low']:g}-{each['high']:g}" for each in bins)
     return f" at scales {shown} ({sum(each['images'] for each in bins):,} images)"
 
 
-def _units(found: Row, row: Row, seeds: str) -> Iterator[str]:
+def _units(study: Row, row: Row, seeds: str) -> Iterator[str]:
     """What some units chose, each with its interval, and in how many of them the claim holds."""
-    rows = {each["unit"]: each for each in found["arms"][row["arm"]]["selection"] if each["what"] == row["what"]}
+    rows = {each["unit"]: each for each in study["arms"][row["arm"]]["selection"] if each["what"] == row["what"]}
     figures = {unit: Estimate(rows[unit]["value"], *rows[unit]["interval"]) for unit in row["units"]}
     share = row["what"].startswith("top-1")
     show = points if share else "{:+.2f}".format
@@ -141,15 +140,15 @@ def _units(found: Row, row: Row, seeds: str) -> Iterator[str]:
         yield f"holds in {held.count('holds')} of {len(held)}; the opposite in {held.count('not seen: the opposite')}"
 
 
-def _costs(found: Row, arm: str) -> str:
+def _costs(study: Row, arm: str) -> str:
     """Time and memory of the baseline over those of an arm of the same widths."""
-    measured, base = found["circumstances"]["measured"], found["study"]["baseline"]
+    measured, base = study["circumstances"]["measured"], study["study"]["baseline"]
 
     def ratio(pick: str) -> float:
         one, other = (measured[name][pick] for name in (base, arm))
         return float(one / other if pick == "held_mib" else one["median"] / other["median"])
 
-    counted = [found["arms"][base][kind] / found["arms"][arm][kind] for kind in ("parameters", "macs")]
+    counted = [study["arms"][base][kind] / study["arms"][arm][kind] for kind in ("parameters", "macs")]
     return (
         f"{base} over {arm} of equal widths: parameters {counted[0]:.2f}, multiply-adds {counted[1]:.2f}, "
         f"inference {ratio('inference_ms'):.2f}, training step {ratio('training_ms'):.2f}, kept for backward "
@@ -159,15 +158,15 @@ def _costs(found: Row, arm: str) -> str:
 
 def demo(_above: str) -> str:
     """What one run of the demo gave."""
-    found = json.loads((DEMO / "evaluation.json").read_text(encoding="utf-8"))
+    study = json.loads((DEMO / "evaluation.json").read_text(encoding="utf-8"))
     effects = {row["what"]: row for row in _csv("causal") if row["unit"] == ALL}
     radius = {row["selection"]: float(row["radius_px"]) for row in _csv("fields") if row["unit"] == "SK_4_2"}
     last = [f"{radius[what]:.1f}" for what in ("smallest kernel", "as chosen", "largest kernel")]
     lines = [
         "| | figure | 95 % interval |",
         "|---|---|---|",
-        f"| test top-1, {found['images']:,} scenes of digits never trained on | {found['top1']:.2%} | "
-        f"{found['top1_low']:.1%} to {found['top1_high']:.1%} |",
+        f"| test top-1, {study['images']:,} scenes of digits never trained on | {study['top1']:.2%} | "
+        f"{study['top1_low']:.1%} to {study['top1_high']:.1%} |",
     ]
     for kind, meaning in _EFFECTS.items():
         row = {name: float(effects[kind][name]) for name in ("change", "change_low", "change_high")}
