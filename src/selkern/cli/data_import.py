@@ -50,7 +50,7 @@ class DataImportOptions:
     splits: Literal["own", "new"] = "own"
     """The data set's own splits, completed where val (or all) is missing; or new ones, 80/10/10."""
     group: str | None = None
-    """Regular expression on a picture's path, such as '(patient[0-9]+)': pictures with the same match share a split."""
+    """Regular expression on paths, such as '(patient[0-9]+)': pictures of one match share a split; by default none."""
     seed: int = 0
     """Seed of new splits and of the boxes that --most draws."""
     white_level: str = "auto"

@@ -12,12 +12,25 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from selkern.data.advice import Folder, count_images, folder_name, no_classes, no_folders, one_class, refuse_parts
 from selkern.data.decode import Header, decode, read_header, read_used, show
 from selkern.data.identity import of_file
 from selkern.data.labels import same_text
 from selkern.data.levels import PLAIN, Reading, Used
-from selkern.data.listing import VAGUE, Search, assign_splits, some, split_word, split_words
+from selkern.data.listing import (
+    VAGUE,
+    Folder,
+    Search,
+    assign_splits,
+    count_images,
+    folder_name,
+    no_classes,
+    no_folders,
+    one_class,
+    refuse_parts,
+    some,
+    split_word,
+    split_words,
+)
 from selkern.data.split import Listing, Note, Options, Source
 from selkern.data.splitting import assemble
 from selkern.errors import DataError, printable
