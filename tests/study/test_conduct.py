@@ -28,7 +28,7 @@ from selkern.study import conduct as conducting
 from selkern.study.conduct import Conducted, conduct
 from selkern.study.engine import require_success
 from selkern.study.options import StudyOptions
-from selkern.study.plan import costs, read
+from selkern.study.plan import FOLDER, costs, read
 from selkern.study.present import draw, findings, render
 from selkern.study.results import assemble, measure
 from selkern.study.run import output_file, read_result
@@ -287,6 +287,8 @@ def test_two_calls_do_not_work_in_one_folder(tmp_path: Path, file: Path, monkeyp
     ("words", "expected"),
     [
         (["smal"], "error: no such study | smal"),
+        (["--short"], "error: no study is named | selkern study | "),
+        ([""], "error: no study is named | selkern study | "),
         (["small", "--jobs", "0"], "error: jobs is 0 | --jobs | must be from 1 to 1024"),
         (["small", "--address", "auto"], "error: an address without a cluster | --address"),
         (["small", "--data", "x"], "error: the study names its data itself"),
@@ -298,6 +300,13 @@ def test_mistakes_on_the_command_line(
     monkeypatch.chdir(file.parent)
     assert main(["study", *(str(file) if word == "small" else word for word in words)]) == 2
     assert capsys.readouterr().err.startswith(expected)
+
+
+def test_without_a_name_the_studies_of_the_package_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["study"]) == 0
+    lines = capsys.readouterr().out.split("\n\n")[0].splitlines()
+    assert [line.split()[0] for line in lines] == sorted(path.stem for path in FOLDER.glob("*.yaml"))
+    assert "mixers         Plain, SE, summed and selected branches at equal cost, on digit scenes" in lines
 
 
 def test_measured_costs_are_told_beside_the_accuracy_and_drawn(done: Conducted, file: Path) -> None:

@@ -1,4 +1,4 @@
-"""What `selkern study` can be asked; light, since `--help` reads it."""
+"""The options of `selkern study`; light, since `--help` reads it."""
 
 from __future__ import annotations
 
@@ -14,32 +14,34 @@ from selkern.errors import UsageError
 
 @dataclass(frozen=True, kw_only=True)
 class StudyOptions:
-    """Compare networks as a study's file says, and write table, figure and all figures behind them.
+    """Compare networks as a study's file describes, and write a table, a plot and the data behind them.
 
-    Every network is trained several times; runs with the same seed see the same images in the same order. A study that
-    was stopped or killed goes on when it is called again; a finished one writes its results anew.
+    Every network is trained several times; runs with the same seed see the same images in the same order. The same
+    command continues a study that was stopped or killed; for a finished one it writes the results again.
     """
 
-    name: Annotated[Positional[str], tyro.conf.arg(metavar="NAME")]
-    """A study's file (docs/studies.md), or the name of one that comes with selkern, such as mixers."""
+    name: Annotated[Positional[str], tyro.conf.arg(metavar="NAME")] = ""
+    """A study's file (docs/studies.md), or the name of one that comes with selkern, such as mixers; without it, they
+    are listed."""
     data: str | None = None
-    """What to train on, where the file leaves it open: a folder, .csv or .parquet."""
+    """What to train on, for a study whose file leaves it open: a folder, .csv or .parquet."""
     output: Path = Path("runs/studies")
-    """Folder that the runs' folders are made in."""
+    """Folder in which the folders of the runs are made."""
     results: Path = Path("studies/results")
-    """Folder for NAME.json, NAME.md and NAME.svg."""
+    """Folder in which NAME.json, NAME.md and NAME.svg are written."""
     jobs: int | None = None
-    """Runs at a time on this machine; by default as many as its cores hold."""
+    """Runs at a time on this machine; by default the number of cores divided by --threads, or 1 on a GPU."""
     threads: int = 1
-    """Of each run; other numbers round sums differently."""
+    """Threads of each run; another number rounds sums differently."""
     device: Literal["cpu", "cuda"] = "cpu"
-    """On a GPU, reruns need not be equal."""
+    """Where the networks are trained; on a GPU, two runs of the same study may differ."""
     short: bool = False
-    """One epoch of few scenes and two seeds, to try the machinery; results go to the runs' folder."""
+    """A trial of about a minute: one epoch of few scenes and two seeds. Its figures are no result, and are written
+    to the folder of the runs."""
     engine: Literal["local", "ray"] = "local"
-    """Where the runs are: processes of this machine, or the machines of a Ray cluster."""
+    """Where the runs are executed: processes of this machine, or the machines of a Ray cluster."""
     address: str | None = None
-    """Of the Ray cluster, such as auto; without it, ray starts on this machine alone."""
+    """Address of the Ray cluster, such as auto; without it, Ray is started on this machine alone."""
 
     def __post_init__(self) -> None:
         for name in ("jobs", "threads"):
