@@ -138,6 +138,8 @@ def test_no_winner_is_named_where_zero_is_inside_and_losers_are(done: Conducted)
     expected |= {"mean": -0.01, "interval": [-0.02, -0.001], "verdict": "worse"}
     assert list(findings(results)) == ["- plain is worse than sk: -1.00 points [-2.00, -0.10]"]
     assert "| -1.00 | [-2.00, -0.10] | 2 | worse |" in render(results)
+    expected |= {"mean": 0.01, "interval": None, "verdict": "one seed: no interval"}
+    assert list(findings(results)) == ["- plain and sk: one seed: no interval (+1.00 points)"]
 
 
 def test_a_finished_study_trains_nothing_again(done: Conducted, file: Path, home: Path) -> None:

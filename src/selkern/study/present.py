@@ -49,7 +49,7 @@ def findings(results: Mapping[str, Any]) -> Iterator[str]:
     for name, arm in results["arms"].items():
         if (difference := arm["difference"]) is None:
             continue
-        shown = f"{points(difference['mean'])} points {ends(difference['interval'])}"
+        shown = f"{points(difference['mean'])} points {ends(difference['interval'])}".rstrip()
         words = difference["verdict"]
         if words in ("better", "worse"):
             yield f"- {name} is {words} than {base}: {shown}"
