@@ -224,7 +224,7 @@ _PHOTOS = replace(
 )
 
 RECIPES: dict[str, Recipe] = {
-    "digits": Recipe(epochs=6, warmup=0.3, lr=4e-3, label_smoothing=0.1, ema=0.99),
+    "digits": Recipe(epochs=4, batch_size=32, warmup=0.3, lr=4e-3, label_smoothing=0.1, ema=0.99),
     "cifar": replace(
         _CIFAR,
         epochs=10,
