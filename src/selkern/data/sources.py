@@ -8,7 +8,6 @@ from pathlib import Path
 
 from selkern.data.decode import show
 from selkern.data.listing import is_file, is_folder, not_data
-from selkern.data.parquet import PARQUET, find_parquet, open_parquet
 from selkern.data.split import OnBad, Options, Source, Split
 from selkern.data.table_options import TableOptions
 from selkern.data.tables import TABLES
@@ -52,6 +51,9 @@ def open_source(
             listed with "skip": reading them fails.
         table: how to read a table, where its header does not say so.
     """
+    # Here, since it needs torch, which a command's help comes without.
+    from selkern.data.parquet import PARQUET, find_parquet, open_parquet
+
     options = Options(
         seed=seed,
         val_fraction=val_fraction,
