@@ -80,6 +80,17 @@ def test_imports_run_downward(path: Path) -> None:
     assert not broken
 
 
+ALLOWED = {"ops": {"ops", "errors"}, "layers": {"layers", "ops", "errors"}}  # what people import needs nothing else
+
+
+def test_operator_and_layers_import_nothing_outside_themselves_and_errors() -> None:
+    for part, allowed in ALLOWED.items():
+        modules = [path for path in FILES if path.relative_to(SOURCE).parts[0] == part]
+        assert modules
+        parts = {part_of(module) for path in modules for module in imports_of(path)}
+        assert parts <= allowed, f"{part} imports {parts - allowed}"
+
+
 def test_the_rule_can_fail() -> None:
     assert broken_rules("layers", "models")
     assert broken_rules("models", "selection")

@@ -22,7 +22,7 @@ from selkern.convert.timm import from_timm
 from selkern.errors import PackageError, UsageError
 from selkern.models.backbone import Backbone
 from selkern.models.registry import architecture
-from selkern.models.weights import Card, boxed, read_card, save_weights
+from selkern.models.weights import Card, bundled, read_card, save_weights
 
 timm = timm_or_skip()
 bridge = importlib.import_module("selkern.timm")
@@ -69,7 +69,7 @@ def test_what_timm_has_stays_timm_s_and_the_rest_is_ours() -> None:
 
 
 def test_weights_in_the_box_are_tags() -> None:
-    assert sorted(set(timm.list_pretrained()) & {f"{n}.digits" for n in NAMES}) == sorted(boxed())
+    assert sorted(set(timm.list_pretrained()) & {f"{n}.digits" for n in NAMES}) == sorted(bundled())
     assert timm.list_models("sknet_mini", pretrained=True) == ["sknet_mini.digits"]
 
 
@@ -248,11 +248,11 @@ def test_intermediates() -> None:
 # Weights
 
 
-@pytest.mark.parametrize("tagged", sorted(boxed()))
+@pytest.mark.parametrize("tagged", sorted(bundled()))
 def test_pretrained(tagged: str) -> None:
-    card = read_card(boxed()[tagged])
+    card = read_card(bundled()[tagged])
     model = timm.create_model(tagged, pretrained=True).eval()
-    ours = selkern.create_model(weights=boxed()[tagged]).eval()
+    ours = selkern.create_model(weights=bundled()[tagged]).eval()
     x = torch.randn(2, 3, 48, 48)
     assert_close(model(x), ours(x))
     assert torch.equal(timm.create_model(card.model, pretrained=True).eval()(x), model(x))  # the default tag

@@ -30,7 +30,7 @@ from selkern.layers.parts import Norm, check_input
 from selkern.layers.selective_kernel import SelectiveKernel
 from selkern.models.backbone import Backbone, Feature, Row, Variant, make_classifier
 from selkern.models.registry import architecture, list_models
-from selkern.models.weights import boxed, read_card
+from selkern.models.weights import bundled, read_card
 
 try:
     import timm
@@ -234,7 +234,7 @@ def _cfgs() -> dict[str, Any]:
         # timm's own default of the crop is meant for ImageNet; small images are seen whole.
         crop = 0.875 if architecture(name).input_size >= 64 else 1.0
         cfgs[name] = {**shared, **_sizes(name, 3, architecture(name).input_size), "crop_pct": crop}
-    for tagged, path in boxed().items():
+    for tagged, path in bundled().items():
         card = read_card(path)
         seen = card.preprocess
         cfgs.pop(card.model, None)

@@ -37,10 +37,10 @@ from selkern.data.preprocess import Preprocess, Resize
 from selkern.errors import CheckpointError, SelkernError, UsageError
 from selkern.models.backbone import Backbone
 from selkern.models.registry import architecture, create_model, from_pretrained
-from selkern.models.weights import Card, boxed, read_card
+from selkern.models.weights import Card, bundled, read_card
 
 SOURCE = Path(__file__).parents[2] / "src"
-BOXED = boxed()["sknet_mini.digits"]
+BUNDLED = bundled()["sknet_mini.digits"]
 TIMM = "timm/skresnet18.ra_in1k"
 # What timm writes beside its weights, as far as it is read here.
 CONFIG = {
@@ -86,7 +86,7 @@ def test_a_folder_gives_the_same_weights_and_card(tmp_path: Path) -> None:
     for source in (tmp_path / "made" / "net", str(tmp_path / "made" / "net" / "model.safetensors")):
         again = from_pretrained(source)
         assert same_weights(again, model.state_dict())
-        assert again.card == model.card == read_card(BOXED)
+        assert again.card == model.card == read_card(BUNDLED)
 
 
 @pytest.mark.parametrize(
@@ -126,7 +126,7 @@ def test_the_readme_tells_what_was_measured(tmp_path: Path) -> None:
     results = told["model-index"][0]["results"]
     assert {result["dataset"]["name"] for result in results} == {"digits"}
     measured = {figure["name"]: figure["value"] for result in results for figure in result["metrics"]}
-    metrics = read_card(BOXED).metrics
+    metrics = read_card(BUNDLED).metrics
     names = ("val_top1", "val_top5", "val_loss", "test_top1", "test_loss")
     assert measured == {name: metrics[name] for name in names}
     text = (tmp_path / "net" / "README.md").read_text()
@@ -145,7 +145,7 @@ def test_the_example_in_the_readme_runs(
     python, shell = (Path("net/README.md").read_text().split("```")[i] for i in (1, 3))
     exec(compile(python.removeprefix("python\n"), "README.md", "exec"), {})
     name, probability = capsys.readouterr().out.split()
-    assert name in read_card(BOXED).classes
+    assert name in read_card(BUNDLED).classes
     assert 0.1 < float(probability) <= 1
     assert cli.main(shell.split()[1:]) == 0
     assert capsys.readouterr().out.startswith(f"picture.png\t{name} {float(probability):.3f}\t")
@@ -201,7 +201,7 @@ def test_a_network_that_cannot_be_saved(tmp_path: Path) -> None:
 
 def test_figures_go_with_the_weights_they_were_measured_with(tmp_path: Path) -> None:
     model = create_model("sknet_mini", weights="digits")
-    card = read_card(BOXED)
+    card = read_card(BUNDLED)
     model.eval().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     with torch.inference_mode():
         model(torch.randn(2, 3, 48, 48))
@@ -219,7 +219,7 @@ def test_figures_go_with_the_weights_they_were_measured_with(tmp_path: Path) -> 
 
 
 def test_a_head_made_anew_has_no_figures() -> None:
-    card = read_card(BOXED)
+    card = read_card(BUNDLED)
     model = create_model("sknet_mini", weights="digits", num_classes=3)
     assert model.card == replace(card, classes=("0", "1", "2"), metrics={}, source={"started from": card.source})
 
@@ -439,7 +439,7 @@ def test_pushed_weights_come_back(client: Client) -> None:
     text = files["README.md"].decode()
     assert 'selkern.from_pretrained("me/digits")' in text
     assert "selkern predict hf-hub:me/digits picture.png" in text
-    assert client.call(load, "me/digits") == (digest(load_file(BOXED)), read_card(BOXED), "")
+    assert client.call(load, "me/digits") == (digest(load_file(BUNDLED)), read_card(BUNDLED), "")
 
 
 def test_a_second_push_is_a_second_commit(client: Client) -> None:
@@ -450,11 +450,11 @@ def test_a_second_push_is_a_second_commit(client: Client) -> None:
     assert [message for _, message, _ in repository.commits] == ["Weights of sknet_mini"] * 2
     repository.private = False
     first, second = (number for number, _, _ in repository.commits)
-    boxed_weights = digest(load_file(BOXED))
-    assert client.call(load, "me/twice", revision=first)[0] == boxed_weights
-    assert client.call(load, f"hf-hub:me/twice@{first}")[0] == boxed_weights
+    bundled_weights = digest(load_file(BUNDLED))
+    assert client.call(load, "me/twice", revision=first)[0] == bundled_weights
+    assert client.call(load, f"hf-hub:me/twice@{first}")[0] == bundled_weights
     latest, card, _ = client.call(load, "hf-hub:me/twice")
-    assert latest == client.call(load, "me/twice", revision=second)[0] != boxed_weights
+    assert latest == client.call(load, "me/twice", revision=second)[0] != bundled_weights
     assert card.source == {"started from": "random weights"}
 
 
@@ -490,15 +490,15 @@ def test_weights_of_timm_without_a_config_need_a_name(client: Client) -> None:
 
 
 def test_the_commands_take_repositories(client: Client, tmp_path: Path) -> None:
-    client.hub.put("me/cli", {"model.safetensors": BOXED.read_bytes()})
+    client.hub.put("me/cli", {"model.safetensors": BUNDLED.read_bytes()})
     Image.new("RGB", (50, 50), (90, 90, 90)).save(tmp_path / "picture.png")
     here = run("predict", "sknet_mini.digits", str(tmp_path / "picture.png"))
     there = client.call(run, "predict", "hf-hub:me/cli", str(tmp_path / "picture.png"))
     assert there[:2] == here[:2]  # on stderr each names its weights
     assert here[0] == 0
     checked = client.call(run, "check", "hf-hub:me/cli", "--input", "3,48,48")
-    local = run("check", str(BOXED), "--input", "3,48,48")
-    assert checked[1].removeprefix("hf-hub:me/cli") == local[1].removeprefix(str(BOXED))
+    local = run("check", str(BUNDLED), "--input", "3,48,48")
+    assert checked[1].removeprefix("hf-hub:me/cli") == local[1].removeprefix(str(BUNDLED))
     assert (checked[0], checked[2]) == (local[0], "")
 
     files = timm_files()
@@ -534,8 +534,8 @@ GARBAGE = b"this is not a safetensors file, whatever its name says"
     ],
 )
 def test_what_the_hub_does_not_give(client: Client, source: str, code: int, message: str) -> None:
-    client.hub.put("me/private", {"model.safetensors": BOXED.read_bytes()}, private=True)
-    client.hub.put("me/gated", {"model.safetensors": BOXED.read_bytes()}, gated=True)
+    client.hub.put("me/private", {"model.safetensors": BUNDLED.read_bytes()}, private=True)
+    client.hub.put("me/gated", {"model.safetensors": BUNDLED.read_bytes()}, gated=True)
     client.hub.put("me/empty", {"README.md": b"nothing here"})
     client.hub.put("me/broken", {"model.safetensors": GARBAGE})
     kind = CheckpointError if code == 4 else UsageError
@@ -547,8 +547,8 @@ def test_a_damaged_file_can_be_fetched_again(client: Client) -> None:
     told = refused(CheckpointError, 4, lambda: client.call(load, "me/mended"))
     assert told.endswith("| delete it and fetch it again")
     Path(told.split(" | ")[1]).unlink()
-    client.hub.put("me/mended", {"model.safetensors": BOXED.read_bytes()})
-    assert client.call(load, "me/mended")[1] == read_card(BOXED)
+    client.hub.put("me/mended", {"model.safetensors": BUNDLED.read_bytes()})
+    assert client.call(load, "me/mended")[1] == read_card(BUNDLED)
 
 
 @pytest.mark.parametrize(
@@ -582,14 +582,14 @@ def test_only_what_is_asked_for_is_fetched(client: Client, tmp_path: Path) -> No
     refused(CheckpointError, 4, lambda: client.call(load, "me/local.safetensors"))
     assert client.hub.asked == asked
     others = {"config.json": b"{}", "pytorch_model.bin": b""}
-    client.hub.put("me/local", {"model.safetensors": BOXED.read_bytes(), **others})
+    client.hub.put("me/local", {"model.safetensors": BUNDLED.read_bytes(), **others})
     client.call(load, "me/local")
     files = {line.rpartition("/")[2] for line in client.hub.asked[len(asked) :]}
     assert files == {"model.safetensors"}
 
 
 def test_offline_the_cache_is_enough(client: Client, offline: Client) -> None:
-    client.hub.put("me/cached", {"model.safetensors": BOXED.read_bytes()})
+    client.hub.put("me/cached", {"model.safetensors": BUNDLED.read_bytes()})
     client.hub.put("timm/cached", timm_files())
     for name in ("me/cached", "timm/cached"):
         fetched = client.call(load, name)

@@ -19,7 +19,7 @@ from selkern.convert.files import convert
 from selkern.errors import CheckpointError, SelkernError, UsageError
 from selkern.models.backbone import Backbone
 from selkern.models.registry import create_model
-from selkern.models.weights import FORMAT, Card, boxed, read_card, read_tensors, save_weights
+from selkern.models.weights import FORMAT, Card, bundled, read_card, read_tensors, save_weights
 
 CARD = Card(
     model="sknet_mini",
@@ -327,10 +327,10 @@ def test_a_header_longer_than_it_can_be_is_refused_before_it_is_parsed(tmp_path:
         assert time.monotonic() - started < 1
 
 
-@pytest.mark.parametrize("name", sorted(boxed()))
+@pytest.mark.parametrize("name", sorted(bundled()))
 def test_weights_in_the_box_are_as_they_were_written(name: str, tmp_path: Path) -> None:
-    damaged = bytearray(boxed()[name].read_bytes())
-    assert len(read_tensors(boxed()[name])) > 100
+    damaged = bytearray(bundled()[name].read_bytes())
+    assert len(read_tensors(bundled()[name])) > 100
     damaged[-1] ^= 1
     path = tmp_path / "w.safetensors"
     path.write_bytes(damaged)

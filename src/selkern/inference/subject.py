@@ -27,7 +27,7 @@ def find_subject(name: str, arguments: str = "") -> nn.Module:
     """The module that a word on the command line means.
 
     Args:
-        name: a model's name; a weights file, boxed weights or `hf-hub:user/name`; `timm:NAME`; `FILE.py:NAME` or
+        name: a model's name; a weights file, bundled weights or `hf-hub:user/name`; `timm:NAME`; `FILE.py:NAME` or
             `package.module:NAME`, where NAME is a module, or a class or function that makes one. Their code is
             imported and run.
         arguments: for what is made, as in Python: "64, kernels=[3, 5]". Only literals.

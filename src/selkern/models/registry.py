@@ -24,7 +24,7 @@ from selkern.models.weights import (
     Card,
     checksum,
     describes_itself,
-    find_boxed,
+    find_bundled,
     load_into,
     numbered,
     read_card,
@@ -93,7 +93,7 @@ def create_model(
             "resnet_mini(mids=[36,64,88])"; None takes the architecture of the weights file.
         num_classes: outputs; None takes the weights' own, else 1000. Where it differs from the weights', the
             classifier is made anew and one line says so.
-        weights: a self-describing `.safetensors` file; the name of weights in the box, "digits" for `sknet_mini`
+        weights: a self-describing `.safetensors` file; the name of bundled weights, "digits" for `sknet_mini`
             and `resnet_mini`; or a repository of the Hugging Face Hub, "hf-hub:user/name" or
             "hf-hub:user/name@revision", the only ones that are ever fetched. timm's files of its SK networks are
             taken too, such as "hf-hub:timm/skresnet18.ra_in1k".
@@ -134,7 +134,7 @@ def create_model(
         started = {"started from": "random weights"}
         model.card = Card(model=name, classes=numbered(classes), in_chans=channels, source=started, norms=variant.norms)
         return model
-    path = hub.fetch(str(weights)) if hub.is_reference(weights) else find_boxed(name, weights) or Path(weights)
+    path = hub.fetch(str(weights)) if hub.is_reference(weights) else find_bundled(name, weights) or Path(weights)
     norms = {"norm": norm, "gate_norm": gate_norm}
     return _from_weights(name, path, num_classes, features_only, in_chans, norms, drop_path_rate)
 

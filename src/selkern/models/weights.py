@@ -61,15 +61,15 @@ def numbered(classes: int) -> tuple[str, ...]:
     return tuple(str(number) for number in range(classes))
 
 
-def boxed() -> dict[str, Path]:
+def bundled() -> dict[str, Path]:
     """The weights that come with the package, by name: `MODEL.DATA`, such as sknet_mini.digits."""
-    folder = Path(__file__).parent / "boxed"
+    folder = Path(__file__).parent / "bundled"
     return {path.stem: path for path in sorted(folder.glob("*.safetensors"))}
 
 
-def find_boxed(model: str | None, weights: str | Path) -> Path | None:
-    """The file of boxed weights named "digits" (with a model) or "sknet_mini.digits"; None for anything else."""
-    files = boxed()
+def find_bundled(model: str | None, weights: str | Path) -> Path | None:
+    """The file of bundled weights named "digits" (with a model) or "sknet_mini.digits"; None for anything else."""
+    files = bundled()
     return files.get(f"{model}.{weights}") or files.get(str(weights))
 
 

@@ -29,7 +29,7 @@ from selkern.data.sources import Source
 from selkern.data.split import Split
 from selkern.errors import CheckpointError, DataError, ResourceError, UsageError
 from selkern.io import append, new_folder, write_atomic, write_csv
-from selkern.models.weights import Card, find_boxed, save_weights
+from selkern.models.weights import Card, find_bundled, save_weights
 from selkern.train.distributed import Ranks
 from selkern.train.options import OUTPUT, TrainOptions, read_options
 
@@ -382,7 +382,7 @@ def find_weights(given: str) -> Path:
         return hub.fetch(given)
     if Path(given).suffix == ".safetensors":
         return Path(given)
-    if (inside := find_boxed(None, given)) is not None:
+    if (inside := find_bundled(None, given)) is not None:
         return inside
     if Path(given).suffix in TORCH and is_file(given):
         raise CheckpointError("weights of another program", show(given), "turn them into ours by `selkern convert`")

@@ -1,6 +1,6 @@
 """Put the best weights of a finished run into the package, with where they come from.
 
-    python tools/box_weights.py runs/train/sknet_mini-digits digits
+    python tools/bundle_weights.py runs/train/sknet_mini-digits digits
 
 The run must have its evaluation.json (every run with a report has). At most 1.5 MB, so that the package stays small.
 """
@@ -26,7 +26,7 @@ def main(run: Path, name: str) -> None:
     metrics = {f"test_{key}": figures[key] for key in ("images", "top1", "top1_low", "top1_high", "loss")}
     commit = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=True).stdout.strip()
     source = {**card.source, "commit": commit}
-    target = Path(weights.__file__).parent / "boxed" / f"{card.model}.{name}.safetensors"
+    target = Path(weights.__file__).parent / "bundled" / f"{card.model}.{name}.safetensors"
     target.parent.mkdir(exist_ok=True)
     card = replace(card, metrics={**card.metrics, **metrics}, source=source)
     weights.save_weights(target, weights.read_tensors(best), card)
@@ -39,5 +39,5 @@ def main(run: Path, name: str) -> None:
 
 if __name__ == "__main__":
     if len(sys.argv) != 3:
-        sys.exit("usage: python tools/box_weights.py RUN NAME")
+        sys.exit("usage: python tools/bundle_weights.py RUN NAME")
     main(Path(sys.argv[1]), sys.argv[2])
