@@ -328,20 +328,20 @@ def test_ctrl_c_before_training_is_no_traceback(
 
 def test_evaluate_says_the_same_in_text_and_json(run: RunFolder, capsys: pytest.CaptureFixture[str]) -> None:
     text = call(capsys, "evaluate", run.path, "--split", "train")
-    told = json.loads(call(capsys, "evaluate", run.path, "--split", "train", "--json").out)
+    shown = json.loads(call(capsys, "evaluate", run.path, "--split", "train", "--json").out)
     assert text.code == 0
-    assert told["images"] == 28
-    assert f"top1 {told['top1']:.2%} (95 % interval {told['top1_low']:.2%} to {told['top1_high']:.2%})" in text.out
-    assert f"top5 {told['top5']:.2%}  loss {told['loss']:.4f} nats" in text.out
-    for row in told["classes"]:
+    assert shown["images"] == 28
+    assert f"top1 {shown['top1']:.2%} (95 % interval {shown['top1_low']:.2%} to {shown['top1_high']:.2%})" in text.out
+    assert f"top5 {shown['top5']:.2%}  loss {shown['loss']:.4f} nats" in text.out
+    for row in shown["classes"]:
         assert re.search(rf"  {row['class']} +{row['images']} images +{row['right']:.2%}", text.out)
     recorded = json.loads(call(capsys, "evaluate", run.path, "--split", "val", "--json").out)
     assert read_card(run.best).metrics["val_top1"] == recorded["top1"]
 
 
 def test_evaluate_takes_weights_and_other_data(run: RunFolder, data: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    told = json.loads(call(capsys, "evaluate", run.best, "--data", data, "--split", "val", "--json").out)
-    assert (told["model"], told["split"], told["images"]) == ("sk_tiny", "val", 4)
+    shown = json.loads(call(capsys, "evaluate", run.best, "--data", data, "--split", "val", "--json").out)
+    assert (shown["model"], shown["split"], shown["images"]) == ("sk_tiny", "val", 4)
 
 
 def test_predict_says_the_same_in_text_and_json(
@@ -351,11 +351,11 @@ def test_predict_says_the_same_in_text_and_json(
     broken.write_bytes(b"no")
     paths = [data / "cat" / "000.png", broken, data / "dog"]
     text = call(capsys, "predict", run.path, *paths, "--top-k", "2")
-    told = call(capsys, "predict", run.path, *paths, "--top-k", "2", "--json")
+    shown = call(capsys, "predict", run.path, *paths, "--top-k", "2", "--json")
     refused(text, 3, str(broken))
-    assert told.code == 3
-    assert told.err == f"selkern {__version__}: predicting with {run.path}\n"
-    rows = [json.loads(line) for line in told.out.splitlines()]
+    assert shown.code == 3
+    assert shown.err == f"selkern {__version__}: predicting with {run.path}\n"
+    rows = [json.loads(line) for line in shown.out.splitlines()]
     assert len(rows) == 20
     assert [row["path"] for row in rows[:3]] == [str(paths[0]), str(broken), str(data / "dog" / "000.png")]
     assert str(broken) in rows[1]["error"]
@@ -369,20 +369,20 @@ def test_predict_says_the_same_in_text_and_json(
 def test_analyze_says_the_same_in_text_and_json(
     run: RunFolder, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    told = json.loads(call(capsys, "analyze", run.path, "--output", tmp_path / "there", "--json").out)
-    assert told["report"] == str(tmp_path / "there" / "report.html")
-    assert Path(told["report"]).is_file()
-    assert told["studies"] == json.loads((tmp_path / "there" / "studies.json").read_text())
+    shown = json.loads(call(capsys, "analyze", run.path, "--output", tmp_path / "there", "--json").out)
+    assert shown["report"] == str(tmp_path / "there" / "report.html")
+    assert Path(shown["report"]).is_file()
+    assert shown["studies"] == json.loads((tmp_path / "there" / "studies.json").read_text())
     text = call(capsys, "analyze", run.path, "--output", tmp_path / "there")
-    assert f"top1 {told['top1']:.2%} on 4 images" in text.out
-    assert text.out.strip().endswith(f"report: {told['report']}")
+    assert f"top1 {shown['top1']:.2%} on 4 images" in text.out
+    assert text.out.strip().endswith(f"report: {shown['report']}")
 
 
 def test_models_says_the_same_in_text_and_json(capsys: pytest.CaptureFixture[str]) -> None:
     text = call(capsys, "models", "sk*mini*").out
-    told = json.loads(call(capsys, "models", "sk*mini*", "--json").out)
-    assert [row["name"] for row in told] == ["sknet_mini", "sknet_mini_sum"]
-    for row in told:
+    shown = json.loads(call(capsys, "models", "sk*mini*", "--json").out)
+    assert [row["name"] for row in shown] == ["sknet_mini", "sknet_mini_sum"]
+    for row in shown:
         assert re.search(rf"{row['name']} +{row['parameters'] / 1e6:.3f} M +{row['macs'] / 1e9:.3f}", text)
 
 
@@ -482,6 +482,6 @@ def test_models_name_shows_layers_and_differences(capsys: pytest.CaptureFixture[
     run = next(line for line in lines if line.startswith("stages.2.1-22 "))
     assert run.split("  ")[-1] == "1x1 512, SK(3x3 G32 + 3x3 d2 G32; d 32) 512, 1x1 1024"
     assert "sknet101.prototxt has 16 in stage 3" in lines[-1]
-    told = json.loads(call(capsys, "models", "sknet101", "--json").out)
-    assert len(told["layers"]) == 2 + 33 + 1
-    assert sum(layer["parameters"] for layer in told["layers"]) == told["parameters"]
+    shown = json.loads(call(capsys, "models", "sknet101", "--json").out)
+    assert len(shown["layers"]) == 2 + 33 + 1
+    assert sum(layer["parameters"] for layer in shown["layers"]) == shown["parameters"]

@@ -57,7 +57,7 @@ class Progress:
         write: how a line of how far it is is said; by default on stderr with the time of day.
         clock: seconds, for tests.
         terminal: whether there is a live line; None looks at stderr.
-        beat: whether a thread sees to the lines; else `tick` does, when it is called.
+        beat: whether a thread writes the lines; else `tick` does, when it is called.
 
     Example:
         >>> with Progress("reading", total=3) as line:

@@ -79,6 +79,6 @@ def test_faults(code: str, data: Path, capsys: pytest.CaptureFixture[str]) -> No
     with pytest.raises(UsageError, match="has no parameters"):
         load_other(code.replace("Mine", "empty"), str(data))
     status, _, error = analyze(capsys, "sknet_mini.digits", "--image-size", 64)
-    assert (status, "is for networks of others" in error) == (2, True)
+    assert (status, "is for third-party networks" in error) == (2, True)
     status, _, error = analyze(capsys, "sknet_mini.digits", "--image-size", 0)
     assert (status, "image size is 0" in error) == (2, True)

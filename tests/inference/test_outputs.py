@@ -81,7 +81,7 @@ def test_json_lines_are_those_of_the_screen(
 
 
 @pytest.mark.parametrize(
-    ("name", "told"),
+    ("name", "shown"),
     [
         ("there.csv", "exists already"),
         ("link.csv", "exists already"),
@@ -90,13 +90,13 @@ def test_json_lines_are_those_of_the_screen(
     ],
 )
 def test_what_cannot_be_the_output_is_refused_before_anything_is_done(
-    name: str, told: str, run: RunFolder, pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    name: str, shown: str, run: RunFolder, pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "there.csv").write_text("mine")
     (tmp_path / "link.csv").symlink_to("nowhere.csv")
     before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
     assert predict(run.path, pictures, "--output", tmp_path / name) == 2
-    assert told in capsys.readouterr().err
+    assert shown in capsys.readouterr().err
     assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
 
 
@@ -144,19 +144,19 @@ def test_an_evaluation_as_files(run: RunFolder, tmp_path: Path, capsys: pytest.C
     out = tmp_path / "new" / "e"
     words = ["evaluate", str(run.path), "--split", "train", "--output", str(out), "--json"]
     assert cli.main(words) == 0
-    told = json.loads(capsys.readouterr().out)
+    shown = json.loads(capsys.readouterr().out)
     with (out / "confusion.csv").open(newline="", encoding="utf-8") as file:
         header, *rows = csv.reader(file)
     assert header == ["true class", "-dög", "=cat"]
     assert [row[0] for row in rows] == header[1:]
     images = table(out / "predictions.csv")
-    assert len(images) == told["images"] == 28
+    assert len(images) == shown["images"] == 28
     for row in rows:
         for name, count in zip(header[1:], row[1:], strict=True):
             pairs = [(image["label"], image["predicted"]) for image in images]
             assert pairs.count((row[0], name)) == int(count)
     assert [int(row["images"]) for row in table(out / "per_class.csv")] == [14, 14]
-    assert json.loads((out / "evaluation.json").read_text())["top1"] == told["top1"]
+    assert json.loads((out / "evaluation.json").read_text())["top1"] == shown["top1"]
     assert cli.main(words) == 2
     assert "exists already" in capsys.readouterr().err
     assert cli.main([*words[:-2], str(tmp_path / "c.csv")]) == 2
@@ -169,5 +169,5 @@ def test_an_evaluation_at_chance_says_so(
 ) -> None:
     monkeypatch.setattr("selkern.evaluation.Evaluation.above_chance", above)
     assert cli.main(["evaluate", str(run.path), "--split", "train", "--device", "cpu"]) == 0
-    told = "not better than always naming the largest class (-dög, 50.00%)\n"
-    assert (told in capsys.readouterr().out) != above
+    shown = "not better than always naming the largest class (-dög, 50.00%)\n"
+    assert (shown in capsys.readouterr().out) != above

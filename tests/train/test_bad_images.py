@@ -47,9 +47,9 @@ def test_they_are_skipped_and_named_with_any_number_of_workers(recipe: object, b
     assert_same(*runs)
     assert tree(broken) == before
     for run in runs:
-        found = listed(run)
-        assert set(found) == {str(broken / name) for name in BAD}
-        assert found[str(broken / "train/dog/007.jpg")] == "the image is empty (0 bytes)"
+        result = listed(run)
+        assert set(result) == {str(broken / name) for name in BAD}
+        assert result[str(broken / "train/dog/007.jpg")] == "the image is empty (0 bytes)"
         log = run.log.read_text()
         assert all(log.count(f"skipped {broken / name}:") == 1 for name in BAD)
     assert [row["skipped"] for row in rows(runs[0])] == [row["skipped"] for row in rows(runs[1])]
@@ -115,13 +115,13 @@ def test_evaluate_tells_what_it_counted(broken: Path, tmp_path: Path, capsys: py
     capsys.readouterr()
     words = ["evaluate", str(run.path), "--split", "val", "--device", "cpu"]
     assert cli.main(words) == 3
-    told = capsys.readouterr()
-    assert told.err.splitlines()[-1].startswith("error: not an image")
-    assert told.out == ""
+    shown = capsys.readouterr()
+    assert shown.err.splitlines()[-1].startswith("error: not an image")
+    assert shown.out == ""
     assert cli.main([*words, "--on-bad-image", "skip"]) == 0
-    told = capsys.readouterr()
-    assert "7 of 8 images, 1 could not be read" in told.out
-    assert str(broken / "val/cat/001.jpg") in told.err
+    shown = capsys.readouterr()
+    assert "7 of 8 images, 1 could not be read" in shown.out
+    assert str(broken / "val/cat/001.jpg") in shown.err
 
 
 def test_a_report_of_a_run_with_broken_images(broken: Path, tmp_path: Path) -> None:

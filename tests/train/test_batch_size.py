@@ -93,11 +93,11 @@ def test_whoever_asks_for_a_batch_has_it(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("images", "ranks", "told"),
+    ("images", "ranks", "shown"),
     [(0, 1, "0 training images"), (1, 1, "1 training image,"), (3, 2, "2 for each of 2 processes")],
 )
-def test_too_few_for_any_batch(images: int, ranks: int, told: str) -> None:
-    with pytest.raises(DataError, match=told):
+def test_too_few_for_any_batch(images: int, ranks: int, shown: str) -> None:
+    with pytest.raises(DataError, match=shown):
         fit_batch(Recipe(), images, ranks, "data")
 
 
@@ -124,9 +124,9 @@ def test_a_restart_of_all_processes_goes_on_with_the_run_whose_batch_was_lowered
     signal_at(monkeypatch, [1])
     with pytest.raises(Interrupted):
         train(options)
-    found = RunFolder.unfinished(options)
-    assert found is not None
-    assert found.path.samefile(tmp_path / "run")
+    result = RunFolder.unfinished(options)
+    assert result is not None
+    assert result.path.samefile(tmp_path / "run")
     assert RunFolder.unfinished(replace(options, training=replace(options.training, lr=0.5))) is None
     monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "1")
-    assert train(options).path == found.path
+    assert train(options).path == result.path

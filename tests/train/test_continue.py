@@ -57,9 +57,9 @@ def test_a_damaged_state_is_told_and_the_one_before_gone_on_from(data: Path, tmp
     file = newest / "optimizer.safetensors"
     file.write_bytes(file.read_bytes()[:-7] + b"\0" * 7)
     resume(run)
-    told = [line for line in run.log.read_text().splitlines() if "warning" in line]
-    assert len(told) == 1
-    assert f"{file}: differs from what was written; going on from step-00000{STEPS + 1}" in told[0]
+    shown = [line for line in run.log.read_text().splitlines() if "warning" in line]
+    assert len(shown) == 1
+    assert f"{file}: differs from what was written; going on from step-00000{STEPS + 1}" in shown[0]
     assert_same(run, train(replace(options, name="unbroken")))
 
 
@@ -223,14 +223,14 @@ def finish(program: subprocess.Popen[str]) -> str:
 
 
 def children(parent: int) -> list[int]:
-    found = []
+    result = []
     for folder in Path("/proc").glob("[0-9]*"):
         try:
             if int((folder / "stat").read_text().rpartition(")")[2].split()[1]) == parent:
-                found.append(int(folder.name))
+                result.append(int(folder.name))
         except (OSError, ValueError):
             continue
-    return sorted(found)
+    return sorted(result)
 
 
 def kill_a_rank(program: subprocess.Popen[str], run: RunFolder) -> None:

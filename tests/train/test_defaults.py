@@ -97,11 +97,11 @@ def test_small_pictures_are_trained_as_ever(folders: dict[str, str]) -> None:
 def test_weights_decide_network_input_and_colours(
     folders: dict[str, str], tmp_path: Path, data: str, recipe: str, model: str
 ) -> None:
-    found = choose_defaults(Asked(data=folders[data], weights=weights(tmp_path / "w.safetensors", OTHER), model=model))
-    assert (found.options.model, found.options.recipe) == ("sknet_mini", recipe)
-    assert found.options.training.preprocess == OTHER
-    assert found.options.training == RECIPES[recipe].prepared(OTHER)
-    assert "of the weights' card" in found.line(found.options, 3)
+    result = choose_defaults(Asked(data=folders[data], weights=weights(tmp_path / "w.safetensors", OTHER), model=model))
+    assert (result.options.model, result.options.recipe) == ("sknet_mini", recipe)
+    assert result.options.training.preprocess == OTHER
+    assert result.options.training == RECIPES[recipe].prepared(OTHER)
+    assert "of the weights' card" in result.line(result.options, 3)
 
 
 def test_a_recipe_by_name_says_how_to_train_and_the_card_how_images_are_prepared(
@@ -113,13 +113,13 @@ def test_a_recipe_by_name_says_how_to_train_and_the_card_how_images_are_prepared
 
 
 def test_weights_without_a_word_on_images(folders: dict[str, str], tmp_path: Path) -> None:
-    found = choose_defaults(Asked(data=folders["photos"], weights=weights(tmp_path / "w.safetensors", None)))
-    assert (found.options.model, found.options.recipe, found.options.training.image_size) == (
+    result = choose_defaults(Asked(data=folders["photos"], weights=weights(tmp_path / "w.safetensors", None)))
+    assert (result.options.model, result.options.recipe, result.options.training.image_size) == (
         "sknet_mini",
         "photos",
         48,
     )
-    assert "what sknet_mini is designed for" in found.line(found.options, 3)
+    assert "what sknet_mini is designed for" in result.line(result.options, 3)
 
 
 def test_weights_that_cannot_be_meant(folders: dict[str, str], tmp_path: Path) -> None:
@@ -141,8 +141,8 @@ def test_weights_of_the_hub_are_not_fetched_for_help(folders: dict[str, str], mo
         raise AssertionError("fetched")
 
     monkeypatch.setattr("selkern.convert.hub.fetch", fetch)
-    found = choose_defaults(Asked(data=folders["photos"], weights="hf-hub:a/b"), fetch=False)
-    assert (found.options.recipe, found.options.training.image_size) == ("photos", 224)
+    result = choose_defaults(Asked(data=folders["photos"], weights="hf-hub:a/b"), fetch=False)
+    assert (result.options.recipe, result.options.training.image_size) == ("photos", 224)
 
 
 @pytest.mark.parametrize("resize", ["squash", "pad"])
@@ -156,29 +156,29 @@ def test_whoever_asks_for_all_of_a_picture_sees_all(folders: dict[str, str], tmp
     assert crop.training == default.training
 
 
-def told(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, *words: str) -> tuple[str, list[str]]:
+def shown(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, *words: str) -> tuple[str, list[str]]:
     """The line and the notes of a run that these words ask for, which is not trained."""
     asked: list[tuple[TrainOptions, Defaults]] = []
     monkeypatch.setattr(job, "train", lambda *given: asked.append(given))
     assert cli.main(["train", *words]) == 0, capsys.readouterr().err
-    ((options, found),) = asked
-    return found.line(options, 25), list(found.notes(options))
+    ((options, result),) = asked
+    return result.line(options, 25), list(result.notes(options))
 
 
 def test_the_line_says_what_is_taken_and_why(
     folders: dict[str, str], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    line, _ = told(capsys, monkeypatch, "--data", folders["photos"])
+    line, _ = shown(capsys, monkeypatch, "--data", folders["photos"])
     assert line == (
         "pictures of 160 px (short side, median), input 224 px (what skresnet18 is designed for), centre crop 0.875, "
         "mean and std of recipe photos-scratch; recipe photos-scratch (photos, from random weights), batch 32: "
         "50 epochs of 25 steps"
     )
     words = ["--image-size", "96", "--resize=squash", "--mean", "0.1", "0.1", "0.1", "--epochs", "1"]
-    line, _ = told(capsys, monkeypatch, "--data", folders["photos"], *words)
+    line, _ = shown(capsys, monkeypatch, "--data", folders["photos"], *words)
     assert "input 96 px (as asked), squashed, crop 1, mean and std as asked; " in line
     assert line.endswith("batch 32: 1 epoch of 25 steps")
-    line, notes = told(capsys, monkeypatch)
+    line, notes = shown(capsys, monkeypatch)
     assert line.startswith(
         "input 48 px (of recipe digits), centre crop 1, mean and std of recipe digits; recipe digits"
     )
@@ -213,7 +213,7 @@ def test_what_may_not_be_meant_is_said(
     words: Sequence[str],
     parts: Sequence[str],
 ) -> None:
-    _, notes = told(capsys, monkeypatch, "--data", folders[data], *words)
+    _, notes = shown(capsys, monkeypatch, "--data", folders[data], *words)
     for part in parts:
         assert any(part in note for note in notes), notes
     if not parts:
@@ -224,9 +224,9 @@ def test_what_differs_from_the_weights_is_said(
     folders: dict[str, str], tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     given = ["--data", folders["photos"], "--weights", weights(tmp_path / "w.safetensors", IMAGENET)]
-    assert told(capsys, monkeypatch, *given)[1] == []
+    assert shown(capsys, monkeypatch, *given)[1] == []
     words = ["--image-size", "160", "--std", "1", "1", "1", "--resize", "pad", "--recipe", "photos-scratch"]
-    notes = " ".join(told(capsys, monkeypatch, *given, *words)[1])
+    notes = " ".join(shown(capsys, monkeypatch, *given, *words)[1])
     for part in (
         "trained at 224 px, this run is at 160",
         "std (0.229, 0.224, 0.225)",
@@ -238,10 +238,10 @@ def test_what_differs_from_the_weights_is_said(
 
 def test_a_mix_of_sizes_is_taken_by_its_middle(tmp_path: Path) -> None:
     data = pictures(tmp_path / "mixed", (400, 300), (300, 300), (300, 400), (20, 30))
-    found = choose_defaults(Asked(data=data))
-    assert found.options.recipe == "photos-scratch"
-    assert found.seen is not None
-    share, size = found.seen.wide
+    result = choose_defaults(Asked(data=data))
+    assert result.options.recipe == "photos-scratch"
+    assert result.seen is not None
+    share, size = result.seen.wide
     assert 0.5 < share < 1
     assert size in ((400, 300), (300, 400))
 
@@ -250,9 +250,9 @@ def test_pictures_that_cannot_be_read_leave_the_rest_to_the_run(tmp_path: Path) 
     make_folder(tmp_path / "data")
     for file in (tmp_path / "data").rglob("*.*"):
         file.write_bytes(b"broken")
-    found = choose_defaults(Asked(data=str(tmp_path / "data")))
-    assert found.options.recipe == "cifar"
-    assert list(found.notes(found.options)) == []
+    result = choose_defaults(Asked(data=str(tmp_path / "data")))
+    assert result.options.recipe == "cifar"
+    assert list(result.notes(result.options)) == []
 
 
 @pytest.mark.parametrize(

@@ -114,7 +114,7 @@ def test_digit_scenes_are_studied_by_their_true_size(tmp_path: Path, monkeypatch
     assert {"selection_correlation.png", "selection_by_size.png"} <= plots
     assert not run.split_csv.exists()
     page = (run.path / "report.html").read_text(encoding="utf-8")
-    assert re.search(r"p \d\.\d\d · [1-4]\.\dx", page), "examples tell the size of their object"
+    assert re.search(r"p \d\.\d\d · [1-4]\.\dx", page), "examples show the size of their object"
 
 
 def test_no_report_is_made_where_none_is_wanted(data: Path, tmp_path: Path) -> None:
@@ -125,10 +125,10 @@ def test_no_report_is_made_where_none_is_wanted(data: Path, tmp_path: Path) -> N
 
 def test_the_report_can_go_elsewhere(run: RunFolder, tmp_path: Path) -> None:
     before = tree(run.path)
-    found = analyze(load(str(run.path)), output=tmp_path / "a" / "b")
-    assert found.page == tmp_path / "a" / "b" / "report.html"
-    assert found.studies.sweep is not None
-    assert found.studies.sweep.n == len(found.evaluation) == 4
+    result = analyze(load(str(run.path)), output=tmp_path / "a" / "b")
+    assert result.page == tmp_path / "a" / "b" / "report.html"
+    assert result.studies.sweep is not None
+    assert result.studies.sweep.n == len(result.evaluation) == 4
     assert (tmp_path / "a" / "b" / "plots" / "curves.png").is_file()
     assert tree(run.path) == before
 

@@ -51,15 +51,15 @@ def poison(monkeypatch: pytest.MonkeyPatch, what: str, steps: range) -> None:
     monkeypatch.setattr(Stepper, "step", broken_update)
 
 
-@pytest.mark.parametrize(("what", "told"), [("loss", "the loss is nan"), ("gradient", "the gradient is inf")])
+@pytest.mark.parametrize(("what", "shown"), [("loss", "the loss is nan"), ("gradient", "the gradient is inf")])
 def test_it_is_found_in_its_step_and_the_images_are_named(
-    what: str, told: str, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    what: str, shown: str, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     poison(monkeypatch, what, range(5, 6))
     run = RunFolder(tmp_path / "run")
     with pytest.raises(NumericsError, match=r"epoch 2, step 2 \| lower --lr") as error:
         train(make_options(data, tmp_path, BUSY_ADAMW, model="sk_tiny", name="run", log_order=True))
-    assert str(error.value).startswith(told)
+    assert str(error.value).startswith(shown)
     assert "\n" not in str(error.value)
     assert str(error.value).count(str(data)) == 2
     said = next(line for line in run.log.read_text().splitlines() if "images of epoch 2, step 2" in line)
@@ -76,9 +76,9 @@ def test_what_is_not_finite_is_never_saved(
     with pytest.raises(NumericsError) as error:
         train(make_options(data, tmp_path, BUSY_SGD, model="sk_tiny", name="run", save_steps=1))
     assert "is not finite" in str(error.value)
-    found = load_state(run.state)
-    assert not found.damaged
-    assert found.state.progress["epoch"] * STEPS + found.state.progress["step"] == step - 1
+    result = load_state(run.state)
+    assert not result.damaged
+    assert result.state.progress["epoch"] * STEPS + result.state.progress["step"] == step - 1
     for file in (run.best, run.last):
         assert all(t.isfinite().all() for t in load_file(file).values())
     assert len(rows(run)) == 1
@@ -115,8 +115,8 @@ def test_a_kill_after_a_rollback_still_passes_the_batch_over(
         poison(patch, "loss", range(2, 3))
         whole = train(options)
 
-    def crash(self: Training, found: Exception) -> None:
-        roll_back(self, found)  # type: ignore[arg-type]
+    def crash(self: Training, result: Exception) -> None:
+        roll_back(self, result)  # type: ignore[arg-type]
         raise Crash
 
     roll_back = Training._roll_back

@@ -73,7 +73,7 @@ def saved(run: Path, part: str) -> list[str]:
         return [row["path"] for row in csv.DictReader(file) if row["split"] == part]
 
 
-def told(chosen: Chosen, *words: str) -> bool:
+def shown(chosen: Chosen, *words: str) -> bool:
     return any(all(word in line for word in words) for line in chosen.lines)
 
 
@@ -111,7 +111,7 @@ def test_the_test_images_are_those_of_the_run(way: str, place: Path, monkeypatch
     assert names(chosen.split) == saved(run, "test")
     assert (chosen.own, chosen.trained, chosen.validated) == (True, 0, 0)
     assert not any(line.startswith("warning") for line in chosen.lines)
-    assert told(chosen, "names of the run's", "taken for the same") == (
+    assert shown(chosen, "names of the run's", "taken for the same") == (
         way == "moved" and not (run / "inputs.json").is_file()
     )
 
@@ -143,7 +143,7 @@ def test_a_run_and_its_data_are_moved_together(home: Path, tmp_path: Path, monke
 def test_the_same_names_are_not_the_same_images(place: Path) -> None:
     chosen = looked(place / "runs/train/r", other_images(place / "x" / "d"))
     assert (chosen.own, chosen.trained, chosen.split.name, len(chosen.split)) == (False, 0, "all", 36)
-    assert told(chosen, "36 of 36 images have the names", "but other bytes")
+    assert shown(chosen, "36 of 36 images have the names", "but other bytes")
 
 
 def test_new_images_are_all_measured_and_those_seen_before_are_said(place: Path) -> None:
@@ -154,7 +154,7 @@ def test_new_images_are_all_measured_and_those_seen_before_are_said(place: Path)
     chosen = looked(run, new)
     assert (chosen.own, chosen.trained, chosen.validated, len(chosen.split)) == (False, 4, 1, 11)
     assert chosen.lines[0].startswith("warning: 4 of 11 images were trained on, and 1 more chose the best epoch")
-    assert told(chosen, "no splits of its own: all 11 images")
+    assert shown(chosen, "no splits of its own: all 11 images")
     assert len(looked(run, new, "all").split) == 11
     for part in ("train", "val", "test"):
         with pytest.raises(UsageError, match=f"no {part} split"):
@@ -191,9 +191,9 @@ def test_data_that_changed_since(home: Path, tmp_path: Path) -> None:
     chosen = looked(run)
     assert names(chosen.split) == [name for name in saved(run, "test") if name != gone]
     assert chosen.trained == 1
-    assert told(chosen, "warning: 2 of 3 images have changed since")
-    assert told(chosen, "1 images are newer", "left out: cat/0new.png")
-    assert told(chosen, "1 images of the saved split are gone and are left out", gone)
+    assert shown(chosen, "warning: 2 of 3 images have changed since")
+    assert shown(chosen, "1 images are newer", "left out: cat/0new.png")
+    assert shown(chosen, "1 images of the saved split are gone and are left out", gone)
     for name in saved(run, "test"):
         (data / name).unlink(missing_ok=True)
     with pytest.raises(DataError, match="none of the run's test images"):
@@ -221,7 +221,7 @@ def test_a_split_that_was_edited_or_lost(home: Path, tmp_path: Path, monkeypatch
     with pytest.raises(DataError, match="give another one now"):
         looked(run)
     chosen = looked(run, other)
-    assert (chosen.trained, told(chosen, "is not known")) == (None, True)
+    assert (chosen.trained, shown(chosen, "is not known")) == (None, True)
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{}", '{"data": 1}', "[" * 9999])
@@ -235,7 +235,7 @@ def test_a_memory_that_is_not_as_it_was_written(text: str, home: Path, tmp_path:
 def test_weights_alone_cannot_say_what_they_saw(home: Path, tmp_path: Path) -> None:
     shutil.copy(home / "runs/train/r/weights/best.safetensors", tmp_path)
     chosen = looked(tmp_path / "best.safetensors", home / "d")
-    assert (chosen.trained, len(chosen.split), told(chosen, "is not known")) == (None, 36, True)
+    assert (chosen.trained, len(chosen.split), shown(chosen, "is not known")) == (None, 36, True)
 
 
 def test_what_the_first_weights_were_trained_on_stays_apart(

@@ -1,4 +1,4 @@
-"""The saved state: what it brings back, how every damage is told, and that no failing write harms the one before."""
+"""The saved state: what it brings back, how every damage is shown, and that no failing write harms the one before."""
 
 from __future__ import annotations
 
@@ -109,15 +109,15 @@ def test_damage_is_told_in_one_line_and_the_state_before_is_taken(
     oldest = save_state(tmp_path, 1, make_state(1))
     newest = save_state(tmp_path, 2, make_state(2))
     damage(newest / file)
-    found = load_state(tmp_path)
-    assert_equal(found.state, make_state(1))
-    assert found.folder == oldest
-    (told,) = found.damaged
-    assert "\n" not in told
-    assert str(newest) in told
-    assert file in told or file == "manifest.json"
+    result = load_state(tmp_path)
+    assert_equal(result.state, make_state(1))
+    assert result.folder == oldest
+    (shown,) = result.damaged
+    assert "\n" not in shown
+    assert str(newest) in shown
+    assert file in shown or file == "manifest.json"
 
-    point_to(found.folder)  # from here on it is the one that the next save keeps
+    point_to(result.folder)  # from here on it is the one that the next save keeps
     third = save_state(tmp_path, 3, make_state(3))
     assert {folder.name for folder in tmp_path.glob("step-*")} == {oldest.name, third.name}
     damage(oldest / file)
@@ -148,9 +148,9 @@ def test_a_manifest_cannot_point_out_of_its_folder(tmp_path: Path) -> None:
 def test_a_damaged_pointer_is_told_and_the_newest_sound_state_taken(pointer: str, tmp_path: Path) -> None:
     save_state(tmp_path, 1, make_state(1))
     (tmp_path / "LAST").write_text(pointer, encoding="latin-1")
-    found = load_state(tmp_path)
-    assert_equal(found.state, make_state(1))
-    assert found.damaged == (f"{tmp_path / 'LAST'}: differs from what was written",)
+    result = load_state(tmp_path)
+    assert_equal(result.state, make_state(1))
+    assert result.damaged == (f"{tmp_path / 'LAST'}: differs from what was written",)
 
 
 def test_a_file_larger_than_it_can_be_is_not_read(tmp_path: Path) -> None:

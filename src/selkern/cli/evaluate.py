@@ -22,7 +22,7 @@ class EvaluateOptions:
     """Measure trained weights: top-1, top-5, loss, and every class."""
 
     run: Run
-    """A run's folder or name, latest, a weights file, weights in the box (sknet_mini.digits), or hf-hub:user/name."""
+    """A run's folder or name, latest, a weights file, bundled weights (sknet_mini.digits), or hf-hub:user/name."""
     data: str | None = None
     """Other data than the run's own, or where those lie now: digits, a folder, .csv or .parquet."""
     split: str = "auto"
@@ -31,9 +31,9 @@ class EvaluateOptions:
     """Folder for predictions.csv (every image), confusion.csv (a row for each true class), per_class.csv and
     evaluation.json; made where there is none, and no file in it is ever overwritten."""
     device: str = "auto"
-    """auto, cpu or cuda."""
+    """Where to compute: auto (a GPU if there is one), cpu or cuda."""
     on_bad_image: Literal["error", "skip"] = "error"
-    """An image that cannot be read: end, or leave it out and say how many were."""
+    """An image that cannot be read: end with an error, or skip it and report how many were skipped."""
     table: tyro.conf.OmitArgPrefixes[TableOptions] = field(default_factory=TableOptions)
     json: bool = False
     """Print one JSON object instead of text."""

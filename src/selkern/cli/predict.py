@@ -25,16 +25,16 @@ class PredictOptions:
     """Name the likeliest classes of images."""
 
     run: Run
-    """A run's folder or name, latest, a weights file, weights in the box (sknet_mini.digits), or hf-hub:user/name."""
+    """A run's folder or name, latest, a weights file, bundled weights (sknet_mini.digits), or hf-hub:user/name."""
     paths: Annotated[Positional[tuple[str, ...]], tyro.conf.arg(metavar="PATH...")]
     """Image files and folders."""
     top_k: int = 5
-    """Classes told per image."""
+    """Classes shown per image."""
     output: Path | None = None
     """A new .csv file (path, class, probability, class_2, ..., error) or .jsonl file for the answers; written row by
-    row, so that what ends the command leaves those that are done."""
+    row, so that an interrupted command keeps the rows done so far."""
     device: str = "auto"
-    """auto, cpu or cuda."""
+    """Where to compute: auto (a GPU if there is one), cpu or cuda."""
     json: bool = False
     """Print one JSON object per line instead of text."""
 

@@ -33,7 +33,7 @@ Selective-kernel networks (SK attention, SKNet) for PyTorch, version {__version_
 commands:
 {chr(10).join(f"  {name:10}{text}" for name, text in COMMANDS.items())}
 
-`selkern train` with no options trains on the digits in the box, in minutes, and ends in a report.
+`selkern train` with no options trains on the bundled digits, in minutes, and ends in a report.
 `selkern COMMAND --help` shows a command's options; `--debug` anywhere shows the traceback of an error."""
 
 

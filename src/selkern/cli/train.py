@@ -27,9 +27,9 @@ class ResumeOptions:
     data: str | None = None
     """Where the run's data lie now, if they were moved; other data are refused."""
     device: str = "auto"
-    """auto, cpu or cuda."""
+    """Where to compute: auto (a GPU if there is one), cpu or cuda."""
     workers: int | None = None
-    """Processes that read images ahead; cannot change a result."""
+    """Processes that load images in the background; the result does not depend on it."""
     epochs: int | None = None
     """Another number of epochs than the run was started with."""
     extend: Literal["keep", "rescale"] | None = None

@@ -120,15 +120,15 @@ def _part(source: Source, part: str) -> Split:
 
 
 def _warnings(known: RunData, split: Split, seen: Counter[str]) -> list[str]:
-    found = []
+    warnings = []
     at_least = "at least " if known.inputs and len(known.inputs.fingerprints) < known.inputs.images else ""
     n = f"of {len(split):,} images"
     if seen["train"]:
         more = f", and {seen['val']:,} more chose the best epoch" if seen["val"] else ""
         what = f"{at_least}{seen['train']:,} {n} were trained on{more}"
-        found.append(f"warning: {what}: the figures are not those of new images")
+        warnings.append(f"warning: {what}: the figures are not those of new images")
     elif seen["val"]:
-        found.append(f"warning: {at_least}{seen['val']:,} {n} chose the best epoch: the figures flatter the weights")
+        warnings.append(f"warning: {at_least}{seen['val']:,} {n} chose the best epoch: the figures flatter the weights")
     if seen["changed"]:
-        found.append(f"warning: {seen['changed']:,} {n} have changed since the run was started")
-    return found
+        warnings.append(f"warning: {seen['changed']:,} {n} have changed since the run was started")
+    return warnings

@@ -50,7 +50,7 @@ def load(given: str, device: str = "auto") -> Loaded:
     """Weights by run or file, on a device, in eval mode.
 
     Raises:
-        CheckpointError: not found, damaged, or without a word on preprocessing.
+        CheckpointError: not found, damaged, or without a description of the preprocessing.
     """
     path = find_weights(given)
     model = create_model(weights=path).eval().to(pick_device(device), memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -67,7 +67,7 @@ def require_named(data: str | None) -> str:
     return data
 
 
-_SIDE = 224  # px: what most networks of others were made for
+_SIDE = 224  # px: what most third-party networks are made for
 
 
 def is_other(word: str) -> bool:
@@ -121,8 +121,8 @@ def _preprocess(model: nn.Module, size: int | None, *, is_timm: bool) -> Preproc
     config: dict[str, Any] = sys.modules["timm"].data.resolve_model_data_config(model)
     side = size or int(config["input_size"][-1])
     colours = {name: tuple(config[name]) for name in ("mean", "std")}
-    told = {"size": side, "crop": config["crop_pct"], **colours, "resize": CROP_MODES.get(config["crop_mode"])}
-    return Preprocess.from_dict(told)
+    values = {"size": side, "crop": config["crop_pct"], **colours, "resize": CROP_MODES.get(config["crop_mode"])}
+    return Preprocess.from_dict(values)
 
 
 def _try(model: nn.Module, word: str, side: int, classes: int) -> None:

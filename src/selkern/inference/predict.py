@@ -54,7 +54,7 @@ def list_images(paths: Sequence[str], note: Callable[[str], object] = lambda _: 
     """
     if not paths:
         raise UsageError("no images given", "selkern predict", "name image files or folders after the run")
-    found: list[Path] = []
+    images: list[Path] = []
     for given in map(Path, paths):
         if is_folder(given):
             search = Search()
@@ -65,12 +65,12 @@ def list_images(paths: Sequence[str], note: Callable[[str], object] = lambda _: 
                 raise DataError("no images in this folder", show(given), fix)
             for line in notes:
                 note(f"{show(given)}: {line}")
-            found += map(Path, inside)
+            images += map(Path, inside)
         elif is_file(given):
-            found.append(given)
+            images.append(given)
         else:
             raise DataError("no such file or folder", show(given), "check the path")
-    return list(dict.fromkeys(found))
+    return list(dict.fromkeys(images))
 
 
 def notes_on(images: Sequence[Path], levels: Levels) -> tuple[str, ...]:
@@ -88,7 +88,7 @@ def predict(
     batch_size: int = 64,
     seen: Callable[[int], object] = lambda _: None,
 ) -> Iterator[Prediction]:
-    """One `Prediction` per image, in order; an unreadable image gives one that tells why.
+    """One `Prediction` per image, in order; that of an unreadable image holds the reason.
 
     Args:
         seen: called with the number of images that were read since it was called last.
@@ -180,7 +180,7 @@ def new_prediction_file(path: Path, top_k: int) -> Iterator[PredictionFile]:
     try:
         yield PredictionFile(path, file, top_k)
     finally:
-        with suppress(OSError):  # what could not be written was told
+        with suppress(OSError):  # the first error has been shown
             file.close()
 
 

@@ -86,8 +86,8 @@ class Training:
                     try:
                         self._train_epoch(stop)
                         self._finish_epoch(stop)
-                    except NotFinite as found:
-                        self._roll_back(found)
+                    except NotFinite as error:
+                        self._roll_back(error)
         finally:
             self.loader._iterator = None  # ends the workers now; left to the garbage collector it takes 5 s for each
             self.log.end()
@@ -99,10 +99,10 @@ class Training:
             CheckpointError: there is none, or it is of another model.
         """
         largest = 8 * sum(t.nbytes for t in self.stepper.model.state_dict().values()) + (64 << 20)
-        found = load_state(self.run.state, largest)
-        place = found.state.progress
+        loaded = load_state(self.run.state, largest)
+        place = loaded.state.progress
         try:
-            self.stepper.load(found.state.tensors)
+            self.stepper.load(loaded.state.tensors)
             self.epoch, self.step, self.rows = place["epoch"], place["step"], list(place["rows"])
             self.avoided = [(epoch, step) for epoch, step in place["avoided"]]
             self.stepper.parts = place["parts"]
@@ -111,10 +111,10 @@ class Training:
             fix = "resume with the version and the config.yaml it was started with"
             raise CheckpointError("the state does not fit the model", str(self.run.state), fix) from error
         if self.ranks.main:
-            for reason in found.damaged:
-                self.log.say(f"warning: {reason}; going on from {found.folder.name}")
-            if found.damaged:
-                point_to(found.folder)
+            for reason in loaded.damaged:
+                self.log.say(f"warning: {reason}; going on from {loaded.folder.name}")
+            if loaded.damaged:
+                point_to(loaded.folder)
         self.rewind()
 
     def rewind(self) -> None:
@@ -159,17 +159,17 @@ class Training:
             self.run.log_order(self.ranks.rank, self.epoch, self.step, batch.indices.tolist())
         try:
             self.stepper.step(batch, self._lr())
-        except NotFinite as found:
+        except NotFinite as error:
             files = [self.source.train.where(index) for index in batch.indices.tolist()]
             self.log.say(f"images of epoch {self.epoch + 1}, step {self.step + 1}: {', '.join(files)}")
             more = f" and {len(files) - 2} more in log.txt" if len(files) > 2 else ""
-            raise NotFinite(f"{found} (images: {', '.join(files[:2])}{more})") from found
+            raise NotFinite(f"{error} (images: {', '.join(files[:2])}{more})") from error
 
     def _interrupted(self, signum: int) -> Interrupted:
         run = shlex.quote(str(self.run.path))
         return Interrupted(signum, f"state saved; continue with: selkern train --resume {run}")
 
-    def _roll_back(self, found: NotFinite) -> None:
+    def _roll_back(self, error: NotFinite) -> None:
         """Go back to the newest state and pass over the batch at which a number was not finite, if that is wanted.
 
         Raises:
@@ -179,15 +179,15 @@ class Training:
         at = (self.epoch, self.step)
         self.rollbacks += 1
         if self.options.on_nan == "stop":
-            raise NumericsError(str(found), where, "lower --lr, set --clip 1, or --on-nan rollback") from found
+            raise NumericsError(str(error), where, "lower --lr, set --clip 1, or --on-nan rollback") from error
         if self.rollbacks > _ROLLBACKS:
-            what = f"{found}, after {_ROLLBACKS} rollbacks"
-            raise NumericsError(what, where, "train anew with a lower --lr or --clip 1") from found
+            what = f"{error}, after {_ROLLBACKS} rollbacks"
+            raise NumericsError(what, where, "train anew with a lower --lr or --clip 1") from error
         self.restore()
         self.avoided.append(at)
         self._save()  # so that a kill from here on passes over the same batches
         self.log.say(
-            f"warning: {found} at epoch {at[0] + 1}, step {at[1] + 1}; back to epoch {self.epoch + 1}, "
+            f"warning: {error} at epoch {at[0] + 1}, step {at[1] + 1}; back to epoch {self.epoch + 1}, "
             f"step {self.step + 1}, and that batch is passed over"
         )
 

@@ -32,15 +32,16 @@ _NAME_BYTES = 200  # of a run's folder, to which a number may come
 
 @dataclass(frozen=True, kw_only=True)
 class RunOptions:
-    """All that a run is asked but how to train."""
+    """The options of a run, but for those of its training."""
 
     data: str = "digits"
     """digits (built in), a folder of images, a .csv or a .parquet file or folder."""
     model: str = "sknet_mini"
-    """Name of the network (`selkern models`); by default the weights', else skresnet18 for photos, sknet_mini."""
+    """Name of the network (see `selkern models`); by default that of --weights, else skresnet18 for photos and
+    sknet_mini for small images."""
     recipe: str = "digits"
     """Preset of all the training options below: digits, cifar (small pictures), photos (fine-tuning of trained
-    weights), photos-scratch, cifar-paper, imagenet-paper, imagenet-light. By default as data and weights ask for."""
+    weights), photos-scratch, cifar-paper, imagenet-paper, imagenet-light. By default chosen from data and weights."""
     weights: str | None = None
     """Start from this weights file, run or hf-hub:user/name instead of from random weights."""
     output: str = OUTPUT
@@ -48,23 +49,23 @@ class RunOptions:
     name: str | None = None
     """Name of the run's folder; by default model and data. An existing folder is never overwritten."""
     seed: int = 0
-    """Decides first weights, splits, order and augmentation."""
+    """Seed of the initial weights, the splits, the order of the images and their augmentation."""
     val_fraction: float = 0.1
     """Share of the training images used for validation (and test) where the data has no such split."""
     device: str = "auto"
-    """auto, cpu or cuda."""
+    """Where to compute: auto (a GPU if there is one), cpu or cuda."""
     workers: int = 0
-    """Processes that read images ahead; cannot change a result."""
+    """Processes that load images in the background; the result does not depend on it."""
     save_minutes: float = 10.0
     """Minutes between saved states within an epoch; each epoch's end is saved in any case."""
     save_steps: int = 0
-    """Steps between saved states within an epoch; 0 goes by minutes alone."""
+    """Steps between saved states within an epoch; 0 saves by --save-minutes alone."""
     on_bad_image: Literal["skip", "error"] = "skip"
     """An image that cannot be read: skip it and name it in bad_files.csv, or end the run."""
     on_nan: Literal["stop", "rollback"] = "stop"
     """A loss, gradient or weight is not finite: end the run, or go back to the last state and pass the batch over."""
     log_order: bool = False
-    """Write every rank's sample indices, as they came, to order.rank*.csv."""
+    """Write the indices of the images in the order of training to order.rank*.csv, one file per process."""
     report: bool = True
     """Evaluate, analyze and write report.html at the end."""
     table: tyro.conf.OmitArgPrefixes[TableOptions] = field(default_factory=TableOptions)
@@ -89,7 +90,7 @@ class RunOptions:
         for flag in ("data", "output", "name", "weights"):
             try:
                 (getattr(self, flag) or "").encode()
-            except UnicodeEncodeError as error:  # a run's files could not tell it
+            except UnicodeEncodeError as error:  # a run's files could not name it
                 fix = "rename it, or link to it by another name"
                 raise UsageError(f"{flag} is not UTF-8", "--" + flag, fix) from error
         name = self.name
@@ -100,16 +101,16 @@ class RunOptions:
             or not name.isprintable()
             or len(name.encode()) > _NAME_BYTES
         ):
-            fix = f"give the name of a folder, of at most {_NAME_BYTES} bytes; --output tells where it is made"
+            fix = f"give the name of a folder, of at most {_NAME_BYTES} bytes; --output sets where it is made"
             raise UsageError(f"name is {_shown(name)}", "--name", fix)
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainOptions(RunOptions):
-    """Train a network, evaluate it, look at what its neurons chose, and write a report.
+    """Train a network, evaluate it, study what its selective kernels chose, and write a report.
 
-    The defaults follow from data, weights and network: those below hold for what stands beside --help, which without
-    any is the digits. A run says at its start which it takes, and why.
+    The defaults depend on data, weights and network: those below hold for the --data, --weights and --model given
+    beside --help, or for the digits. A run shows at its start which defaults it uses, and why.
     """
 
     training: tyro.conf.OmitArgPrefixes[Recipe] = RECIPES["digits"]
@@ -155,7 +156,7 @@ class TrainOptions(RunOptions):
 
 
 def recipe_named(name: str) -> Recipe:
-    """A preset by name. Raises UsageError that tells the nearest one."""
+    """A preset by name. Raises UsageError, which names the nearest one."""
     if name not in RECIPES:
         near = difflib.get_close_matches(name, RECIPES, n=1, cutoff=0.3)
         fix = f"did you mean {near[0]}?" if near else f"one of {', '.join(RECIPES)}"

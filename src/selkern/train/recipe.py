@@ -42,20 +42,20 @@ LEAST = 2  # images that BatchNorm needs at once: where a map has one position, 
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
-    """Everything that decides what is learned, besides the data, the model and the seed."""
+    """How to train: everything but the data, the network and the seed."""
 
     epochs: int = 5
     """Passes over the training images."""
     schedule_epochs: int = 0
-    """Epochs that the learning rate's schedule is made for; 0 for as many as are trained."""
+    """Length of the learning rate schedule in epochs; 0 for that of the training."""
     batch_size: int = 64
-    """Images per optimizer step, over all ranks together."""
+    """Images per optimizer step, over all processes together."""
     accumulate: int = 1
-    """Parts a batch is worked through in, to save memory; the step is the same but for BatchNorm's statistics."""
+    """Parts into which each batch is divided to save memory; only BatchNorm's statistics differ."""
     image_size: int = 48
     """Side of the network's input, px."""
     resize: Resize = "crop"
-    """How an image that is no square becomes one: crop shows its centre alone; squash shows all of it, proportions not
+    """How an image becomes a square: crop shows its centre alone; squash shows all of it, proportions not
     kept; pad shows all of it, between areas of the mean colour."""
     eval_crop: float = 1.0
     """Share of each side of the resized image that evaluation's centre crop keeps (ImageNet: 0.875)."""
@@ -63,17 +63,17 @@ class Recipe:
     """Of 16-bit, 32-bit and float pixels, what is white: a value (or BLACK:WHITE), full (65,535), percentile (each
     image by its own values), or auto, which takes the range that the training images use, in whole bits."""
     mean: tuple[float, float, float] = (0.5, 0.5, 0.5)
-    """Mean subtracted from each colour, of 1."""
+    """Mean subtracted from each colour channel (values from 0 to 1)."""
     std: tuple[float, float, float] = (0.25, 0.25, 0.25)
-    """Divisor of each colour, of 1."""
+    """Standard deviation by which each colour channel is divided."""
     optimizer: Literal["sgd", "adamw"] = "adamw"
-    """SGD has Nesterov momentum off, as in the paper."""
+    """The optimizer; SGD is without Nesterov momentum, as in the paper."""
     lr: float = 2e-3
     """Peak learning rate."""
     momentum: float = 0.9
-    """Of SGD."""
+    """Momentum of SGD."""
     weight_decay: float = 0.05
-    """On weights of convolutions and linear maps only; norms and biases have none."""
+    """Weight decay of convolutions and linear layers; norms and biases have none."""
     bias_lr: float = 1.0
     """Factor on the learning rate of the classifier's bias (2 in the authors' prototxt)."""
     schedule: Literal["cosine", "steps"] = "cosine"
@@ -83,15 +83,16 @@ class Recipe:
     warmup: float = 0.0
     """Epochs over which the learning rate rises linearly from 0."""
     label_smoothing: float = 0.0
-    """Share of the target spread over all classes."""
+    """Label smoothing: share of the target spread evenly over all classes."""
     clip: float = 0.0
-    """Largest norm of the gradient; 0 leaves it alone."""
+    """Largest norm of the gradient; 0 for no clipping."""
     ema: float = 0.0
-    """Decay of the moving average of the weights, which is then what is evaluated and saved; 0 for none."""
+    """Decay of the moving average of the weights, which is then evaluated and saved; 0 for none."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
-    """bf16 is autocast; auto takes it on a GPU that has it, and fp32 on a CPU."""
+    """Precision of the computation: bf16 uses autocast; auto is bf16 on a GPU that supports it, else fp32."""
     memory: Memory = "default"
-    """What is kept for the backward pass: lean is the least, for a few percent of time; plain is autograd's own way."""
+    """Activations kept for the backward pass: lean keeps the fewest and takes a few percent longer; plain keeps all
+    that autograd does."""
     augment: Augment = field(default_factory=Augment)
     """Random changes of the training images."""
 

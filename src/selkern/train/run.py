@@ -36,8 +36,8 @@ def train(options: TrainOptions, defaults: Defaults | None = None) -> RunFolder 
     """Train a new run; its folder on rank 0, None on the others.
 
     Args:
-        options: what to do.
-        defaults: what they were made from, with the data that were opened for it; said at the start.
+        options: of the run.
+        defaults: what the options were made from, with the data opened for that; shown at the start.
 
     Raises:
         SelkernError: as `Training.fit`, `open_source` and `create_model` say.
@@ -96,7 +96,7 @@ def resume(
         CheckpointError: no sound state, or a run that is finished.
         ResourceError: another process trains it.
         UsageError: as `Recipe.extended` says.
-        DataError: the run's data are not found, or those given are others.
+        DataError: the run's data are not found, or other data are given.
     """
     options = read_options(run.path)
     if epochs is not None and epochs != options.training.epochs:
@@ -172,10 +172,10 @@ def _settled(
     """Options in which the levels of deep pixels and the batch fit the data, and the source with remarks on both."""
     levels, notes = settle_levels(source.train, parse_levels(options.training.white_level))
     asked = defaults is None or defaults.batch_asked
-    recipe, told = fit_batch(options.training, len(source.train), ranks, source.name, asked=asked)
+    recipe, batch_notes = fit_batch(options.training, len(source.train), ranks, source.name, asked=asked)
     if levels != "full":
         recipe = replace(recipe, white_level=show_levels(levels))
-    return replace(options, training=recipe), replace(source, notes=(*source.notes, *notes, *told))
+    return replace(options, training=recipe), replace(source, notes=(*source.notes, *notes, *batch_notes))
 
 
 def _announce(training: Training, log: RunLog, defaults: Defaults | None) -> None:

@@ -33,7 +33,7 @@ from selkern.models.weights import Card, find_bundled, save_weights
 from selkern.train.distributed import Ranks
 from selkern.train.options import OUTPUT, TrainOptions, read_options
 
-_SPOKEN = 5  # told one by one; the file has them all
+_SPOKEN = 5  # shown one by one; the file has them all
 _MANY = 0.1  # share of a split from which on a warning counts them
 TORCH = (".pth", ".pt", ".bin", ".caffemodel")
 LARGEST = 8192  # px: side of the images that a card may ask for, 200 MB each
@@ -66,7 +66,7 @@ class BadFiles:
 
     Args:
         path: of the file; what a run before this one wrote there is kept.
-        say: tells a line to the user.
+        say: shows a line to the user.
 
     Raises:
         CheckpointError: the file that is there is none of ours.
@@ -97,7 +97,7 @@ class BadFiles:
             if len(self.rows) <= _SPOKEN:
                 self.say(f"warning: skipped {error.where}: {error.what}")
             if len(self.rows) == _SPOKEN:
-                self.say(f"warning: images skipped from here on are told in {self.path} only")
+                self.say(f"warning: images skipped from here on are listed in {self.path} only")
 
     def add(self, others: Iterable[Mapping[str, str]]) -> None:
         """Take in what other ranks noted."""
@@ -141,7 +141,7 @@ def locked(folder: Path, ranks: Ranks, say: Callable[[str], None]) -> Iterator[N
 
     Args:
         folder: of the run.
-        say: told where a file system has no locks.
+        say: called where a file system has no locks.
 
     Raises:
         ResourceError: another process trains this run, on every rank; or the folder cannot be written to.
@@ -334,7 +334,7 @@ def name_of(options: TrainOptions) -> str:
 
 
 def make_card(options: TrainOptions, classes: tuple[str, ...], row: dict[str, float], norms: Mapping[str, Any]) -> Card:
-    """What the weights of an epoch tell about themselves: of metrics.csv its row, of the network its norms."""
+    """The card of an epoch's weights, from its row of metrics.csv and the network's norms."""
     return Card(
         model=options.model,
         classes=classes,
@@ -370,7 +370,7 @@ def versions() -> dict[str, str]:
 
 
 def find_weights(given: str) -> Path:
-    """The weights file of a run (its best), a weights file as it is, weights in the box by name, or "hf-hub:user/name".
+    """The weights file of a run (its best), a weights file as it is, bundled weights by name, or "hf-hub:user/name".
 
     Raises:
         CheckpointError: none of these.
@@ -397,13 +397,15 @@ def find_weights(given: str) -> Path:
 
 
 def require_preprocess(card: Card, path: Path) -> None:
-    """Raise CheckpointError unless the card tells how to prepare images, in a way that can be."""
+    """Raise CheckpointError unless the card describes a valid way to prepare images."""
     if not card.preprocess:
-        raise CheckpointError("the file does not tell how to prepare images", str(path), "use weights of a run")
+        raise CheckpointError("the file does not describe how to prepare images", str(path), "use weights of a run")
     try:
         size = Preprocess.from_dict(card.preprocess).size
         if size > LARGEST:
             raise ValueError(f"size {size} px is above {LARGEST}")
     except (ValueError, TypeError, OverflowError) as error:  # UsageError is a ValueError
         what = error.what if isinstance(error, UsageError) else str(error)
-        raise CheckpointError(f"tells no way to prepare images ({what})", str(path), "use weights of a run") from error
+        raise CheckpointError(
+            f"describes no way to prepare images ({what})", str(path), "use weights of a run"
+        ) from error
