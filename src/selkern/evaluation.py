@@ -188,6 +188,7 @@ def evaluate(
     on_bad: OnBad = "error",
     between: Callable[[], None] = lambda: None,
     seen: Callable[[int], object] = lambda _images: None,
+    after: Callable[[Batch], object] = lambda _batch: None,
 ) -> Evaluation:
     """Run a model over a split, in eval mode, and put it back into the mode it was in.
 
@@ -199,6 +200,7 @@ def evaluate(
             on other images than meant are wrong figures.
         between: called before every batch; what it raises ends the evaluation.
         seen: called with the number of images of every batch that is read, for a line of progress.
+        after: called with every batch after its forward pass, so that others record what they need of the same pass.
 
     Raises:
         DataError: an image cannot be read, or there is none.
@@ -216,6 +218,7 @@ def evaluate(
                 continue
             with autocast or nullcontext():
                 logits = model(to_input(batch.images, preprocess, device)).float()
+            after(batch)
             labels = batch.labels.to(device)
             top_p, top = logits.softmax(dim=1).topk(min(TOP, logits.shape[1]), dim=1)
             losses = F.cross_entropy(logits, labels, reduction="none")

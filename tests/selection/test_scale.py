@@ -20,14 +20,16 @@ from selkern.data.levels import PLAIN, Reading
 from selkern.data.preprocess import Preprocess
 from selkern.data.sources import open_source
 from selkern.errors import DataError
+from selkern.evaluation import evaluate
 from selkern.layers.gate import Selection
 from selkern.layers.selective_kernel import Branch, SelectiveKernel
 from selkern.report import figures
 from selkern.selection.analyses import Run
+from selkern.selection.observe import Observed, observe
 from selkern.selection.plots import to_svg
 from selkern.selection.preference import Selected, preference, select_over, studied_units
 from selkern.selection.record import record
-from selkern.selection.scale import ScaleStudy, Truth, observe, true_scale, why_not
+from selkern.selection.scale import ScaleStudy, Truth, true_scale, why_not
 from selkern.selection.scale import zoom_sweep as study_of
 from selkern.selection.statistics import Array, within_rank_correlation
 from selkern.selection.stream import stream
@@ -296,6 +298,28 @@ def test_groups_and_curves_are_direct_means() -> None:
         want = np.stack([a[torch.from_numpy(groups == g), largest].mean(dim=0) for g in range(3)])
         np.testing.assert_allclose(seen.curves[number], want, rtol=1e-5)
     assert seen.curves[0].shape == (3, 4)
+
+
+def test_an_evaluation_observes_what_a_pass_of_its_own_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    squares, model = Squares(230), fake(follows=FOLLOWS)
+    network = nn.Sequential(model, nn.Flatten())
+    observed = Observed(network)
+    with observed.watching():
+        evaluate(network, squares, tuple("abc"), PREPROCESS, after=observed.add)
+    indices = np.arange(229, 0, -2)
+    groups = (indices % 3).astype(np.int64)
+    want, seen = observe(network, squares, PREPROCESS, indices.tolist(), groups=groups), observed.of(indices, groups)
+    assert seen is not None
+    for name in ("preference", "light"):
+        np.testing.assert_allclose(getattr(seen, name), getattr(want, name), rtol=1e-6)
+    np.testing.assert_allclose(seen.curves[0], want.curves[0], rtol=1e-6)
+    assert observed.of(np.array([230])) is None, "an image that was not evaluated"
+    monkeypatch.setattr("selkern.selection.observe.MOST_BYTES", 100)
+    short = Observed(network)
+    with short.watching():
+        evaluate(network, squares, tuple("abc"), PREPROCESS, after=short.add)
+    assert short.of(indices, groups) is None, "the curves would need every image's channels"
+    assert short.of(indices) is not None
 
 
 def test_more_images_than_a_batch_are_the_same_images() -> None:

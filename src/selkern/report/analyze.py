@@ -26,6 +26,7 @@ from selkern.progress import Progress as Line
 from selkern.report.look import render_look
 from selkern.report.page import Report, draw, make_examples, pick_examples, render
 from selkern.selection.analyses import Plan, Run, Studies
+from selkern.selection.observe import Observed
 from selkern.selection.plots import to_png, to_svg
 from selkern.selection.scale import Truth
 from selkern.train.distributed import Ranks, pick_device
@@ -82,17 +83,36 @@ def analyze(
         say(line)
     folder = report_folder(loaded, chosen, output)
     started = time.monotonic()
-    with Line("evaluating", total=len(split)) as shown:
-        evaluation = evaluate(loaded.model, split, source.classes, loaded.preprocess, on_bad=on_bad, seen=shown.advance)
+    observed = Observed(loaded.model)
+    with Line("evaluating", total=len(split)) as shown, observed.watching():
+        evaluation = evaluate(
+            loaded.model,
+            split,
+            source.classes,
+            loaded.preprocess,
+            on_bad=on_bad,
+            seen=shown.advance,
+            after=observed.add,
+        )
     evaluation.require_numbers(split)
     truths = [split.truth(index) for index in range(len(split))] if isinstance(split, SceneSplit) else []
     truth, remarks = _truth(split, truths, boxes, loaded.preprocess, evaluation, on_bad)
-    runner = Run(loaded.model, split, loaded.preprocess, source.classes, evaluation.indices, truth=truth, plan=plan)
+    runner = Run(
+        loaded.model,
+        split,
+        loaded.preprocess,
+        source.classes,
+        evaluation.indices,
+        truth=truth,
+        plan=plan,
+        observed=observed,
+        predicted=evaluation.top[:, 0],
+    )
     studies = runner.all(lambda name: say(f"studying: {name}"), lambda found: write_tables(found, folder))
     sizes = np.array([truths[i].scale for i in evaluation.indices]) if truths else None
     notes = [f"{truth.scale:.1f}x" for truth in truths] or None
     right, wrong = (
-        make_examples(loaded.model, split, loaded.preprocess, evaluation, positions, studies.main, notes)
+        make_examples(split, loaded.preprocess, evaluation, positions, studies.main, observed, notes)
         for positions in pick_examples(evaluation, sizes)
     )
     report = Report(

@@ -14,7 +14,6 @@ from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
-from torch import nn
 
 from selkern.data.preprocess import Preprocess
 from selkern.data.split import Split
@@ -24,8 +23,9 @@ from selkern.report import figures
 from selkern.report import findings as words
 from selkern.selection.analyses import Studies
 from selkern.selection.look import draw as draw_looks
+from selkern.selection.observe import Observed
 from selkern.selection.plots import to_svg
-from selkern.selection.scale import ScaleStudy, observe
+from selkern.selection.scale import ScaleStudy
 
 
 def render_page(name: str, **values: Any) -> str:
@@ -155,23 +155,25 @@ def pick_examples(evaluation: Evaluation, sizes: NDArray[np.float64] | None = No
 
 
 def make_examples(
-    model: nn.Module,
     split: Split,
     preprocess: Preprocess,
     evaluation: Evaluation,
     positions: Sequence[int],
     study: ScaleStudy | None,
+    observed: Observed,
     notes: Sequence[str] | None = None,
 ) -> list[Example]:
     """Examples at some positions of an evaluation, each with what every unit of the study chose for it.
 
     Args:
+        observed: what the units chose in the evaluation.
         notes: one per image of the split, shown below it.
     """
     indices = [int(evaluation.indices[p]) for p in positions]
     cells: list[tuple[tuple[str, float, str], ...]] = [()] * len(indices)
     if study is not None and indices:
-        seen = observe(model, split, preprocess, indices)
+        seen = observed.of(np.array(indices))
+        assert seen is not None  # they were evaluated
         cells = [_unit_cells(study, row) for row in seen.preference]
     examples = []
     for row, (position, index) in enumerate(zip(positions, indices, strict=True)):

@@ -17,6 +17,7 @@ from selkern.progress import Progress
 from selkern.selection.causal import CausalStudy, causal
 from selkern.selection.field import FieldStudy, Growth, growth, receptive_fields
 from selkern.selection.look import Look, look
+from selkern.selection.observe import Observed
 from selkern.selection.preference import ZOOMS, Selected, select_over, studied_units
 from selkern.selection.scale import ScaleStudy, Truth, true_scale, why_not, zoom_sweep
 from selkern.selection.statistics import Array
@@ -97,6 +98,8 @@ class Run:
     Args:
         readable: numbers of the images that can be read.
         truth: of all images of the split, where it is known.
+        observed: what the units chose in the evaluation of the readable images; without it they are run again.
+        predicted: the class that the network named for each readable image in its evaluation, likewise.
     """
 
     def __init__(
@@ -109,9 +112,12 @@ class Run:
         *,
         truth: Truth | None = None,
         plan: Plan | None = None,
+        observed: Observed | None = None,
+        predicted: NDArray[np.int64] | None = None,
     ) -> None:
         self.model, self.split, self.preprocess, self.classes = model, split, preprocess, tuple(classes)
         self.readable, self.truth, self.plan = readable, truth, plan or Plan()
+        self.observed, self.predicted = observed, predicted
         self.device = next(model.parameters()).device
         self.studies = Studies()
         self._line = Progress("", quiet=True)
@@ -162,7 +168,9 @@ class Run:
             self.studies.notes.append(reason)
             return
         truth = replace(self.truth, indices=self.readable[known], scale=scale, clusters=clusters)
-        self.studies.truth = true_scale(self.model, self.split, self.preprocess, truth, self.classes)
+        self.studies.truth = true_scale(
+            self.model, self.split, self.preprocess, truth, self.classes, observed=self.observed
+        )
 
     def causal(self) -> None:
         """Accuracy with the selection replaced."""
@@ -170,7 +178,10 @@ class Run:
         clusters = None
         if self.truth is not None and len(self.truth.indices) == len(self.split):
             clusters = self.truth.clusters
-        self.studies.causal = causal(self.model, images, self._means(), clusters)
+        given = None
+        if self.predicted is not None:
+            given = dict(zip(self.readable.tolist(), self.predicted.tolist(), strict=True))
+        self.studies.causal = causal(self.model, images, self._means(), clusters, given=given)
 
     def fields(self) -> None:
         """Effective receptive fields, and whether they grow with the object."""

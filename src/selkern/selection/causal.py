@@ -94,6 +94,7 @@ def causal(
     means: Mapping[str, Array],
     clusters: NDArray[np.int64] | None = None,
     *,
+    given: Mapping[int, int] | None = None,
     single: bool = True,
 ) -> CausalStudy:
     """Accuracy with the selection as it is and replaced, on the same images in one pass.
@@ -103,6 +104,8 @@ def causal(
         images: with known labels.
         means: unit name to its mean selection (M, C), to which "frozen" freezes; see `selection.mean_selection`.
         clusters: the original that each image of the *source* was made from, by the image's number; None: independent.
+        given: the class that the network names for each image as it is, by the image's number, where that is known
+            from an evaluation; None runs the images once more.
         single: whether each unit is frozen alone too, a pass over the images for each.
 
     Raises:
@@ -115,7 +118,8 @@ def causal(
         for batch in images:
             labels.extend(batch.labels.tolist())
             indices.extend(batch.indices.tolist())
-            answers[0].extend(model(batch.x).argmax(dim=1).tolist())
+            as_it_is = [given[i] for i in batch.indices.tolist()] if given else model(batch.x).argmax(dim=1).tolist()
+            answers[0].extend(as_it_is)
             for number, (_, _, changes) in enumerate(plans, 1):
                 with choose(model, changes):
                     answers[number].extend(model(batch.x).argmax(dim=1).tolist())
@@ -123,13 +127,13 @@ def causal(
     if not len(truth) or (truth < 0).any():
         raise ValueError("the causal check needs images whose class is known")
     groups = where if clusters is None else clusters[where]
-    given, *replaced = (np.array(numbers) for numbers in answers)
-    right = (given == truth).astype(float)
+    unchanged, *replaced = (np.array(numbers) for numbers in answers)
+    right = (unchanged == truth).astype(float)
     effects = []
     for (what, unit, _), answer in zip(plans, replaced, strict=True):
         now = (answer == truth).astype(float)
         change = clustered_mean(now - right, groups)
-        effects.append(Effect(what, unit, clustered_mean(now, groups), change, float((answer != given).mean())))
+        effects.append(Effect(what, unit, clustered_mean(now, groups), change, float((answer != unchanged).mean())))
     return CausalStudy(len(truth), clustered_mean(right, groups), tuple(effects))
 
 

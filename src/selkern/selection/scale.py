@@ -12,15 +12,14 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from torch import nn
 
 from selkern.data.preprocess import Preprocess
 from selkern.data.split import Split
-from selkern.layers.parts import evaluating
-from selkern.selection.preference import Selected, preference, studied_units
-from selkern.selection.record import UnitInfo, record
+from selkern.selection.observe import Observation, Observed, observe
+from selkern.selection.preference import Selected
+from selkern.selection.record import UnitInfo
 from selkern.selection.result import Result
 from selkern.selection.statistics import (
     LEAST,
@@ -33,74 +32,9 @@ from selkern.selection.statistics import (
     rank_correlation,
     within_rank_correlation,
 )
-from selkern.selection.stream import stream
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
-
-
-@dataclass(frozen=True)
-class Observation:
-    """What the U units chose on n images.
-
-    Attributes:
-        units: the units whose branches see windows of different sizes.
-        preference: (n, U) see `preference`; mean over channels.
-        light: (n, 2) mean and standard deviation of the network's input image, 0 to 1: intensity and contrast.
-        curves: per unit (G, C), the selection of the largest kernel per channel, mean over each group of images.
-    """
-
-    units: tuple[UnitInfo, ...]
-    preference: Array
-    light: Array
-    curves: tuple[Array, ...]
-
-
-@torch.inference_mode()
-def observe(
-    model: nn.Module,
-    split: Split,
-    preprocess: Preprocess,
-    indices: Sequence[int],
-    *,
-    groups: NDArray[np.int64] | None = None,
-    zoom: float = 1.0,
-) -> Observation:
-    """Run images through a model in eval mode and keep what its units chose; memory does not grow with pixels.
-
-    Args:
-        indices: the images of the split, n of them.
-        groups: (n,) the group of each image, 0 to G - 1, for the curves; None makes one group.
-        zoom: enlargement of the centre.
-
-    Raises:
-        DataError: an image cannot be read.
-    """
-    units = studied_units(model)
-    groups = np.zeros(len(indices), dtype=np.int64) if groups is None else groups
-    preferences, lights = [], []
-    sums: list[Array | None] = [None] * len(units)
-    done = 0
-    images = stream(split, preprocess, indices, zooms=(zoom,), device=next(model.parameters()).device)
-    with evaluating(model), record(model) as selection:
-        for (batch,) in images:
-            model(batch.x)
-            columns = [preference(selection[unit.name], unit.extents).cpu() for unit in units]
-            preferences.append(torch.stack(columns, dim=1).numpy())
-            lights.append(batch.light)
-            member = np.eye(groups.max() + 1)[groups[done : done + len(batch)]]  # (N, G)
-            for number, unit in enumerate(units):
-                largest = selection[unit.name][:, int(np.argmax(unit.extents))].double().cpu().numpy()  # (N, C)
-                part = member.T @ largest
-                sums[number] = part if sums[number] is None else sums[number] + part
-            done += len(batch)
-    counts = np.bincount(groups)[:, None]
-    return Observation(
-        units,
-        np.concatenate(preferences).astype(np.float64),
-        np.concatenate(lights),
-        tuple(total / np.maximum(counts, 1) for total in sums if total is not None),
-    )
 
 
 @dataclass(frozen=True)
@@ -311,6 +245,7 @@ def true_scale(
     truth: Truth,
     classes: Sequence[str] = (),
     *,
+    observed: Observed | None = None,
     draws: int = 1000,
 ) -> ScaleStudy:
     """Selection against the known size of the object.
@@ -318,12 +253,14 @@ def true_scale(
     Args:
         truth: of the images that are studied.
         classes: names.
+        observed: a pass in which the images were seen already; without it, or where it is too short, they are run.
         draws: samples behind each interval of a correlation.
     """
     scale, clusters, labels = truth.scale, truth.clusters, split.labels[truth.indices]
     edges = np.quantile(scale, [1 / 3, 2 / 3])
     groups = np.searchsorted(edges, scale, side="right").astype(np.int64)
-    seen = observe(model, split, preprocess, truth.indices.tolist(), groups=groups)
+    seen = None if observed is None else observed.of(truth.indices, groups)
+    seen = seen or observe(model, split, preprocess, truth.indices.tolist(), groups=groups)
     low, high = edges
     return ScaleStudy(
         "true scale",

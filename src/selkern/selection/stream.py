@@ -42,13 +42,18 @@ class Pictures:
     @classmethod
     def of(cls, batch: Batch, preprocess: Preprocess, device: torch.device) -> Pictures:
         """A loader's batch."""
-        pixels = batch.images.float().flatten(1) / 255
         return cls(
             to_input(batch.images, preprocess, device),
             batch.labels.numpy(),
             batch.indices.numpy(),
-            torch.stack([pixels.mean(dim=1), pixels.std(dim=1)], dim=1).double().numpy(),
+            light_of(batch.images),
         )
+
+
+def light_of(images: Tensor) -> NDArray[np.float64]:
+    """Mean and standard deviation (N, 2) of the pixels of images (N, 3, H, W) of uint8, 0 to 1."""
+    pixels = images.float().flatten(1) / 255
+    return torch.stack([pixels.mean(dim=1), pixels.std(dim=1)], dim=1).double().numpy()
 
 
 def stream(

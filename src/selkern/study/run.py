@@ -27,6 +27,7 @@ from typing import Any
 import numpy as np
 import torch
 import yaml
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from selkern.data.preprocess import Preprocess
@@ -39,8 +40,8 @@ from selkern.inference.network import load
 from selkern.io import write_atomic
 from selkern.measure.machine import cpu_model
 from selkern.selection.causal import causal
+from selkern.selection.observe import Observed, observe
 from selkern.selection.preference import ZOOMS, Selected, select_over, studied_units
-from selkern.selection.scale import observe
 from selkern.selection.statistics import partial_rank_correlation, rank_correlation
 from selkern.selection.stream import stream
 from selkern.study.plan import Study
@@ -233,8 +234,17 @@ REPLACED = "top-1 with the selection"  # ... frozen, shuffled, smallest kernel, 
 Rows = list[dict[str, Any]]  # what, unit, value
 
 
-def selections(model: nn.Module, split: Split, preprocess: Preprocess) -> Rows:
+def selections(
+    model: nn.Module,
+    split: Split,
+    preprocess: Preprocess,
+    observed: Observed | None = None,
+    predicted: NDArray[np.int64] | None = None,
+) -> Rows:
     """The figures of a network on all images of a split; none where no unit has kernels of different sizes.
+
+    Args:
+        observed, predicted: of an evaluation of all images; without them the images are run again.
 
     Raises:
         DataError: an image cannot be read.
@@ -247,12 +257,14 @@ def selections(model: nn.Module, split: Split, preprocess: Preprocess) -> Rows:
     selected = select_over(model, stream(split, preprocess, zooms=ZOOMS), Selected(units, ZOOMS))
     rows = _rows(ENLARGED, labels, selected.change.mean[-1])
     if isinstance(split, SceneSplit):
-        seen = observe(model, split, preprocess, range(len(split)))
+        seen = None if observed is None else observed.of(np.arange(len(split)))
+        seen = seen or observe(model, split, preprocess, range(len(split)))
         sizes = np.array([split.truth(index).scale for index in range(len(split))])
         rows += _rows(SIZE, labels, rank_correlation(sizes, seen.preference))
         rows += _rows(LIT, labels, partial_rank_correlation(sizes, seen.preference, seen.light[:, 0]))
     images = (together[0] for together in stream(split, preprocess))
-    for effect in causal(model, images, selected.mean_selection(), single=False).effects:
+    given = None if predicted is None else dict(enumerate(predicted.tolist()))
+    for effect in causal(model, images, selected.mean_selection(), given=given, single=False).effects:
         rows += _rows(f"{REPLACED} {effect.what}", [effect.unit], [effect.change.value])
     return rows
 
@@ -299,9 +311,13 @@ def _evaluated(task: Task, run: RunFolder, device: str) -> dict[str, Any]:
     loaded = load(str(run.path), device)
     split = choose_images(loaded).split
     started = time.monotonic()
-    evaluation = evaluate(loaded.model, split, loaded.card.classes, loaded.preprocess)
+    observed = Observed(loaded.model)
+    with observed.watching():
+        evaluation = evaluate(loaded.model, split, loaded.card.classes, loaded.preprocess, after=observed.add)
     evaluation.require_numbers(split)
-    chosen = selections(loaded.model, split, loaded.preprocess) if task.selection else []
+    chosen: Rows = []
+    if task.selection:
+        chosen = selections(loaded.model, split, loaded.preprocess, observed, evaluation.top[:, 0])
     rows = run.read_metrics()
     return {
         "figures": {
