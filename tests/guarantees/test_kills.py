@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-import multiprocessing
+import json
 import os
-from concurrent.futures import ProcessPoolExecutor
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
+from tiny import ENVIRONMENT, SOURCE
 
 from guarantees import kills
 from selkern.train.run_folder import RunFolder
@@ -16,10 +18,25 @@ from selkern.train.run_folder import RunFolder
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="forks the runs that it kills")
 
 
-def prove(*args: Any, **named: Any) -> kills.Figures:
+PROVE = """
+import json, sys
+from dataclasses import asdict
+from pathlib import Path
+from guarantees import kills
+asked = json.loads(sys.argv[1])
+print(json.dumps(asdict(kills.prove(**{**asked, "folder": Path(asked["folder"])}))))
+"""
+
+
+def prove(count: int, seed: int, folder: Path, **named: Any) -> kills.Figures:
     """`kills.prove` in a new process: it forks from one in which torch has not computed yet."""
-    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
-        figures = pool.submit(kills.prove, *args, **named).result()
+    asked = json.dumps({"kills": count, "seed": seed, "folder": str(folder), **named})
+    path = os.pathsep.join([str(SOURCE), str(SOURCE.parent / "tests")])
+    environment = {**ENVIRONMENT, "PYTHONPATH": path}
+    words = [sys.executable, "-c", PROVE, asked]
+    done = subprocess.run(words, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    figures = kills.Figures(**json.loads(done.stdout.splitlines()[-1]))
     print(figures.line(named.get("ranks", 1)))
     return figures
 
