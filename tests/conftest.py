@@ -15,6 +15,27 @@ __all__ = ["interpreted"]
 torch.set_num_threads(1)
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """The size and the seed of the tests that draw their cases."""
+    parser.addoption("--seed", type=int, default=0, help="seed of the tests that draw their cases")
+    parser.addoption("--cases", type=int, help="how many cases an exhaustive test of tests/guarantees draws")
+
+
+@pytest.fixture
+def seed(request: pytest.FixtureRequest) -> int:
+    """Of a test that draws its cases; shown where the test fails."""
+    number = int(request.config.getoption("--seed"))
+    print(f"--seed {number}")
+    return number
+
+
+@pytest.fixture
+def cases(request: pytest.FixtureRequest) -> int | None:
+    """How many cases to draw, where --cases says so."""
+    number: int | None = request.config.getoption("--cases")
+    return number
+
+
 @pytest.fixture(autouse=True)
 def _seeded_and_restored() -> Iterator[None]:
     torch.manual_seed(0)

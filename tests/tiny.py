@@ -14,11 +14,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+from guarantees.small import SMALL
 from numpy.typing import NDArray
 from PIL import Image
 from safetensors.torch import load_file
 
-from reliability.small import SMALL
 from selkern.data.augment import Augment
 from selkern.data.decode import Header
 from selkern.data.levels import PLAIN, Reading, Used

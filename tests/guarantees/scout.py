@@ -16,8 +16,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, NoReturn
 
-from reliability import runs
-from reliability.failing import Fault, put_aside, put_back, take_copy, watch
+from guarantees import runs
+from guarantees.failing import Fault, put_aside, put_back, take_copy, watch
 from selkern import cli
 from selkern.errors import CheckpointError
 from selkern.models.weights import read_tensors

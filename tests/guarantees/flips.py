@@ -1,4 +1,4 @@
-"""Silent corruption of what a run keeps: `python -m reliability.flips [--cases N] [--seed S]`.
+"""Silent corruption of what a run keeps.
 
 The state and the weights of a small run are damaged, one case after the other: a bit flipped, cut, longer, emptied,
 gone, exchanged with another file. Reading them must tell it, or give what was written, bit for bit. The name of the
@@ -7,22 +7,18 @@ newest state, LAST, is the one thing that can go without a word: the newest stat
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import hashlib
 import io
 import json
 import random
 import shutil
-import sys
-import tempfile
-import time
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from reliability import runs
+from guarantees import runs
 from selkern.errors import CheckpointError
 from selkern.models.registry import create_model
 from selkern.train import run as job
@@ -150,31 +146,23 @@ def make_run(folder: Path) -> RunFolder:
     return run
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run the program; 0 if every damage was noticed."""
-    parser = argparse.ArgumentParser(prog="python -m reliability.flips", description="Damage what a run keeps.")
-    parser.add_argument("--cases", type=int, default=10_000)
-    parser.add_argument("--seed", type=int, default=0)
-    options = parser.parse_args(argv)
-    started = time.monotonic()
-    counts: Counter[str] = Counter()
-    kinds: Counter[str] = Counter()
-    with tempfile.TemporaryDirectory() as folder:
-        kept = Kept(make_run(Path(folder)))
-        for number in range(options.cases):
-            kind, where, change = kept.draw(random.Random(f"{options.seed} {number}"))
-            verdict = kept.judge(change)
-            kinds[kind] += 1
-            counts[verdict if verdict in (DETECTED, HARMLESS) else "undetected"] += 1
-            if verdict not in (DETECTED, HARMLESS):
-                print(f"{kind} {where}: {verdict} [--seed {options.seed}, case {number}]", file=sys.stderr)
-    print(", ".join(f"{kind} {count}" for kind, count in sorted(kinds.items())), file=sys.stderr)
-    print(
-        f"{options.cases} cases: {counts[DETECTED]} detected, {counts[HARMLESS]} harmless (LAST gone, the newest state "
-        f"taken), {counts['undetected']} undetected, {time.monotonic() - started:.0f} s"
-    )
-    return 1 if counts["undetected"] else 0
+@dataclass
+class Damages:
+    """What came of damages: how many of each kind and of each verdict, and a line for each that went unnoticed."""
+
+    kinds: Counter[str] = field(default_factory=Counter)
+    verdicts: Counter[str] = field(default_factory=Counter)
+    unnoticed: list[str] = field(default_factory=list)
 
 
-if __name__ == "__main__":
-    sys.exit(main())
+def damage(cases: int, seed: int, folder: Path) -> Damages:
+    """Damage a run so many times, each time from what it was."""
+    kept, result = Kept(make_run(folder)), Damages()
+    for number in range(cases):
+        kind, where, change = kept.draw(random.Random(f"{seed} {number}"))
+        verdict = kept.judge(change)
+        result.kinds[kind] += 1
+        result.verdicts[verdict] += 1
+        if verdict not in (DETECTED, HARMLESS):
+            result.unnoticed.append(f"{kind} {where}: {verdict} [--seed {seed}, case {number}]")
+    return result

@@ -1,7 +1,5 @@
 """A run of `selkern train` that is killed at random moments ends bit for bit as the run that nobody killed.
 
-    python -m reliability.kills --kills 200 --seed 0 [--ranks 2] [--keep FOLDER]
-
 Eight kinds of run (moving average, mixup with cutmix and broken images, accumulation, bf16; with workers and without)
 get SIGKILL in optimizer steps, while a state is saved, in validations, at the edge of epochs, while the report is
 written, and at any time; they are resumed and killed again until they end. Of two ranks one is killed, or both.
@@ -9,10 +7,7 @@ written, and at any time; they are resumed and killed again until they end. Of t
 
 from __future__ import annotations
 
-import argparse
 import shutil
-import sys
-import tempfile
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -24,15 +19,14 @@ import numpy as np
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
-from reliability import runs
-from reliability.runs import EPOCHS, LIMIT, MOMENTS, SAVE_STEPS, STEPS, Attempt, find_run, launch, position, results
+from guarantees import runs
+from guarantees.runs import EPOCHS, LIMIT, MOMENTS, SAVE_STEPS, STEPS, Attempt, find_run, launch, position, results
 from selkern.errors import SelkernError
 from selkern.train.options import TrainOptions
 
 ANY_TIME = 0.2  # share of the kills that wait for no phase
 MOST_KILLS = 6  # of one run
 PATIENCE = 30.0  # s within which a rank must notice that another one is gone
-SPOILS = ("optimizer", "bit", "state")
 
 
 class Fault(Exception):
@@ -48,20 +42,21 @@ class Figures:
     identical: int = 0
     unreadable: int = 0
     most_lost: int = 0  # optimizer steps that one kill undid
-    told: int = 0  # ranks that ended by themselves, with one line, after another one was killed
+    ended: int = 0  # ranks that ended by themselves, with one line, after another one was killed
     slowest: float = 0.0  # s that one of them took
     joining: int = 0  # ranks whose other one was killed before it had joined, for which they wait long
     faults: list[str] = field(default_factory=list)
+    seconds: float = 0.0
 
-    def line(self, ranks: int, seconds: float) -> str:
+    def line(self, ranks: int = 1) -> str:
         """The figures in one line."""
-        survivors = f"{self.told} ranks left alone ended by themselves within {self.slowest:.1f} s, "
+        survivors = f"{self.ended} ranks left alone ended by themselves within {self.slowest:.1f} s, "
         if self.joining:
             survivors += f"{self.joining} were left before all had joined, "
         return (
             f"{self.kills} kills, {self.finished} finished runs, {self.identical} bit-identical, "
             f"{self.unreadable} unreadable states, at most {self.most_lost} steps lost (saved every {SAVE_STEPS}), "
-            f"{survivors if ranks > 1 else ''}{len(self.faults)} faults, {seconds:.0f} s"
+            f"{survivors if ranks > 1 else ''}{len(self.faults)} faults, {self.seconds:.0f} s"
         )
 
 
@@ -202,7 +197,7 @@ class Victim:
             if not joined:
                 self.figures.joining += 1
             elif attempt.codes[rank] == 5 and len(errors) == 1 and "another process of this run is gone" in errors[0]:
-                self.figures.told += 1
+                self.figures.ended += 1
                 self.figures.slowest = max(self.figures.slowest, seconds)
             elif attempt.codes[rank] != 0:  # 0: all that it had to do with the killed one was done
                 raise Fault(f"rank {rank}, left alone, ended with {attempt.codes[rank]}: {errors[:3]}")
@@ -249,14 +244,23 @@ def flip_bit(file: Path) -> None:
     file.write_bytes(data)
 
 
-def prove(kills: int, seed: int, ranks: int, folder: Path, spoil: str, only: Sequence[str] | None) -> Figures:
-    """Kill until there were so many kills, each kind of run in its turn; faults are told, and their folders kept."""
+def prove(
+    kills: int, seed: int, folder: Path, ranks: int = 1, spoil: str = "", only: Sequence[str] | None = None
+) -> Figures:
+    """Kill until there were so many kills, each kind of run in its turn; the folders of faults are kept.
+
+    Args:
+        spoil: one of "optimizer", "bit" and "state", which is broken to see that it is noticed.
+        only: these kinds of run alone.
+    """
     runs.prepare()
+    folder.mkdir(parents=True, exist_ok=True)
     runs.draw_data(folder / "data")
+    started = time.monotonic()
     every = runs.configurations(folder / "data")
     kinds = {name: options for name, options in every.items() if name in (only or every)}
     references = {name: make_reference(kinds[name], ranks, folder / "unbroken" / name) for name in kinds}
-    figures, number, told = Figures(), 0, 0
+    figures, number = Figures(), 0
     while figures.kills < kills:
         name = list(kinds)[number % len(kinds)]
         random = np.random.default_rng([seed, number])
@@ -268,32 +272,6 @@ def prove(kills: int, seed: int, ranks: int, folder: Path, spoil: str, only: Seq
         except Fault as fault:
             killed = "; ".join(victim.log)
             figures.faults.append(f"{name}, seed {seed}, run {number}: {fault} | killed: {killed} | see {place}")
-            print(figures.faults[-1], file=sys.stderr, flush=True)
         number += 1
-        if figures.kills // 50 > told:
-            told = figures.kills // 50
-            print(f"{figures.kills} kills, {figures.identical} bit-identical runs", file=sys.stderr, flush=True)
+    figures.seconds = time.monotonic() - started
     return figures
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """The program; 0 where all that was promised held, else 1."""
-    parser = argparse.ArgumentParser(prog="python -m reliability.kills", description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--kills", type=int, default=200)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--ranks", type=int, choices=(1, 2), default=1)
-    parser.add_argument("--keep", type=Path, help="folder for the runs; without it only those with a fault are kept")
-    parser.add_argument("--kinds", nargs="+", choices=list(runs.configurations(Path())), help="only these kinds of run")
-    parser.add_argument("--spoil", choices=SPOILS, default="", help="break this, to see that it is found: exit code 1")
-    asked = parser.parse_args(argv)
-    started = time.monotonic()
-    folder = Path(tempfile.mkdtemp(prefix="kills-")) if asked.keep is None else asked.keep
-    figures = prove(asked.kills, asked.seed, asked.ranks, folder, asked.spoil, asked.kinds)
-    if asked.keep is None and not figures.faults:
-        shutil.rmtree(folder)
-    print(figures.line(asked.ranks, time.monotonic() - started))
-    return 1 if figures.faults else 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -7,9 +7,9 @@ import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from reliability.calls import Said
-from reliability.cases import DATA, OK, Case, Place
-from reliability.pictures import Picture, broken, encode, noise, sound
+from guarantees.calls import Said
+from guarantees.cases import DATA, OK, Case, Place
+from guarantees.pictures import Picture, broken, encode, noise, sound
 
 
 def bad_files(place: Place) -> dict[str, str]:

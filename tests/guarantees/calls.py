@@ -29,7 +29,7 @@ from typing import IO, NoReturn
 
 import torch
 
-from reliability.small import SMALL
+from guarantees.small import SMALL
 from selkern import cli
 from selkern.models import registry
 
@@ -52,6 +52,7 @@ _LATER = (
     "selkern.convert.files",
     "selkern.models.describe",
     "selkern.convert.foreign",
+    "selkern.report.analyze",
     "selkern.train.run",
     "selkern.inference.predict",
     "tarfile",

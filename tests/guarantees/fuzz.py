@@ -1,4 +1,4 @@
-"""Random command lines, made of the real commands and flags: `python -m reliability.fuzz [--lines N] [--seed S]`.
+"""Random command lines, made of the real commands and flags.
 
 Each ends with a right exit code and, where that is not 0, one line `error: ...`; never with a traceback; and nothing is
 written beyond the folder that a line may write to.
@@ -6,24 +6,21 @@ written beyond the folder that a line may write to.
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import io
 import os
 import shlex
 import signal
 import sys
-import tempfile
-import time
 import traceback
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 
-from reliability.calls import ERROR_CODES, LIMIT, TINY, Main, prepared
-from reliability.fuzz_lines import Lines
-from reliability.pictures import encode, noise
+from guarantees.calls import ERROR_CODES, LIMIT, TINY, Main
+from guarantees.fuzz_lines import Lines
+from guarantees.pictures import encode, noise
 from selkern import cli
 from selkern.models.registry import create_model
 from selkern.models.weights import save_weights
@@ -124,23 +121,3 @@ def _files(root: Path) -> set[str]:
 
 def _say(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """0 where every line ends as it should, else 1."""
-    parser = argparse.ArgumentParser(prog="python -m reliability.fuzz", description=__doc__)
-    parser.add_argument("--lines", type=int, default=2000)
-    parser.add_argument("--seed", type=int, default=0, help="decides the lines")
-    asked = parser.parse_args(argv)
-    started = time.monotonic()
-    with prepared(), tempfile.TemporaryDirectory(prefix="fuzz-") as root:
-        tally = fuzz(asked.lines, asked.seed, Path(root))
-    print(
-        f"{tally.lines} lines, {len(tally.tracebacks)} tracebacks, {len(tally.wrong)} wrong exit codes or endings, "
-        f"{time.monotonic() - started:.0f} s"
-    )
-    return 1 if tally.tracebacks or tally.wrong or not tally.lines else 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

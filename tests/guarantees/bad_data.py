@@ -11,9 +11,9 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from reliability.bad_images import left_out
-from reliability.cases import DATA, OK, RESOURCE, USAGE, Case, Place, make_images, remove
-from reliability.pictures import encode, noise
+from guarantees.bad_images import left_out
+from guarantees.cases import DATA, OK, RESOURCE, USAGE, Case, Place, make_images, remove
+from guarantees.pictures import encode, noise
 
 
 def _picture(path: Path) -> Path:

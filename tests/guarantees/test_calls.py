@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from reliability import bad_inputs
-from reliability.calls import Said, call, faults, prepared
-from reliability.cases import OK, Case, Place, make_place
+from guarantees import bad_inputs
+from guarantees.calls import Said, call, faults, prepared
+from guarantees.cases import OK, Case, Place, make_place
 
 ERROR = "error: what | where | what to do\n"
 

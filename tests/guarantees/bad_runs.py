@@ -11,7 +11,7 @@ from typing import Any
 
 import yaml
 
-from reliability.cases import CHECKPOINT, DATA, OK, RESOURCE, USAGE, Case, Place, folder_instead, remove
+from guarantees.cases import CHECKPOINT, DATA, OK, RESOURCE, USAGE, Case, Place, folder_instead, remove
 
 ANY = (USAGE, DATA, CHECKPOINT, RESOURCE)
 

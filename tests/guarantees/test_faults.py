@@ -1,17 +1,16 @@
-"""Faults at the writes of a run, in short; and that the program notices where the product lacks its care."""
+"""A write that fails loses nothing and is one line; and a product without its care is noticed."""
 
 from __future__ import annotations
 
 import errno
 import os
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from reliability import faults
-from reliability.failing import Fault, put_aside, put_back, take_copy, watch
+from guarantees import faults
+from guarantees.failing import Fault, put_aside, put_back, take_copy, watch
 from selkern.errors import ResourceError
 from selkern.models import registry, weights
 from selkern.train import progress, run_folder, state
@@ -35,11 +34,10 @@ def _unwatched(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 @pytest.mark.exhaustive
-def test_every_fault_is_told_and_loses_nothing(capsys: pytest.CaptureFixture[str]) -> None:
-    assert faults.main(["--limit", "8"]) == 0, capsys.readouterr().err
-    line = capsys.readouterr().out
-    assert " 8 of " in line
-    assert ": 8 loadable, 8 with right exit and one line" in line
+def test_every_fault_is_one_line_and_loses_nothing(seed: int, cases: int | None, tmp_path: Path) -> None:
+    line, broken = faults.meet(100 if cases is None else cases, seed, tmp_path)
+    print(line)
+    assert not broken, "\n".join(broken)
     assert int(line.split()[0]) > 500  # injection points
 
 
@@ -51,10 +49,8 @@ def write_in_place(path: Path, data: bytes | str) -> None:
         raise ResourceError(f"cannot write ({error.strerror})", str(path), "free space") from error
 
 
-@pytest.mark.parametrize("file", ["state/LAST", "weights/last.safetensors"])
-def test_a_write_in_place_is_noticed(
-    file: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.mark.parametrize("file", ["state/LAST", pytest.param("weights/last.safetensors", marks=pytest.mark.exhaustive)])
+def test_a_write_in_place_is_noticed(file: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(state, "write_atomic", write_in_place)
     monkeypatch.setattr(weights, "write_atomic", write_in_place)
     run = faults.prepare_whole(tmp_path)
@@ -62,12 +58,12 @@ def test_a_write_in_place_is_noticed(
     run.scout({writes[1]: [faults.FULL]})
     (case,) = run.cases
     assert (case.code, case.wrong, case.loadable) == (5, [], False)
-    assert faults.report([("train", case)], (1, 1, 0), 0, time.monotonic()) == 1
-    assert "the state before is lost" in capsys.readouterr().err
+    (line,) = faults.broken([("train", case)])
+    assert "the state before is lost" in line
 
 
 def careless(path: Path, text: str) -> None:
-    """What `append` would be if it swallowed a full disk and did not tell other errors as it should."""
+    """What `append` would be if it swallowed a full disk and raised other errors as what they are not."""
     try:
         with path.open("a") as file:
             file.write(text)
@@ -76,7 +72,8 @@ def careless(path: Path, text: str) -> None:
             raise ValueError("no luck with it") from error
 
 
-def test_errors_that_are_swallowed_or_told_otherwise_are_noticed(
+@pytest.mark.exhaustive
+def test_errors_that_are_swallowed_or_of_another_kind_are_noticed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(progress, "append", careless)

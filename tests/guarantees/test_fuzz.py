@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 import yaml
 
-from reliability import fuzz
-from reliability.calls import Main, prepared
-from reliability.fuzz_lines import Lines, flags_of
+from guarantees import fuzz
+from guarantees.calls import Main, prepared
+from guarantees.fuzz_lines import Lines, flags_of
 from selkern.train.options import TrainOptions
 
 
@@ -21,11 +21,20 @@ def _prepared() -> Iterator[None]:
         yield
 
 
-@pytest.mark.parametrize("seed", [1, 2])
-def test_lines_end_as_they_should(seed: int, tmp_path: Path) -> None:
-    tally = fuzz.fuzz(150, seed, tmp_path)
-    assert tally.lines == 150
+def check_lines(count: int, seed: int, folder: Path) -> None:
+    tally = fuzz.fuzz(count, seed, folder)
+    print(f"{tally.lines} lines, {len(tally.tracebacks)} tracebacks, {len(tally.wrong)} wrong endings")
+    assert tally.lines == count
     assert not tally.tracebacks + tally.wrong, "\n".join(tally.tracebacks + tally.wrong)
+
+
+def test_lines_end_as_they_should(seed: int, tmp_path: Path) -> None:
+    check_lines(60, seed + 1, tmp_path)
+
+
+@pytest.mark.exhaustive
+def test_many_lines_end_as_they_should(seed: int, cases: int | None, tmp_path: Path) -> None:
+    check_lines(cases or 2000, seed + 1, tmp_path)
 
 
 def test_lines_follow_the_seed_and_differ(tmp_path: Path) -> None:
@@ -63,7 +72,7 @@ def _silent(_words: Sequence[str]) -> int:
     return 2
 
 
-def _told_twice(_words: Sequence[str]) -> int:
+def _said_twice(_words: Sequence[str]) -> int:
     print("error: a | b | c\nerror: a | b | c", file=sys.stderr)
     return 2
 
@@ -78,7 +87,7 @@ def _writes(_words: Sequence[str]) -> int:
     return 0
 
 
-@pytest.mark.parametrize("main", [_code_7, _silent, _told_twice, _two_parts, _writes])
+@pytest.mark.parametrize("main", [_code_7, _silent, _said_twice, _two_parts, _writes])
 def test_a_wrong_ending_is_found(main: Main, tmp_path: Path) -> None:
     tally = fuzz.fuzz(2, 0, tmp_path, main)
     assert len(tally.wrong) >= 1

@@ -1,4 +1,4 @@
-"""Files made to do harm, through the real commands: `python -m reliability.hostile [--group G] [--only TEXT]`.
+"""Files made to do harm, through the real commands.
 
 Nothing in them may run (a canary file would appear), and each is refused within a second and 200 MB of memory, in one
 line that holds no characters that steer a terminal. A few are only unpleasant to read, and may be used.
@@ -6,19 +6,16 @@ line that holds no characters that steer a terminal. A few are only unpleasant t
 
 from __future__ import annotations
 
-import argparse
 import shlex
 import shutil
 import sys
-import tempfile
-import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
-from reliability import attack_files, attack_pickles
-from reliability.calls import LIMIT, TINY, Said, call, faults, prepared
-from reliability.cases import CHECKPOINT, DATA, OK, USAGE, Case, Place, make_images, make_place
-from reliability.pictures import encode, noise
+from guarantees import attack_files, attack_pickles
+from guarantees.calls import LIMIT, TINY, Said, call, faults
+from guarantees.cases import CHECKPOINT, DATA, OK, USAGE, Case, Place, make_images, make_place
+from guarantees.pictures import encode, noise
 
 MEMORY, SECONDS = 200 << 20, 1.0  # bytes and time that a refusal may take
 TRIES = 3  # other work on the machine may make one slow
@@ -199,15 +196,13 @@ def run_case(case: Case, place: Place, run: Call = call) -> list[str]:
     return found
 
 
-def run_all(
-    groups: Sequence[str], root: Path, only: str = "", every: int = 1, run: Call = call
-) -> tuple[int, int, list[str]]:
+def run_all(groups: Iterable[str], root: Path, every: int = 1, run: Call = call) -> tuple[int, int, list[str]]:
     """Number of files, how many of them ran, and a paragraph for each that did harm or was not refused as it should."""
     place = make_place(root)
     count, failed = 0, []
     for group in groups:
         for number, case in enumerate(GROUPS[group](place)):
-            if number % every or only not in case.name:
+            if number % every:
                 continue
             count += 1
             if found := run_case(case, place, run):
@@ -216,23 +211,3 @@ def run_all(
                 )
                 print(failed[-1], file=sys.stderr, flush=True)
     return count, sum("RAN: " in text for text in failed), failed
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """0 where no file does harm, else 1."""
-    parser = argparse.ArgumentParser(prog="python -m reliability.hostile", description=__doc__)
-    parser.add_argument("--group", choices=GROUPS, help="only this group of files")
-    parser.add_argument("--only", default="", help="only files with this text in their name")
-    asked = parser.parse_args(argv)
-    started = time.monotonic()
-    with prepared(), tempfile.TemporaryDirectory(prefix="hostile-") as root:
-        count, ran, failed = run_all([asked.group] if asked.group else list(GROUPS), Path(root), asked.only)
-    print(
-        f"{count} files, {ran} executed, {count - len(failed)} refused in time and memory, "
-        f"{time.monotonic() - started:.0f} s"
-    )
-    return 1 if failed or not count else 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

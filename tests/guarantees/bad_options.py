@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator
 
-from reliability.calls import Said
-from reliability.cases import CHECKPOINT, DATA, OK, RESOURCE, USAGE, Case, Place
+from guarantees.calls import Said
+from guarantees.cases import CHECKPOINT, DATA, OK, RESOURCE, USAGE, Case, Place
 
 # Flag and value of training, each refused as a mistake that names the flag.
 REFUSED = (

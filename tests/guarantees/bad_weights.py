@@ -12,8 +12,8 @@ from typing import Any
 import torch
 from safetensors.torch import load_file, save_file
 
-from reliability.calls import TINY
-from reliability.cases import CHECKPOINT, DATA, OK, USAGE, Case, Place
+from guarantees.calls import TINY
+from guarantees.cases import CHECKPOINT, DATA, OK, USAGE, Case, Place
 from selkern.models.weights import FORMAT, read_card, save_weights
 
 

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
 
-from reliability.calls import TINY, Said, call
-from reliability.pictures import encode, noise
+from guarantees.calls import TINY, Said, call
+from guarantees.pictures import encode, noise
 
 OK, USAGE, DATA, CHECKPOINT, RESOURCE = 0, 2, 3, 4, 5
 TRAIN = ("--model", TINY, "--epochs", "1", "--batch-size", "4", "--image-size", "16", "--no-report", "--device", "cpu")

@@ -15,7 +15,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from reliability.pictures import chunk, claims, encode, noise, png, profile_bomb, tiff
+from guarantees.pictures import chunk, claims, encode, noise, png, profile_bomb, tiff
 from selkern.models.weights import FORMAT
 
 HUGE = 1 << 40  # bytes of a file that holds nothing: a terabyte that takes no place on the disk

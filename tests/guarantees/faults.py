@@ -1,7 +1,7 @@
-"""Every write of a run fails once, and for ever: `python -m reliability.faults [--limit N] [--seed S]`.
+"""Every write of a run fails once, and for ever.
 
 A small run goes its way, and stops before each of its writes: the process forks, and in the fork that one call fails,
-or it and all later ones (`reliability.scout`). Each fork is a whole run that met this fault; how it ends is looked at,
+or it and all later ones (`guarantees.scout`). Each fork is a whole run that met this fault; how it ends is looked at,
 the folder is put back, and the run goes on to its next write. In the end every folder that a fork left is resumed
 without faults, where none before was the same, and must come to the results of the run that met none. Three runs are
 treated so: one from its beginning to its end, one that is resumed, and the report of one that is finished.
@@ -9,7 +9,6 @@ treated so: one from its beginning to its end, one that is resumed, and the repo
 
 from __future__ import annotations
 
-import argparse
 import gc
 import json
 import os
@@ -17,7 +16,6 @@ import random
 import shutil
 import signal
 import sys
-import tempfile
 import time
 import traceback
 from collections import Counter
@@ -28,9 +26,9 @@ from typing import Any
 
 import torch
 
-from reliability import runs
-from reliability.failing import Fault
-from reliability.scout import LIMIT, Case, Scout, results, speak_to
+from guarantees import runs
+from guarantees.failing import Fault
+from guarantees.scout import LIMIT, Case, Scout, results, speak_to
 from selkern import cli
 from selkern.cli.parse import parse
 from selkern.cli.train import ResumeOptions
@@ -41,7 +39,6 @@ FULL = Fault("ENOSPC")
 FAULTS = [Fault(code, for_ever) for code in ("ENOSPC", "EIO", "EACCES") for for_ever in (False, True)]
 SHORT = [Fault("ENOSPC", for_ever, short=True) for for_ever in (False, True)]
 FLAGS = "--recipe digits --epochs 2 --batch-size 14 --image-size 16 --ema 0.8 --save-steps 2 --log-order"
-USUAL = 2000  # of 3,814: five minutes of one core
 RESUMED_REPORTS = 12  # a report takes seconds
 RUN = Path("output") / "run"
 THIRD_SAVE = ("rename", "run/state/step-000004")
@@ -87,7 +84,7 @@ class Scenario:
         made = {path.replace("/.step-", "/step-").replace(".tmp/", "/") for _, path in points}
         files = {str(path.relative_to(self.base / "output")) for path in self.run.path.rglob("*") if path.is_file()}
         if self.name == "train" and not files <= made:
-            raise SystemExit(f"error: a file was written past the watch | {files - made} | see reliability/failing.py")
+            raise SystemExit(f"error: a file was written past the watch | {files - made} | see failing.py")
         # In whichever order a folder lists the files that are removed.
         if self.points and (sorted(points), found) != (sorted(self.points), self.expected):
             told = set(points) ^ set(self.points) or found.items() ^ self.expected.items()
@@ -134,7 +131,7 @@ def _warm(data: Path) -> None:
     """Import and look up here, once, what every run would otherwise do for itself."""
     import matplotlib.font_manager  # noqa: F401
 
-    from selkern.data import folders as files  # noqa: F401
+    from selkern.report import analyze  # noqa: F401
     from selkern.train import run as job  # noqa: F401
 
     torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=0.1).step()
@@ -192,61 +189,40 @@ def again(scenario: Scenario, left: str) -> str:
     return f"afterwards: {len(differing)} results differ, such as {differing[:2]}" if differing else ""
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run the program; 0 if every fault was met as is promised."""
-    parser = argparse.ArgumentParser(prog="python -m reliability.faults", description="Faults at every write of a run.")
-    parser.add_argument("--limit", type=int, default=USUAL, help="faults to meet; 0 for all")
-    parser.add_argument("--seed", type=int, default=0, help="of what is chosen")
-    options = parser.parse_args(argv)
+def meet(limit: int, seed: int, folder: Path) -> tuple[str, list[str]]:
+    """Meet so many faults, 0 for all, and resume what they left: the figures in one line, and every promise broken."""
     started = time.monotonic()
     torch.set_num_threads(1)
-    with tempfile.TemporaryDirectory() as folder:
-        scenarios = prepare(Path(folder))
-        plans, possible = choose(scenarios, options.limit, options.seed)
-        tried: list[tuple[str, Case]] = []
-        resumed = 0
-        for scenario in scenarios:
-            shutil.rmtree(scenario.base / "left", ignore_errors=True)
-            scenario.scout(plans[scenario.name])
-            _tell(f"{scenario.name}: {len(scenario.cases)} faults at {len(scenario.points)} calls met", started)
-            lefts = [case for case in scenario.cases if case.left]
-            for case in lefts[: RESUMED_REPORTS if scenario.name == "report" else None]:
-                resumed += 1
-                if told := again(scenario, case.left):
-                    case.wrong.append(told)
-            _tell(f"{scenario.name}: what they left was resumed, {len(lefts)} folders that differ", started)
-            tried += [(scenario.name, case) for case in scenario.cases]
-    return report(
-        tried, (sum(len(scenario.points) for scenario in scenarios), possible, resumed), options.seed, started
-    )
-
-
-def report(cases: Sequence[tuple[str, Case]], counts: tuple[int, int, int], seed: int, started: float) -> int:
-    """Tell what came of the faults; the exit code.
-
-    Args:
-        cases: by name of the run.
-        counts: calls at which faults can be met, faults that there are, folders that were resumed.
-    """
-    points, possible, resumed = counts
-    spared = Counter(case.kind for _, case in cases if case.code == 0)
-    _tell(f"went on to the end in spite of the fault: {dict(spared)}", started)
-    bad = [(name, case) for name, case in cases if case.wrong or not case.loadable]
-    for name, case in bad:
-        wrong = "; ".join([*case.wrong, *([] if case.loadable else ["the state before is lost"])])
-        where = f"{name}, call {case.number} ({case.kind} {case.path})"
-        print(f"{where} meets {case.fault}: {wrong} [--seed {seed}]", file=sys.stderr)
+    scenarios = prepare(folder)
+    plans, possible = choose(scenarios, limit, seed)
+    cases: list[tuple[str, Case]] = []
+    resumed = 0
+    for scenario in scenarios:
+        shutil.rmtree(scenario.base / "left", ignore_errors=True)
+        scenario.scout(plans[scenario.name])
+        lefts = [case for case in scenario.cases if case.left]
+        for case in lefts[: RESUMED_REPORTS if scenario.name == "report" else None]:
+            resumed += 1
+            if wrong := again(scenario, case.left):
+                case.wrong.append(wrong)
+        cases += [(scenario.name, case) for case in scenario.cases]
+    points = sum(len(scenario.points) for scenario in scenarios)
     loadable, right = sum(case.loadable for _, case in cases), sum(not case.wrong for _, case in cases)
-    print(
+    spared = Counter(case.kind for _, case in cases if case.code == 0)
+    line = (
         f"{points} injection points, {len(cases)} of {possible} faults met: {loadable} loadable, "
-        f"{right} with right exit and one line, {resumed} folders resumed, {time.monotonic() - started:.0f} s"
+        f"{right} with right exit and one line, {resumed} folders resumed, {time.monotonic() - started:.0f} s; "
+        f"finished in spite of the fault: {dict(spared)}"
     )
-    return 1 if bad else 0
+    return line, broken(cases)
 
 
-def _tell(text: str, started: float) -> None:
-    print(f"{time.monotonic() - started:4.0f} s  {text}", file=sys.stderr, flush=True)
-
-
-if __name__ == "__main__":
-    sys.exit(main())
+def broken(cases: Sequence[tuple[str, Case]]) -> list[str]:
+    """A line for each case, with the name of its run, that does not end as is promised."""
+    lines = []
+    for name, case in cases:
+        wrong = [*case.wrong, *([] if case.loadable else ["the state before is lost"])]
+        if wrong:
+            where = f"{name}, call {case.number} ({case.kind} {case.path})"
+            lines.append(f"{where} meets {case.fault}: {'; '.join(wrong)}")
+    return lines

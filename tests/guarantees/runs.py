@@ -1,4 +1,4 @@
-"""The runs that `reliability.kills` kills: a tiny network on few pictures, in forked processes that tell their phases.
+"""The runs that `guarantees.kills` kills: a tiny network on few pictures, in forked processes that tell their phases.
 
 Children are forked, because importing torch takes longer than a run. A child writes a byte into a pipe whenever it
 enters or leaves a phase of the run; the functions are wrapped in the child only, and are the product's own.
@@ -24,7 +24,7 @@ import torch._dynamo  # the first optimizer imports it, which would take every c
 from PIL import Image
 from safetensors.torch import load_file
 
-from reliability.small import SMALL
+from guarantees.small import SMALL
 from selkern.data.augment import Augment
 from selkern.errors import CheckpointError, SelkernError
 from selkern.models import registry
