@@ -14,6 +14,8 @@ import torch
 from tiny import ENVIRONMENT
 
 from selkern import tuning
+from selkern.errors import UsageError
+from selkern.models.registry import create_model
 
 STEPS = """
 import torch, selkern
@@ -100,6 +102,120 @@ def test_training_keeps_the_threads_of_torch(monkeypatch: pytest.MonkeyPatch) ->
     torch.set_num_threads(2)
     assert not tuning.tune(training=True).threads.changed
     assert torch.get_num_threads() == 2
+
+
+@pytest.mark.usefixtures("untuned")
+def test_the_user_s_threads_hold_over_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    torch.set_num_threads(1)
+    tuning.tune()
+    assert tuning.tune(threads=2).threads == tuning.Setting("2", "--threads 2", changed=True)
+    assert torch.get_num_threads() == 2
+
+
+@pytest.mark.parametrize("threads", [0, -1, 1025])
+def test_threads_out_of_range_are_refused(threads: int) -> None:
+    with pytest.raises(UsageError, match="must be from 1 to 1024"):
+        tuning.check_threads(threads)
+
+
+class Work:
+    """Work whose seconds an image are known for each number of threads, and the clock that it moves."""
+
+    def __init__(self, seconds: dict[int, float]) -> None:
+        self.seconds, self.now = seconds, 0.0
+        self.counts: list[int] = []
+
+    def __call__(self, images: int) -> None:
+        self.counts.append(torch.get_num_threads())
+        self.now += images * self.seconds[torch.get_num_threads()]
+
+    def choose(self, images: int) -> tuning.Threads | None:
+        return tuning.choose_threads(self, images, clock=lambda: self.now)
+
+
+@pytest.mark.usefixtures("untuned")
+@pytest.mark.parametrize(
+    ("seconds", "count"),
+    [
+        ({4: 0.005, 2: 0.008, 1: 0.014}, 4),  # quiet
+        ({4: 0.020, 2: 0.012, 1: 0.008}, 1),  # busy
+        ({4: 0.020, 2: 0.008, 1: 0.014}, 2),
+        ({4: 0.0082, 2: 0.008, 1: 0.009}, 4),  # as fast, within noise
+    ],
+)
+def test_the_fastest_count_is_taken_in_under_three_seconds(seconds: dict[int, float], count: int) -> None:
+    torch.set_num_threads(4)
+    work = Work(seconds)
+    chosen = work.choose(100_000)
+    assert chosen is not None
+    assert torch.get_num_threads() == chosen.count == count
+    assert work.now < 3
+    assert chosen.rates[count] == pytest.approx(1 / seconds[count])
+    assert f"{1 / seconds[count]:.0f} images/s" in str(chosen)
+
+
+@pytest.mark.usefixtures("untuned")
+def test_long_steps_are_measured_in_under_three_seconds_or_not_at_all() -> None:
+    torch.set_num_threads(2)
+    work = Work({2: 0.2, 1: 0.3})
+    assert work.choose(1000) is not None
+    assert work.now < 3
+    assert work.counts == [2, 2, *[2, 1] * ((len(work.counts) - 2) // 2)], "in turn"
+    torch.set_num_threads(2)
+    work = Work({2: 1.0, 1: 1.5})
+    assert work.choose(1000) is None
+    assert work.now < 3
+    assert torch.get_num_threads() == 2
+
+
+@pytest.mark.usefixtures("untuned")
+def test_small_work_is_not_measured() -> None:
+    torch.set_num_threads(2)
+    work = Work({2: 0.005, 1: 0.008})
+    assert work.choose(1000) is None
+    assert work.now == pytest.approx(4 * 0.005)
+    assert torch.get_num_threads() == 2
+
+
+@pytest.mark.usefixtures("untuned")
+@pytest.mark.parametrize("name", ["OMP_NUM_THREADS", tuning.SWITCH, ""])
+def test_what_decides_already_is_not_measured(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.set_num_threads(2 if name else 1)
+    if name:
+        monkeypatch.setenv(name, "off" if name == tuning.SWITCH else "2")
+    work = Work({})
+    assert work.choose(100_000) is None
+    assert not work.counts
+
+
+@pytest.mark.usefixtures("untuned", "tiny_networks")
+def test_a_measurement_changes_no_weight_and_no_random_state(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tuning, "_WORTH", 0.0)
+    monkeypatch.setattr(tuning, "_LONGEST", 60.0)
+    monkeypatch.setattr(tuning, "_BUDGET", 0.01)
+    model = create_model("sk_tiny", num_classes=3)
+    model.eval()
+    torch.set_num_threads(2)
+    before = [value.clone() for value in model.state_dict().values()], torch.get_rng_state()
+    for training in (True, False):
+        torch.set_num_threads(2)
+        assert tuning.measured_threads(model, 16, 1000, training=training, batch=2) is not None
+    assert all(map(torch.equal, before[0], model.state_dict().values()))
+    assert torch.equal(before[1], torch.get_rng_state())
+    assert not model.training
+    assert all(parameter.grad is None for parameter in model.parameters())
+
+
+def test_a_fall_of_the_speed_is_said_once() -> None:
+    pace = tuning.Pace()
+    pace.restart(0.0)
+    assert pace.slowed(2000, 10.0) == ""
+    pace.restart(100.0)  # a validation lay between
+    assert pace.slowed(1900, 110.0) == ""
+    assert pace.slowed(300, 115.0) == "", "too short to judge"
+    assert pace.slowed(270, 120.0) == "the machine is busy: 57 images/s, 200 at the start"
+    assert pace.slowed(500, 130.0) == ""
 
 
 @pytest.mark.usefixtures("untuned")

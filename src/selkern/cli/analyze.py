@@ -14,7 +14,9 @@ from selkern.cli.parse import Run, parse
 from selkern.data.table_options import TableOptions
 from selkern.errors import UsageError
 from selkern.progress import Progress, say
-from selkern.tuning import tune
+from selkern.tuning import check_threads, choose_threads_for, tune
+
+_PASSES = 10  # that the studies make over their images, roughly: for the choice of threads
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,6 +51,8 @@ class AnalyzeOptions:
     """Enlargements of the centre, the first of them 1."""
     device: str = "auto"
     """auto, cpu or cuda."""
+    threads: int | None = None
+    """CPU threads to compute with; by default what a short measurement finds fastest."""
     on_bad_image: Literal["error", "skip"] = "error"
     """An image that cannot be read: end, or leave it out and say how many were."""
     table: tyro.conf.OmitArgPrefixes[TableOptions] = field(default_factory=TableOptions)
@@ -56,6 +60,7 @@ class AnalyzeOptions:
     """Print one JSON object instead of text."""
 
     def __post_init__(self) -> None:
+        check_threads(self.threads)
         for name in ("images", "field_images", "looks"):
             if getattr(self, name) < 0:
                 flag = "--" + name.replace("_", "-")
@@ -76,7 +81,7 @@ def main(argv: list[str]) -> int:
         from selkern.report.findings import of_studies
         from selkern.selection.analyses import Plan
 
-        tune()
+        tune(threads=options.threads)
     other = is_other(options.run)
     if not other and (options.arguments or options.image_size):
         raise UsageError(
@@ -98,6 +103,12 @@ def main(argv: list[str]) -> int:
             if other
             else load(options.run, options.device)
         )
+    if options.threads is None:
+        with Progress("choosing the threads"):
+            images = _PASSES * (options.images or AnalyzeOptions.images)
+            text = choose_threads_for(loaded.model, loaded.preprocess.size, images)
+        if text:
+            say(text)
     analysis = analyzing.analyze(
         loaded,
         options.data,

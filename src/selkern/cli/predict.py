@@ -17,7 +17,7 @@ from selkern.cli.parse import Run, parse
 from selkern.errors import Interrupted, UsageError
 from selkern.io import require_new
 from selkern.progress import Progress, say
-from selkern.tuning import tune
+from selkern.tuning import check_threads, choose_threads_for, tune
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,10 +35,13 @@ class PredictOptions:
     row, so that an interrupted command keeps the rows done so far."""
     device: str = "auto"
     """Where to compute: auto (a GPU if there is one), cpu or cuda."""
+    threads: int | None = None
+    """CPU threads to compute with; by default what a short measurement finds fastest."""
     json: bool = False
     """Print one JSON object per line instead of text."""
 
     def __post_init__(self) -> None:
+        check_threads(self.threads)
         if self.top_k < 1:
             raise UsageError(f"top-k is {self.top_k}", "--top-k", "must be at least 1")
         if self.output is not None:
@@ -58,7 +61,7 @@ def main(argv: list[str]) -> int:
         from selkern.inference.network import load
         from selkern.inference.predict import new_prediction_file
 
-        tune()
+        tune(threads=options.threads)
         line.show("listing the images")
         images = predicting.list_images(options.paths, lambda text: line.say(f"note: {text}"))
         line.show("loading the network")
@@ -67,6 +70,8 @@ def main(argv: list[str]) -> int:
         file = None if options.output is None else stack.enter_context(new_prediction_file(options.output, top_k))
         for text in predicting.notes_on(images, loaded.preprocess.levels):
             line.say(f"note: {text}")
+        if options.threads is None and (text := choose_threads_for(loaded.model, loaded.preprocess.size, len(images))):
+            line.say(text)
         line.show("predicting", total=len(images))
         try:
             for answer in predicting.predict(loaded, images, top_k=top_k, seen=line.advance):

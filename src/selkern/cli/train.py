@@ -11,7 +11,7 @@ from selkern.cli.greet import greet, is_main
 from selkern.cli.parse import parse, parse_known
 from selkern.errors import SelkernError, UsageError, printable
 from selkern.progress import Progress, say
-from selkern.tuning import tune
+from selkern.tuning import check_threads, tune
 
 if TYPE_CHECKING:
     from selkern.train.defaults import Defaults
@@ -28,6 +28,8 @@ class ResumeOptions:
     """Where the run's data lie now, if they were moved; other data are refused."""
     device: str = "auto"
     """Where to compute: auto (a GPU if there is one), cpu or cuda."""
+    threads: int | None = None
+    """CPU threads to compute with, in place of those the run was started with; sums are then rounded otherwise."""
     workers: int | None = None
     """Processes that load images in the background; the result does not depend on it."""
     epochs: int | None = None
@@ -36,6 +38,7 @@ class ResumeOptions:
     """With another --epochs: keep the planned learning rate of every epoch, or stretch the plan over all of them."""
 
     def __post_init__(self) -> None:
+        check_threads(self.threads)
         if not self.resume:
             raise UsageError(
                 "no run is named", "--resume", "give a run's folder or name, or leave it out for the latest"
@@ -55,13 +58,14 @@ def main(argv: list[str]) -> int:
             from selkern.train import run as job
             from selkern.train.run_folder import RunFolder
 
-            tune(training=True)
+            tune(training=True, threads=options.threads)
         device = options.device
         run = job.resume(
             RunFolder.find(options.resume),
             options.device,
             options.workers,
             data=options.data,
+            threads=options.threads,
             epochs=options.epochs,
             extend=options.extend,
         )
@@ -71,7 +75,7 @@ def main(argv: list[str]) -> int:
         with Progress("starting", quiet=not is_main()):
             from selkern.train import run as job
 
-            tune(training=True)
+            tune(training=True, threads=asked.threads)
         device = asked.device
         run = job.train(asked, defaults)
     if run is not None:  # rank 0

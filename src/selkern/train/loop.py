@@ -12,6 +12,8 @@ from collections.abc import Callable
 from dataclasses import asdict
 from typing import Any
 
+import torch
+
 from selkern.data.loader import Batch, Samples, make_loader
 from selkern.data.order import TrainOrder
 from selkern.data.sources import Source
@@ -26,6 +28,7 @@ from selkern.train.run_folder import BadFiles, RunFolder, make_card
 from selkern.train.state import State, load_state, point_to, save_state
 from selkern.train.step import NotFinite, Stepper
 from selkern.train.stop import StopRequest
+from selkern.tuning import Pace
 
 _ROLLBACKS = 5  # in a row without an epoch between them; more are a sign that the recipe itself diverges
 
@@ -54,6 +57,7 @@ class Training:
         self.avoided: list[tuple[int, int]] = []  # (epoch, step) of batches that are passed over after a rollback
         self.rollbacks = 0
         self.rows: list[dict[str, float]] = []
+        self.pace = Pace()
 
     @property
     def done(self) -> int:
@@ -131,6 +135,7 @@ class Training:
         started = saved = time.monotonic()
         tally = self.stepper.tally
         before = tally.seconds
+        self.pace.restart(started)
         for batch in self.loader:
             if (self.epoch, self.step) not in self.avoided:
                 self._train_step(batch)
@@ -138,6 +143,8 @@ class Training:
             now = time.monotonic()
             tally.seconds = before + now - started
             self.log.advance(self.recipe.batch_size, self._line())
+            if remark := self.pace.slowed(self.recipe.batch_size, now):
+                self.log.say(f"{remark}{self._fewer_threads()}")
             # One answer for all ranks, whose clocks and signals differ: a signal's number, 1 to save, 0 for nothing.
             asked = self.ranks.maximum(stop.signum or int(self.ranks.main and self._is_due(now - saved)))
             if asked:
@@ -145,6 +152,13 @@ class Training:
                 saved = now
             if asked > 1:
                 raise self._interrupted(asked)
+
+    def _fewer_threads(self) -> str:
+        """What to do about a busy machine, where the number of threads may matter."""
+        if self.ranks.device.type != "cpu" or self.ranks.world > 1 or torch.get_num_threads() == 1:
+            return ""
+        run = shlex.quote(str(self.run.path))
+        return f"; --threads 1 may be faster: Ctrl+C, then selkern train --resume {run} --threads 1"
 
     def _is_due(self, seconds: float) -> bool:
         """Whether a state is to be saved now, so many seconds after the last one."""

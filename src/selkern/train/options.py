@@ -17,6 +17,7 @@ import yaml
 from selkern.data.table_options import TableOptions
 from selkern.errors import CheckpointError, UsageError
 from selkern.train.recipe import RECIPES, Recipe
+from selkern.tuning import check_threads
 
 T = TypeVar("T")
 _LARGEST = 1 << 18  # bytes of a config.yaml; ours have 2,000
@@ -54,6 +55,9 @@ class RunOptions:
     """Share of the training images used for validation (and test) where the data has no such split."""
     device: str = "auto"
     """Where to compute: auto (a GPU if there is one), cpu or cuda."""
+    threads: int | None = None
+    """CPU threads to compute with, which decide how sums are rounded; by default what a short measurement finds
+    fastest. A resumed run keeps them."""
     workers: int = 0
     """Processes that load images in the background; the result does not depend on it."""
     save_minutes: float = 10.0
@@ -74,6 +78,7 @@ class RunOptions:
         if not 0 <= self.workers <= _MOST_WORKERS:
             limit = "at least 0" if self.workers < 0 else f"at most {_MOST_WORKERS}"
             raise UsageError(f"workers is {self.workers}", "--workers", f"must be {limit}")
+        check_threads(self.threads)
         if not 0 <= self.seed < 2**63:
             raise UsageError(f"seed is {self.seed}", "--seed", "must be from 0 to 2^63 - 1")
         if self.save_steps < 0:
@@ -134,6 +139,8 @@ class TrainOptions(RunOptions):
                 del values["training"][name]
         if self.table == TableOptions():
             del values["table"]
+        if self.threads is None:
+            del values["threads"]
         return yaml.safe_dump(values, sort_keys=False, allow_unicode=True)
 
     @classmethod

@@ -30,6 +30,7 @@ from selkern.train.options import TrainOptions, read_options
 from selkern.train.progress import RunLog
 from selkern.train.run_data import RunData, trained_before, write_inputs
 from selkern.train.run_folder import RunFolder, find_weights, locked, name_of, require_readable
+from selkern.tuning import Threads, environment_decides, measured_threads
 
 
 def train(options: TrainOptions, defaults: Defaults | None = None) -> RunFolder | None:
@@ -57,6 +58,10 @@ def train(options: TrainOptions, defaults: Defaults | None = None) -> RunFolder 
                 model = _new_model(options, source)
                 # Built again in `Training`; here it refuses a batch size that cannot be before a folder is made.
                 TrainOrder(len(source.train), options.training.batch_size, options.seed, ranks.rank, ranks.world)
+                # Without defaults this is no user's command, and whoever calls has set the threads.
+                on_cpu = ranks.world == 1 and ranks.device.type == "cpu"
+                threads = _threads(model, options, source) if on_cpu and defaults is not None else None
+                options = options if threads is None else replace(options, threads=threads.count)
             first = None if options.weights is None else find_weights(options.weights)  # "latest" is soon this run
             run = RunFolder(ranks.from_main(RunFolder.create(options).path if ranks.main else Path()))
             log = RunLog(run.log if ranks.main else None)
@@ -68,6 +73,8 @@ def train(options: TrainOptions, defaults: Defaults | None = None) -> RunFolder 
                     run.start(options, source)
                     draw_first_batch(training)
             _announce(training, log, defaults)
+            if threads is not None:
+                log.say(str(threads))
             for warning in trained_before(first, source, source.test):
                 log.say(warning)
             training.fit()
@@ -80,15 +87,19 @@ def resume(
     workers: int | None = None,
     *,
     data: str | None = None,
+    threads: int | None = None,
     epochs: int | None = None,
     extend: Literal["keep", "rescale"] | None = None,
 ) -> RunFolder | None:
-    """Continue a run in its own folder, from its newest sound state; only device, workers and epochs may differ.
+    """Continue a run in its own folder, from its newest sound state.
+
+    Only device, workers, threads and epochs may differ.
 
     Images that are gone are as ones that cannot be read, and keep their place, so that the order of all others holds.
 
     Args:
         data: where the run's data lie now; None looks where they were, and beside the run.
+        threads: that were set for this process; None sets those that the run was started with, if it says.
         epochs: another number than the run was started with.
         extend: what then becomes of the learning rate, see `Recipe.extended`.
 
@@ -99,6 +110,8 @@ def resume(
         DataError: the run's data are not found, or other data are given.
     """
     options = read_options(run.path)
+    if threads is None and options.threads is not None and not environment_decides():
+        torch.set_num_threads(options.threads)
     if epochs is not None and epochs != options.training.epochs:
         options = replace(options, training=options.training.extended(epochs, extend))
     with ExitStack() as held:
@@ -145,6 +158,15 @@ def draw_first_batch(training: Training) -> None:
         captions = [names[s.label] if s.lam == 1 else f"{s.lam:.0%} {names[s.label]}, {names[s.partner]}" for s in good]
         training.run.plots.mkdir(exist_ok=True)
         write_atomic(training.run.plots / "train_batch.png", draw_grid([sample.pixels for sample in good], captions))
+
+
+def _threads(model: Backbone, options: TrainOptions, source: Source) -> Threads | None:
+    """The threads that a measurement of the training chooses and sets; None where the user did, or it is small."""
+    recipe = options.training
+    if options.threads is not None:
+        return None
+    images = recipe.epochs * len(source.train)
+    return measured_threads(model, recipe.image_size, images, training=True, batch=recipe.batch_size)
 
 
 def _new_model(options: TrainOptions, source: Source) -> Backbone:

@@ -262,7 +262,8 @@ class RunFolder:
             run = cls.find("latest", options.output)
             kept = read_options(run.path)
             asked = {name: getattr(options.training, name) for name in SETTLED}
-            same = replace(kept, training=replace(kept.training, **asked)).to_yaml() == options.to_yaml()
+            kept = replace(kept, training=replace(kept.training, **asked), threads=options.threads)
+            same = kept.to_yaml() == options.to_yaml()
         except (CheckpointError, OSError, ValueError):
             return None
         return run if same and not run.report.is_file() else None
