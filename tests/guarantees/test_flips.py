@@ -24,7 +24,8 @@ def check_damage(count: int, seed: int, folder: Path) -> None:
     assert not result.unnoticed, "\n".join(result.unnoticed)
     assert detected + harmless == count
     assert harmless < max(20, count // 20)  # LAST alone, and gone
-    assert result.kinds.keys() == {*flips.DAMAGES, "both", "between", "within"}
+    if count >= 200:  # of fewer, chance may leave a kind out
+        assert result.kinds.keys() == {*flips.DAMAGES, "both", "between", "within"}
 
 
 def test_damage_is_noticed(seed: int, tmp_path: Path) -> None:
