@@ -42,7 +42,7 @@ def draw(results: Results, foot: str) -> bytes | None:
 
 
 def _panels(results: Results) -> list[list[Row]]:
-    """Rows of each comparison that is drawn, the most telling first."""
+    """Rows of each comparison that is drawn, the clearest first."""
     panels = []
     for case in cases(results.rows):
         rows = [row for row in results.rows if (row.workload, row.case, row.quantity) == case]

@@ -106,7 +106,7 @@ class Row:
 
 
 def stages(tiny: bool) -> Sequence[Stage]:
-    """Of SKNet-50, or of its stand-in."""
+    """Of SKNet-50, or of the network that replaces it."""
     return TINY if tiny else SK50
 
 

@@ -76,8 +76,8 @@ class Handler(BaseHTTPRequestHandler):
         self.answer(status, json.dumps(value).encode(), Content_Type="application/json")
 
     def refuse(self, status: int, code: str = "", message: str = "", **headers: str) -> None:
-        told = {"X_Error_Code": code, "X_Error_Message": message, **headers}
-        self.answer(status, json.dumps({"error": message}).encode(), Content_Type="application/json", **told)
+        reported = {"X_Error_Code": code, "X_Error_Message": message, **headers}
+        self.answer(status, json.dumps({"error": message}).encode(), Content_Type="application/json", **reported)
 
     @property
     def user(self) -> str:

@@ -73,7 +73,7 @@ def png(values: NDArray[np.integer], depth: int, kind: int, clear: Sequence[int]
     if clear:
         chunks.append((b"tRNS", struct.pack(f">{len(clear)}H", *clear)))
     chunks += [(b"IDAT", zlib.compress(b"".join(b"\0" + line for line in lines))), (b"IEND", b"")]
-    told = (
+    reported = (
         struct.pack(">I", len(body)) + name + body + struct.pack(">I", zlib.crc32(name + body)) for name, body in chunks
     )
-    return b"\x89PNG\r\n\x1a\n" + b"".join(told)
+    return b"\x89PNG\r\n\x1a\n" + b"".join(reported)

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 def by_onnxruntime(
     module: nn.Module, x: Tensor, path: Path, *, dynamo: bool, **free: Any
 ) -> Callable[[Tensor], Tensor]:
-    """A module as ONNX Runtime computes it; `free` is what the exporter is told of the axes that may have any size."""
+    """A module as ONNX Runtime computes it; `free` is what the exporter is given of the axes that may have any size."""
     pytest.importorskip("onnxscript")
     runtime = pytest.importorskip("onnxruntime")
     torch.onnx.export(module, (x,), path, dynamo=dynamo, input_names=["x"], verbose=False, **free)

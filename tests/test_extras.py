@@ -70,13 +70,13 @@ def of_the_core(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[int
 def test_a_command_of_a_core_installation_names_its_extra(
     command: str, of_the_core: dict[str, tuple[int, str, str]]
 ) -> None:
-    told = (1, "", f"error: tyro is not installed | selkern {command} | pip install 'selkern[train]'\n")
+    reported = (1, "", f"error: tyro is not installed | selkern {command} | pip install 'selkern[train]'\n")
     answers = {line: said for line, said in of_the_core.items() if line.partition(" ")[0] == command}
     lives = {"doctor": {"doctor", "doctor --json"}, "data": {"data", "data --help", "data x --json"}}.get(
         command, set()
     )
     assert {line: said for line, said in answers.items() if line not in lives} == dict.fromkeys(
-        answers.keys() - lives, told
+        answers.keys() - lives, reported
     )
     for line in lives:
         assert "Traceback" not in "".join(map(str, of_the_core[line]))
@@ -141,7 +141,7 @@ def test_the_extras_are_those_of_the_package() -> None:
 
 
 @pytest.mark.parametrize(
-    ("error", "told"),
+    ("error", "reported"),
     [
         (ModuleNotFoundError("", name="PIL"), "PIL is not installed | here | pip install 'selkern[train]'"),
         (ModuleNotFoundError("", name="shtab"), "shtab is not installed | here | pip install shtab"),
@@ -154,5 +154,5 @@ def test_the_extras_are_those_of_the_package() -> None:
         (ImportError("no name"), "None"),
     ],
 )
-def test_the_line_says_what_is_known(error: ImportError, told: str) -> None:
-    assert str(missing(error, "here")) == told
+def test_the_line_says_what_is_known(error: ImportError, reported: str) -> None:
+    assert str(missing(error, "here")) == reported

@@ -29,7 +29,7 @@ pytestmark = pytest.mark.exhaustive
 ROOT = Path(__file__).parents[1]
 CORE = ("torch", "numpy", "safetensors")
 TRAIN = ("pillow", "pyarrow", "scikit-learn", "tyro", "pyyaml", "tqdm", "matplotlib", "jinja2")
-# Nothing of the checkout, and no index or folder of packages that pip was told of.
+# Nothing of the checkout, and no index or folder of packages that pip was given.
 CLEAN = {key: value for key, value in os.environ.items() if not key.startswith(("PYTHON", "PIP_"))}
 CLEAN |= {"PIP_CONFIG_FILE": os.devnull, "PIP_NO_INDEX": "1", "PIP_DISABLE_PIP_VERSION_CHECK": "1"}
 CLEAN |= {"OMP_NUM_THREADS": "1"}  # small tensors: more threads wait for each other
@@ -149,8 +149,8 @@ def test_a_command_of_the_core_is_one_line(command: str, core: Environment, tmp_
     lines = [[command], [command, "--help"]] if command != "data" else [["data", "check", "x"]]
     for words in lines:
         done = core.selkern(*words, folder=tmp_path)
-        told = f"error: tyro is not installed | selkern {command} | pip install 'selkern[train]'\n"
-        assert (done.returncode, done.stdout, done.stderr) == (1, "", told)
+        reported = f"error: tyro is not installed | selkern {command} | pip install 'selkern[train]'\n"
+        assert (done.returncode, done.stdout, done.stderr) == (1, "", reported)
 
 
 def test_help_version_and_doctor_of_the_core(core: Environment, tmp_path: Path) -> None:

@@ -417,8 +417,8 @@ def test_without_gates_dilation_keeps_every_value(name: str) -> None:
 
 @pytest.mark.parametrize(("name", "stride"), [("sknet26", 2), ("sknet26", 12), ("sknet_mini", 1), ("sknet_mini", 0)])
 def test_an_output_stride_that_cannot_be(name: str, stride: int) -> None:
-    told = f"output_stride is {stride} .* a power of two, at least"
-    with torch.device("meta"), pytest.raises(UsageError, match=told):
+    reported = f"output_stride is {stride} .* a power of two, at least"
+    with torch.device("meta"), pytest.raises(UsageError, match=reported):
         timm.create_model(name, output_stride=stride)
 
 

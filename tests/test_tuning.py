@@ -309,13 +309,13 @@ def test_the_doctor_speaks_json_and_finds_what_there_is() -> None:
         text=True,
         check=True,
     )
-    told = json.loads(done.stdout)
-    assert told["torch"]["value"] == torch.__version__
-    assert told["threads"] == {"name": "threads", "value": "1", "note": "OMP_NUM_THREADS=1"}
-    assert told["pillow"]["note"] == "extra train"
-    assert "images/s" in told["decoding"]["value"]
-    assert "GFLOP/s" in told["convolution"]["value"]
-    assert not [name for name, finding in told.items() if finding["value"] == "failed"]
+    reported = json.loads(done.stdout)
+    assert reported["torch"]["value"] == torch.__version__
+    assert reported["threads"] == {"name": "threads", "value": "1", "note": "OMP_NUM_THREADS=1"}
+    assert reported["pillow"]["note"] == "extra train"
+    assert "images/s" in reported["decoding"]["value"]
+    assert "GFLOP/s" in reported["convolution"]["value"]
+    assert not [name for name, finding in reported.items() if finding["value"] == "failed"]
     assert str(Path(__file__).parents[1]) not in done.stdout, "no paths"
 
 

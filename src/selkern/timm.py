@@ -3,7 +3,7 @@
 A name that timm has already stays timm's, and ours stays with `selkern.create_model`: `resnext50_32x4d`,
 `resnext101_32x4d`, their `seresnext` twins, `skresnet18`, `34`, `50`, `50d` and `skresnext50_32x4d` (equal to timm's by
 test). Tensors keep their names, so that a state dict fits both ways unchanged; timm puts `model.` in front of them
-with `features_only=True`. Weights in the box are pretrained tags: `sknet_mini.digits`, which makes 10 the number of
+with `features_only=True`. Bundled weights are pretrained tags: `sknet_mini.digits`, which makes 10 the number of
 classes that `sknet_mini` has by default, as timm does it.
 
 `segmentation_models_pytorch` then takes them as `tu-sknet50`, with `output_stride` 8 or 16 where it wants one.
@@ -164,8 +164,8 @@ class TimmNetwork(nn.Module):
         if output_fmt != "NCHW":
             raise UsageError(f"output_fmt is {output_fmt!r}", "output_fmt", "the maps of these networks are NCHW")
         names = [info["module"] for info in self.feature_info]
-        take, deepest = feature_take_indices(len(names), indices)
-        maps = self._maps(x, until=names[deepest] if stop_early else "")
+        take, last_index = feature_take_indices(len(names), indices)
+        maps = self._maps(x, until=names[last_index] if stop_early else "")
         taken = [maps[name] for index, name in enumerate(names) if index in take]
         return taken if intermediates_only else ([*maps.values()][-1], taken)
 
@@ -175,9 +175,9 @@ class TimmNetwork(nn.Module):
         prune_norm: bool = False,  # noqa: ARG002 - nothing to prune
         prune_head: bool = True,
     ) -> list[int]:
-        """Drop the stages above the deepest of `indices`, and the head; which indices they are from the first on."""
-        take, deepest = feature_take_indices(len(self.feature_info), indices)
-        part, _, stage = self.feature_info[deepest]["module"].partition(".")
+        """Drop the stages above the last_index of `indices`, and the head; which indices they are from the first on."""
+        take, last_index = feature_take_indices(len(self.feature_info), indices)
+        part, _, stage = self.feature_info[last_index]["module"].partition(".")
         kept = int(stage) + 1 if part == "stages" else 0
         self.stages = nn.Sequential(*[*self.stages.children()][:kept]).train(self.training)
         if part == "stem":
@@ -189,7 +189,7 @@ class TimmNetwork(nn.Module):
 
 
 def dilate(network: Backbone, output_stride: int) -> list[dict[str, Any]]:
-    """Dilate a network's stages beyond a stride, and tell its maps as timm does: one per stride, the last of it.
+    """Dilate a network's stages beyond a stride, and describe its maps as timm does: one per stride, the last of it.
 
     A stage's first unit takes the dilation from before it and the others its own, so that without gates every
     position of the strided maps keeps its value.
@@ -223,7 +223,7 @@ def _spread(unit: nn.Module, factor: int) -> None:
             (kernel, _), (dilation, _) = module.kernel_size, module.dilation
             module.stride, module.dilation = (1, 1), (dilation * factor,) * 2
             module.padding = (kernel // 2 * dilation * factor,) * 2
-        elif isinstance(module, SelectiveKernel):  # whose `extents` tell what its branches see
+        elif isinstance(module, SelectiveKernel):  # whose `extents` say what its branches see
             module.kernels = tuple(replace(kernel, dilation=kernel.dilation * factor) for kernel in module.kernels)
 
 

@@ -1,7 +1,7 @@
 """What the programs set before they compute: how memory is kept between steps, and how many threads compute.
 
 glibc gives large blocks back to the system when they are freed, and every step of a network frees hundreds of them:
-the next step then waits for thousands of pages to be mapped and cleared again. Told not to, it keeps them; the process
+the next step then waits for thousands of pages to be mapped and cleared again. Asked not to, it keeps them; the process
 takes more memory at its peak, and no number changes.
 
 The count of threads decides in which order sums are added up, so a training has other bits with another count. It is

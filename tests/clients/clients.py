@@ -50,7 +50,7 @@ JOBS: dict[str, str] = {}  # the name of each test to that of its client
 
 
 def client(name: str, package: str, job: str, how: str = "") -> Callable[[Test], Test]:
-    """Mark a test as the job of a client; several tests may have the same client, whose first job is told.
+    """Mark a test as the job of a client; several tests may have the same client, whose first job is listed.
 
     The test runs in an empty folder, as some tools write where they are.
     """

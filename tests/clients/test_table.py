@@ -1,4 +1,4 @@
-"""docs/clients.md names the clients that the tests have, and their jobs as the tests tell them."""
+"""docs/clients.md names the clients that the tests have, and their jobs as the tests list them."""
 
 from __future__ import annotations
 

@@ -133,7 +133,7 @@ def renamed(groups: list[list[Layer]], word: str) -> list[CaffeLayer]:
 @pytest.mark.parametrize(
     ("steps", "word"),
     [(0, "shortcut"), (0, "res_branch1_"), (1, "Proj"), (1, "downsample"), (6, "proj"), (6, "layer")],
-)  # a projection that comes first is told by its shape
+)  # a projection that comes first is known by its shape
 def test_other_names_are_taken_in_order(steps: int, word: str, caffes_own: bool) -> None:
     want = from_caffe(as_read(small(caffes_own)), SMALL)
     got = from_caffe(renamed(moved(units(small(caffes_own)), steps), word), SMALL)
@@ -154,7 +154,7 @@ def refused(kind: type[SelkernError], call: Callable[[], object]) -> str:
 def test_a_projection_that_nothing_tells_apart_is_refused(steps: int) -> None:
     layers = renamed(moved(units(small()), steps), "layer")
     message = refused(CheckpointError, lambda: from_caffe(layers, SMALL))
-    assert message.startswith("the shapes do not tell which one is the projection shortcut | layers layer14 to layer20")
+    assert message.startswith("the shapes do not show which one is the projection shortcut | layers layer14 to layer20")
 
 
 def test_the_norms_of_the_authors_names_may_stand_anywhere_after_their_convolution() -> None:
@@ -252,9 +252,9 @@ BROKEN: list[tuple[bytes, str]] = [
 def test_a_file_that_is_no_caffemodel_is_refused(tmp_path: Path, data: bytes, message: str) -> None:
     path = tmp_path / "a.caffemodel"
     path.write_bytes(data)
-    told = refused(CheckpointError, lambda: read_caffemodel(path))
-    assert told.startswith(message)
-    assert str(path) in told
+    reported = refused(CheckpointError, lambda: read_caffemodel(path))
+    assert reported.startswith(message)
+    assert str(path) in reported
 
 
 def test_a_zip_is_refused(tmp_path: Path) -> None:

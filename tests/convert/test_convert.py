@@ -137,7 +137,7 @@ def test_the_command(tmp_path: Path, state: dict[str, Tensor], capsys: pytest.Ca
 
 
 @pytest.mark.parametrize(
-    ("content", "told"),
+    ("content", "reported"),
     [
         ("\ufeffant\r\nbee\r\n\r\ncow\r\ndog\r\n".encode(), ("ant", "bee", "cow", "dog")),
         ("ant\nbee\ncow\ndog".encode("utf-16"), ("ant", "bee", "cow", "dog")),
@@ -152,17 +152,17 @@ def test_class_lists(
     tmp_path: Path,
     state: dict[str, Tensor],
     content: bytes,
-    told: str | tuple[str, ...],
+    reported: str | tuple[str, ...],
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     torch.save(state, tmp_path / "in.pth")
     names, target = tmp_path / "names.txt", tmp_path / "out.safetensors"
     names.write_bytes(content)
     code = main(["convert", str(tmp_path / "in.pth"), str(target), "--model", "sknet_mini", "--classes", str(names)])
-    if isinstance(told, tuple):
+    if isinstance(reported, tuple):
         assert code == 0
-        assert read_card(target).classes == told
+        assert read_card(target).classes == reported
     else:
         assert code in (2, 3)
-        assert told.format(names) in capsys.readouterr().err
+        assert reported.format(names) in capsys.readouterr().err
         assert not target.exists()

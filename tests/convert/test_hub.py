@@ -107,10 +107,10 @@ def test_a_network_by_name_alone(tmp_path: Path, name: str, options: dict[str, A
     )
     model.save_pretrained(tmp_path / "net")
     assert same_weights(from_pretrained(tmp_path / "net"), model.state_dict())
-    told = front_matter(tmp_path / "net")
-    assert told["pipeline_tag"] == task
-    assert ("selective-kernel" in told["tags"]) == (name == "sk_shufflenet_v2_x05")
-    assert "model-index" not in told
+    reported = front_matter(tmp_path / "net")
+    assert reported["pipeline_tag"] == task
+    assert ("selective-kernel" in reported["tags"]) == (name == "sk_shufflenet_v2_x05")
+    assert "model-index" not in reported
     text = (tmp_path / "net" / "README.md").read_text()
     assert "Nothing is recorded." in text
     assert "How they were prepared is not recorded." in text
@@ -119,11 +119,11 @@ def test_a_network_by_name_alone(tmp_path: Path, name: str, options: dict[str, A
 def test_the_readme_tells_what_was_measured(tmp_path: Path) -> None:
     model = create_model("sknet_mini", weights="digits")
     model.save_pretrained(tmp_path / "net", license="apache-2.0")
-    told = front_matter(tmp_path / "net")
-    assert told["library_name"] == "selkern"
-    assert told["license"] == "apache-2.0"
-    assert told["tags"] == ["image-classification", "selective-kernel"]
-    results = told["model-index"][0]["results"]
+    reported = front_matter(tmp_path / "net")
+    assert reported["library_name"] == "selkern"
+    assert reported["license"] == "apache-2.0"
+    assert reported["tags"] == ["image-classification", "selective-kernel"]
+    results = reported["model-index"][0]["results"]
     assert {result["dataset"]["name"] for result in results} == {"digits"}
     measured = {figure["name"]: figure["value"] for result in results for figure in result["metrics"]}
     metrics = read_card(BUNDLED).metrics
@@ -171,9 +171,9 @@ def test_names_that_are_hard_to_write_down(tmp_path: Path) -> None:
     source = {"data": "/home/me/my 'best': #photos", "command": "selkern train --name '---'"}
     model.card = replace(model.card, classes=classes, metrics={"test_top1": 0.5}, source=source)
     model.save_pretrained(tmp_path / "net: 1")
-    told = front_matter(tmp_path / "net: 1")["model-index"][0]
-    assert told["name"] == "net: 1"
-    assert told["results"][0]["dataset"]["name"] == "my 'best': #photos"
+    reported = front_matter(tmp_path / "net: 1")["model-index"][0]
+    assert reported["name"] == "net: 1"
+    assert reported["results"][0]["dataset"]["name"] == "my 'best': #photos"
     assert read_card(tmp_path / "net: 1" / "model.safetensors") == model.card
 
 
@@ -210,8 +210,8 @@ def test_figures_go_with_the_weights_they_were_measured_with(tmp_path: Path) -> 
     with torch.no_grad():
         model.fc.get_parameter("bias")[3] += 1e-6
     model.save_pretrained(tmp_path / "trained")
-    told = read_card(tmp_path / "trained" / "model.safetensors")
-    assert told == replace(card, metrics={}, source={"started from": card.source})
+    reported = read_card(tmp_path / "trained" / "model.safetensors")
+    assert reported == replace(card, metrics={}, source={"started from": card.source})
     assert "model-index" not in front_matter(tmp_path / "trained")
     model.card = replace(card, metrics={"test_top1": 0.5}, source={"data": "digits"})
     model.save_pretrained(tmp_path / "measured")
@@ -367,8 +367,8 @@ def _enter(environment: dict[str, str]) -> None:
 
 
 def _client(hub: Hub, home: Path, **environment: str) -> Client:
-    told = {"HF_ENDPOINT": hub.address, "HF_HOME": str(home), "HF_HUB_DISABLE_PROGRESS_BARS": "1", **environment}
-    pool = ProcessPoolExecutor(1, get_context("spawn"), _enter, (told,))
+    reported = {"HF_ENDPOINT": hub.address, "HF_HOME": str(home), "HF_HUB_DISABLE_PROGRESS_BARS": "1", **environment}
+    pool = ProcessPoolExecutor(1, get_context("spawn"), _enter, (reported,))
     return Client(hub, pool)
 
 
@@ -416,7 +416,7 @@ def load(source: str, **options: Any) -> tuple[str, Card | None, str]:
 
 
 def push(repository: str, seed: int | None = None, **options: Any) -> str:
-    """Push the weights in the box; with a seed, a network of random weights instead."""
+    """Push the bundled weights; with a seed, a network of random weights instead."""
     torch.manual_seed(seed or 0)
     model = create_model("sknet_mini", weights="digits" if seed is None else None)
     return model.push_to_hub(repository, **options)
@@ -544,9 +544,9 @@ def test_what_the_hub_does_not_give(client: Client, source: str, code: int, mess
 
 def test_a_damaged_file_can_be_fetched_again(client: Client) -> None:
     client.hub.put("me/mended", {"model.safetensors": GARBAGE})
-    told = refused(CheckpointError, 4, lambda: client.call(load, "me/mended"))
-    assert told.endswith("| delete it and fetch it again")
-    Path(told.split(" | ")[1]).unlink()
+    reported = refused(CheckpointError, 4, lambda: client.call(load, "me/mended"))
+    assert reported.endswith("| delete it and fetch it again")
+    Path(reported.split(" | ")[1]).unlink()
     client.hub.put("me/mended", {"model.safetensors": BUNDLED.read_bytes()})
     assert client.call(load, "me/mended")[1] == read_card(BUNDLED)
 
@@ -600,11 +600,11 @@ def test_offline_the_cache_is_enough(client: Client, offline: Client) -> None:
 
 def test_offline_without_the_file(offline: Client) -> None:
     bring = "bring its model.safetensors and give the path: weights='model.safetensors' or `selkern convert`"
-    told = refused(CheckpointError, 4, lambda: offline.call(load, "timm/far.away"))
-    assert told == f"cannot reach the Hub | timm/far.away | {bring}"
+    reported = refused(CheckpointError, 4, lambda: offline.call(load, "timm/far.away"))
+    assert reported == f"cannot reach the Hub | timm/far.away | {bring}"
     said = offline.call(run, "evaluate", "hf-hub:timm/far.away", "--data", "digits")
     assert said[:2] == (4, "")
-    assert said[2].splitlines()[-1] == f"error: {told}"
+    assert said[2].splitlines()[-1] == f"error: {reported}"
     pushed = refused(CheckpointError, 4, lambda: offline.call(push, "me/far", token="owner"))
     assert pushed.startswith("cannot reach the Hub (")
     assert "`save_pretrained` writes the same files" in pushed

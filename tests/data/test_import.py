@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from boxed import HEIGHT, WIDTH, boxes, make_coco, make_voc, make_yolo, picture, xml
+from annotated import HEIGHT, WIDTH, boxes, make_coco, make_voc, make_yolo, picture, xml
 from numpy.typing import NDArray
 from PIL import Image
 

@@ -125,12 +125,12 @@ def state_files(state: Path, canary: Path, pickled: bytes) -> Iterator[str]:
 
 
 def _manifest(files: dict[str, bytes]) -> bytes:
-    told = {
+    reported = {
         name: {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
         for name, data in files.items()
         if name != "manifest.json"
     }
-    return json.dumps(told, indent=1).encode()
+    return json.dumps(reported, indent=1).encode()
 
 
 def caffemodels(folder: Path) -> Iterator[tuple[str, Path]]:

@@ -141,7 +141,7 @@ def saved_by_torch(canary: Path, old: bool) -> bytes:
 def odd_tensors() -> dict[str, dict[str, torch.Tensor]]:
     """State dicts of tensors that are more, or something else, than the file holds."""
     return {
-        "one number told to be 30 billion": {
+        "one number repeated 30 billion times": {
             "fc.weight": torch.zeros(1).expand(10**9, 32),
             "fc.bias": torch.zeros(1).expand(10**9),
         },

@@ -62,7 +62,7 @@ def _twin_names(data: Path) -> None:
         _picture(data / "train" / os.fsdecode(b"cl" + byte) / "a.png")
 
 
-# Each as (what is done to the sound data, the exit codes that are right, what the error line tells).
+# Each as (what is done to the sound data, the exit codes that are right, what the error line holds).
 FOLDERS: dict[str, tuple[Callable[[Path], Any], tuple[int, ...], tuple[str, ...]]] = {
     "as it should be": (lambda _: None, (OK,), ()),
     "strangers and dot folders": (_strangers, (OK,), ()),
@@ -102,11 +102,11 @@ LEFT_OUT = {"two spaces in a broken image": "a  b.png", "a bar in a broken image
 
 def folders(place: Place) -> Iterator[Case]:
     """Folders of images: what lies in them, what is missing, what things are called."""
-    for name, (change, codes, tells) in FOLDERS.items():
+    for name, (change, codes, shows) in FOLDERS.items():
         data = place.data()
         change(data)
         names = {LEFT_OUT[name]} if name in LEFT_OUT else None
-        yield Case(name, place.train(data), codes, tells, left_out(place, names))
+        yield Case(name, place.train(data), codes, shows, left_out(place, names))
     for name in ("with space", "-dash", "üñí 猫", "a | b", "x" * 200):
         data = place.data(name)
         yield Case(f"data called {name[:20]}", place.train(data), (OK,))
@@ -149,7 +149,7 @@ def folders(place: Place) -> Iterator[Case]:
 ROWS = "train/cat/000.png,cat\ntrain/cat/001.jpg,cat\ntrain/dog/000.png,dog\ntrain/dog/001.jpg,dog\n" + "".join(
     f"train/{name}/{number},{name}\n" for name in ("cat", "dog") for number in ("002.png", "003.jpg")
 )
-# Each as (the table, the exit codes that are right, what the error line tells).
+# Each as (the table, the exit codes that are right, what the error line holds).
 TABLES: dict[str, tuple[str | bytes, tuple[int, ...], tuple[str, ...]]] = {
     "as it should be": ("path,label\n" + ROWS, (OK,), ()),
     "byte order mark": ("\ufeffpath,label\n" + ROWS, (OK,), ()),
@@ -197,10 +197,10 @@ TABLES: dict[str, tuple[str | bytes, tuple[int, ...], tuple[str, ...]]] = {
 
 def tables(place: Place) -> Iterator[Case]:
     """CSV files."""
-    for name, (text, codes, tells) in TABLES.items():
+    for name, (text, codes, shows) in TABLES.items():
         table = place.data() / "table.csv"
         table.write_bytes(text if isinstance(text, bytes) else text.encode())
-        yield Case(name, place.train(table), codes, tells)
+        yield Case(name, place.train(table), codes, shows)
     table = place.data() / "table.csv"
     table.write_text("path,label\n" + "".join(f"{table.parent}/{row}\n" for row in ROWS.split()))
     yield Case("absolute paths", place.train(table), (OK,))
@@ -226,7 +226,7 @@ def _twice(file: Path) -> None:
     pq.write_table(pa.Table.from_arrays([images, labels, labels], names=["image", "label", "label"]), file)
 
 
-# Each as (columns, or how the file is made; the exit codes that are right; what the error line tells).
+# Each as (columns, or how the file is made; the exit codes that are right; what the error line holds).
 PARQUET: dict[str, tuple[dict[str, Any] | Callable[[Path], Any], tuple[int, ...], tuple[str, ...]]] = {
     "as it should be": (_columns(), (OK,), ()),
     "images as bytes": (_columns(images=[encode(noise(), "PNG")] * 12), (OK,), ()),
@@ -261,13 +261,13 @@ PARQUET: dict[str, tuple[dict[str, Any] | Callable[[Path], Any], tuple[int, ...]
 
 def parquet_files(place: Place) -> Iterator[Case]:
     """Parquet files, whole and cut."""
-    for name, (made, codes, tells) in PARQUET.items():
+    for name, (made, codes, shows) in PARQUET.items():
         file = place.fresh() / "data.parquet"
         if callable(made):
             made(file)
         else:
             pq.write_table(pa.table(made), file)
-        yield Case(name, place.train(file, "--batch-size", "8"), codes, tells)
+        yield Case(name, place.train(file, "--batch-size", "8"), codes, shows)
     whole = place.fresh() / "whole"
     pq.write_table(pa.table(_columns()), whole)
     data = whole.read_bytes()

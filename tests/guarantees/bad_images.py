@@ -28,7 +28,7 @@ def left_out(place: Place, names: set[str] | None) -> Callable[[Said], str]:
         found = {Path(file).name for file in bad_files(place)}
         if names is not None and found != names:
             return f"bad_files.csv names {sorted(found)}, not {sorted(names)}"
-        return "" if all(name in said.err for name in found) else "a file that was left out is not told"
+        return "" if all(name in said.err for name in found) else "a file that was left out is not named"
 
     return check
 
@@ -71,11 +71,11 @@ def _in_validation(place: Place, command: str) -> Iterator[Case]:
     file.write_bytes(encode(noise(), "JPEG")[:300])
     yield Case(f"{command}, a broken image", place.evaluate(data, command=command), (DATA,), (str(file),))
 
-    def told(said: Said) -> str:
+    def reported(said: Said) -> str:
         return "" if command == "analyze" or "1 could not be read" in said.out else "the image left out is not counted"
 
     words = place.evaluate(data, "--on-bad-image", "skip", command=command)
-    yield Case(f"{command}, a broken image skipped", words, (OK,), (), told)
+    yield Case(f"{command}, a broken image skipped", words, (OK,), (), reported)
     for image in (data / "val").rglob("*.*"):
         image.write_bytes(b"")
     yield Case(f"{command}, every image broken", words, (DATA,), ("can be read",))

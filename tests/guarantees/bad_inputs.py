@@ -35,7 +35,7 @@ def run_case(case: Case, place: Place, run: Call = call) -> list[str]:
     """What is wrong with how a command takes a case; nothing, if all is as it should be."""
     before = fingerprint(case.untouched or place.input)
     said = run(case.words, place.root)
-    found = faults(said, case.codes, case.tells)
+    found = faults(said, case.codes, case.shows)
     if said.code in (0, 3) and case.check is not None and (wrong := case.check(said)):
         found.append(wrong)
     if said.seconds >= LIMIT:

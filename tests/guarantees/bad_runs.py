@@ -66,7 +66,7 @@ CONFIGS: dict[str, Callable[[Path], Any]] = {
     "workers in words": lambda file: _yaml(file, workers="two"),
     "a name that is a way out": lambda file: _yaml(file, name="../../x"),
 }
-# Values of the right type that no run can have: told by their flag, as on the command line.
+# Values of the right type that no run can have: named by their flag, as on the command line.
 RANGES = {
     "learning rate not a number": "--lr",
     "a mean out of range": "--mean",
@@ -97,9 +97,9 @@ def runs(place: Place) -> Iterator[Case]:
     for name, change in CONFIGS.items():
         run = _copy(place)
         change(run / "config.yaml")
-        tells = (RANGES[name] if name in RANGES else str(run),)
-        yield Case(f"config.yaml {name}, resumed", ("train", "--resume", str(run)), (USAGE, CHECKPOINT), tells)
-        yield Case(f"config.yaml {name}, evaluated", ("evaluate", str(run)), (USAGE, CHECKPOINT), tells)
+        shows = (RANGES[name] if name in RANGES else str(run),)
+        yield Case(f"config.yaml {name}, resumed", ("train", "--resume", str(run)), (USAGE, CHECKPOINT), shows)
+        yield Case(f"config.yaml {name}, evaluated", ("evaluate", str(run)), (USAGE, CHECKPOINT), shows)
 
 
 def _copy(place: Place) -> Path:

@@ -111,7 +111,7 @@ def weights(place: Place) -> Iterator[Case]:
         file = place.input / "w.safetensors"
         make(place, file)
         codes = (OK, USAGE) if name in EITHER else (CHECKPOINT,)
-        tells = () if name in EITHER else (str(file),)
+        shows = () if name in EITHER else (str(file),)
         commands = {
             "evaluate": ("evaluate", str(file), "--data", str(data), "--device", "cpu"),
             "predict": ("predict", str(file), str(image), "--device", "cpu"),
@@ -123,7 +123,7 @@ def weights(place: Place) -> Iterator[Case]:
             # Their own business: a file of ours needs no converting, and start and check ask for no preprocessing.
             own = (*codes, OK, 1, USAGE) if command in ("convert", "check", "start from") else codes
             place.output.mkdir(exist_ok=True)
-            yield Case(f"{command}: {name}", words, own, tells if own == codes else ())
+            yield Case(f"{command}: {name}", words, own, shows if own == codes else ())
     for suffix in ("pth", "pt", "bin"):
         for name in (
             "nothing there",

@@ -81,7 +81,7 @@ class Said:
 
     @property
     def error_lines(self) -> list[str]:
-        """The lines that tell an error."""
+        """The lines of an error."""
         return [line for line in self.err.split("\n") if line.startswith("error: ")]
 
 
@@ -109,18 +109,18 @@ def prepared() -> Iterator[None]:
 
 def call(words: Sequence[str], folder: Path, limit: float = LIMIT, main: Main = cli.main) -> Said:
     """`selkern WORDS...` in a child whose working folder is `folder`; it may take `limit` seconds."""
-    with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err, tempfile.TemporaryFile() as told:
+    with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err, tempfile.TemporaryFile() as reported:
         _give_back()
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", DeprecationWarning)  # newer Pythons warn of threads, which are idle here
             child = os.fork()
         if not child:
-            _run(main, words, folder, out, err, told)
+            _run(main, words, folder, out, err, reported)
         ended = _wait(child, limit)
-        for file in (out, err, told):
+        for file in (out, err, reported):
             file.seek(0)
         printed, complained = (file.read().decode(errors="replace") for file in (out, err))
-        answer = told.read()
+        answer = reported.read()
     if ended or not answer:
         fault = "hangs" if ended is None else f"ended by {signal.Signals(ended).name}" if ended else "ended silently"
         return Said(-1, printed, complained, limit, 0, fault)
@@ -151,7 +151,9 @@ def _wait(child: int, limit: float) -> int | None:
     return None
 
 
-def _run(main: Main, words: Sequence[str], folder: Path, out: IO[bytes], err: IO[bytes], told: IO[bytes]) -> NoReturn:
+def _run(
+    main: Main, words: Sequence[str], folder: Path, out: IO[bytes], err: IO[bytes], reported: IO[bytes]
+) -> NoReturn:
     """The child's part: it never returns into the caller's code."""
     try:
         os.setsid()
@@ -174,8 +176,8 @@ def _run(main: Main, words: Sequence[str], folder: Path, out: IO[bytes], err: IO
         with contextlib.suppress(OSError, ValueError):
             sys.stdout.flush()
             sys.stderr.flush()
-        told.write(json.dumps(figures).encode())
-        told.flush()
+        reported.write(json.dumps(figures).encode())
+        reported.flush()
     finally:
         os._exit(0)
 
@@ -184,7 +186,7 @@ def _peak() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
-def faults(said: Said, codes: Sequence[int], tells: Sequence[str] = ()) -> list[str]:
+def faults(said: Said, codes: Sequence[int], shows: Sequence[str] = ()) -> list[str]:
     """What is wrong with an answer: it should have one of these exit codes, and its one error line these texts."""
     found = [said.fault] if said.fault else []
     if said.code not in codes:
@@ -192,13 +194,13 @@ def faults(said: Said, codes: Sequence[int], tells: Sequence[str] = ()) -> list[
     found += [f"{word!r} is printed" for word in ("Traceback (most recent", "Warning: ") if word in said.err]
     lines = said.error_lines
     if said.code == 0 and lines:
-        found.append("an error is told, and the exit code is 0")
+        found.append("an error is printed, and the exit code is 0")
     if said.code in ERROR_CODES:
         if len(lines) != 1:
             found.append(f"{len(lines)} error lines instead of one")
-        elif len(parts := lines[0].split(" | ")) != 3 and not any(" | " in text for text in tells):
+        elif len(parts := lines[0].split(" | ")) != 3 and not any(" | " in text for text in shows):
             found.append(f"the error line has {len(parts)} parts, not three")
-        found += [f"{text!r} is not in the error line" for text in tells if not any(text in line for line in lines)]
+        found += [f"{text!r} is not in the error line" for text in shows if not any(text in line for line in lines)]
     if steering := {c for c in said.out + said.err if unicodedata.category(c) in ("Cc", "Cs", "Zl", "Zp")} - set(
         "\n\t\r"
     ):
@@ -210,10 +212,10 @@ def fingerprint(root: Path) -> dict[str, tuple[str, int]]:
     """Everything below a folder by path: SHA-256 of files (the start of huge ones), and the time of change."""
     found: dict[str, tuple[str, int]] = {}
     for path in sorted(root.rglob("*")):
-        told = path.lstat()
-        digest = oct(told.st_mode)
-        if stat.S_ISREG(told.st_mode):
+        reported = path.lstat()
+        digest = oct(reported.st_mode)
+        if stat.S_ISREG(reported.st_mode):
             with path.open("rb") as file:
                 digest += hashlib.sha256(file.read(1 << 24)).hexdigest()
-        found[str(path)] = (f"{digest} {told.st_size}", told.st_mtime_ns)
+        found[str(path)] = (f"{digest} {reported.st_size}", reported.st_mtime_ns)
     return found

@@ -23,15 +23,15 @@ class Case:
         name: of the case.
         words: of the command line.
         codes: the exit codes that are right.
-        tells: texts that the error line must hold, such as the file and the flag.
-        check: looks at the answer and at what was left; a text tells what is wrong.
+        shows: texts that the error line must hold, such as the file and the flag.
+        check: looks at the answer and at what was left; a text says what is wrong.
         untouched: a folder that must stay as it is; None for the place's input.
     """
 
     name: str
     words: tuple[str, ...]
     codes: tuple[int, ...]
-    tells: tuple[str, ...] = ()
+    shows: tuple[str, ...] = ()
     check: Callable[[Said], str] | None = None
     untouched: Path | None = None
 

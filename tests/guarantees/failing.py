@@ -98,12 +98,12 @@ def _wrap(name: str, meet: Meet) -> None:
     original = getattr(os, name)
 
     def wrapped(path: Any, *args: Any, **named: Any) -> Any:
-        told, folder, kind = path, named.get("dir_fd"), name
+        reported, folder, kind = path, named.get("dir_fd"), name
         if name in ("replace", "rename"):
-            told, kind = args[0], "rename"
+            reported, kind = args[0], "rename"
         elif name == "open" and not args[0] & (os.O_WRONLY | os.O_RDWR | os.O_CREAT):
             kind = "empty folder" if "dir_fd" in named else "open folder"  # as shutil.rmtree does it, and nobody else
-        full = Path(os.path.abspath(told)) if folder is None else (_FD / str(folder)).readlink() / told  # noqa: PTH100
+        full = Path(os.path.abspath(reported)) if folder is None else (_FD / str(folder)).readlink() / reported  # noqa: PTH100
         if (met := meet(kind, full)) is not None:
             raise met.error(str(path))
         return original(path, *args, **named)

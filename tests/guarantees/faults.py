@@ -87,8 +87,8 @@ class Scenario:
             raise SystemExit(f"error: a file was written past the watch | {files - made} | see failing.py")
         # In whichever order a folder lists the files that are removed.
         if self.points and (sorted(points), found) != (sorted(self.points), self.expected):
-            told = set(points) ^ set(self.points) or found.items() ^ self.expected.items()
-            raise SystemExit(f"error: the run without faults is not twice the same | {self.name} | {told}")
+            reported = set(points) ^ set(self.points) or found.items() ^ self.expected.items()
+            raise SystemExit(f"error: the run without faults is not twice the same | {self.name} | {reported}")
         self.points, self.expected = points, found
         self.cases = [Case(**values) for values in outcome["cases"]]
 

@@ -1,7 +1,7 @@
 """Silent corruption of what a run keeps.
 
 The state and the weights of a small run are damaged, one case after the other: a bit flipped, cut, longer, emptied,
-gone, exchanged with another file. Reading them must tell it, or give what was written, bit for bit. The name of the
+gone, exchanged with another file. Reading them must notice it, or return what was written, bit for bit. The name of the
 newest state, LAST, is the one thing that can go without a word: the newest state is then found by its own name.
 """
 
@@ -85,7 +85,7 @@ class Kept:
                     path.write_bytes(content)
             return self._read_weights() if self.run.best in change else self._read_state(change)
         except CheckpointError as error:
-            return DETECTED if "\n" not in str(error) else f"told in several lines: {error}"
+            return DETECTED if "\n" not in str(error) else f"in several lines: {error}"
         except Exception as error:  # noqa: BLE001 - whatever else comes is what is looked for
             return f"raised {type(error).__name__}: {error}"
         finally:

@@ -56,7 +56,7 @@ def make_place(root: Path) -> Path:
 
 
 def run_line(words: Sequence[str], main: Main = cli.main) -> tuple[int | None, str, str]:
-    """Exit code of a line, None where an exception left the program; what it told as errors; the traceback."""
+    """Exit code of a line, None where an exception left the program; what it printed as errors; the traceback."""
     out, err = io.StringIO(), io.StringIO()
     code, fault = None, ""
     before = signal.signal(signal.SIGALRM, _ring)
@@ -73,9 +73,9 @@ def run_line(words: Sequence[str], main: Main = cli.main) -> tuple[int | None, s
     return code, err.getvalue(), fault
 
 
-def wrong_ending(words: Sequence[str], code: int, told: str) -> str:
+def wrong_ending(words: Sequence[str], code: int, reported: str) -> str:
     """What is wrong with how a line ended; "" for nothing."""
-    errors = [line for line in told.split("\n") if line.startswith("error: ")]
+    errors = [line for line in reported.split("\n") if line.startswith("error: ")]
     broken_rule = code == 1 and words[:1] == ["check"] and not errors
     if code not in (0, *ERROR_CODES) and not broken_rule:
         return f"exit code {code}"
@@ -83,9 +83,9 @@ def wrong_ending(words: Sequence[str], code: int, told: str) -> str:
         return f"{len(errors)} error lines with exit code {code}"
     if errors and errors[0].count(" | ") < 2:  # more of them where a word of the line has some
         return "an error line without its three parts"
-    if "Traceback (most recent" in told:
+    if "Traceback (most recent" in reported:
         return "a traceback is printed"
-    return "characters that steer a terminal" if "\x1b" in told else ""
+    return "characters that steer a terminal" if "\x1b" in reported else ""
 
 
 def fuzz(lines: int, seed: int, root: Path, main: Main = cli.main) -> Tally:
@@ -96,13 +96,13 @@ def fuzz(lines: int, seed: int, root: Path, main: Main = cli.main) -> Tally:
     try:
         for number in range(lines):
             words = source.line()
-            code, told, fault = run_line(words, main)
+            code, reported, fault = run_line(words, main)
             told_as = f"seed {seed}, line {number}: selkern {shlex.join(words)[:1500]}"
             if code is None:
                 tally.tracebacks.append(f"{told_as}\n  {fault}")
                 _say(tally.tracebacks[-1])
-            elif wrong := wrong_ending(words, code, told):
-                tally.wrong.append(f"{told_as}\n  {wrong}: {told[-500:]!r}")
+            elif wrong := wrong_ending(words, code, reported):
+                tally.wrong.append(f"{told_as}\n  {wrong}: {reported[-500:]!r}")
                 _say(tally.wrong[-1])
             if left := _files(root) - before:
                 tally.wrong.append(f"{told_as}\n  has written {sorted(left)}")

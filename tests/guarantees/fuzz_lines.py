@@ -146,7 +146,7 @@ class Lines:
             file.write_bytes(self.random.randbytes(self.random.randrange(300)))
         elif kind < 0.25:
             made = self._value(4)
-            if isinstance(made, dict):  # without data, a run would go on with the digits in the box
+            if isinstance(made, dict):  # without data, a run would go on with the bundled digits
                 made["data"] = made.get("data") if isinstance(made.get("data"), (list, dict)) else NOTHING
             file.write_text(yaml.safe_dump(made), encoding="utf-8")
         else:

@@ -181,7 +181,7 @@ def run_case(case: Case, place: Place, run: Call = call) -> list[str]:
         if said.fault or said.code == OK or said.seconds < SECONDS:
             break
         said = run(case.words, place.root, LIMIT)
-    found = faults(said, case.codes, case.tells)
+    found = faults(said, case.codes, case.shows)
     if said.code == OK and case.check is not None and (wrong := case.check(said)):
         found.append(wrong)
     if said.code != OK and said.seconds >= SECONDS:

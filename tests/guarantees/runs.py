@@ -1,4 +1,4 @@
-"""The runs that `guarantees.kills` kills: a tiny network on few pictures, in forked processes that tell their phases.
+"""The runs that `guarantees.kills` kills: a tiny network on few pictures, in forked processes that report their phases.
 
 Children are forked, because importing torch takes longer than a run. A child writes a byte into a pipe whenever it
 enters or leaves a phase of the run; the functions are wrapped in the child only, and are the product's own.
@@ -38,7 +38,7 @@ from selkern.train.state import load_state, pointed_to
 
 SAVE_STEPS = 2  # between saved states: with five steps to an epoch they fall on other steps in every epoch
 STEPS, EPOCHS = 5, 2
-MOMENTS = {  # the bytes that a run tells when a phase begins and when it ends
+MOMENTS = {  # the bytes that a run sends when a phase begins and when it ends
     "step": (b"t", b"T"),
     "save": (b"s", b"S"),
     "pointer": (b"p", b"S"),  # a state is renamed into place, and LAST does not point to it yet
@@ -112,8 +112,8 @@ class Attempt:
 
     Attributes:
         pids: of the ranks; each leads a process group, to which its data-loading workers belong.
-        pipe: where rank 0 tells its phases.
-        seen: what it told so far.
+        pipe: where rank 0 reports its phases.
+        seen: what it reported so far.
         times: when each byte of it came, s.
         codes: exit codes of the ranks that have ended, a signal's number negative.
     """
@@ -125,16 +125,16 @@ class Attempt:
     codes: dict[int, int] = field(default_factory=dict)
 
     def read(self, enough: Callable[[], bool], seconds: float) -> bool:
-        """Read what the run tells until it is enough; False where it ends, or the time is over, before that."""
+        """Read what the run reports until it is enough; False where it ends, or the time is over, before that."""
         end = time.monotonic() + seconds
         while not enough():
             if not select.select([self.pipe], [], [], max(0.0, end - time.monotonic()))[0]:
                 return False
-            told = os.read(self.pipe, 1 << 16)
-            if not told:
+            reported = os.read(self.pipe, 1 << 16)
+            if not reported:
                 return False
-            self.seen += told
-            self.times += [time.monotonic()] * len(told)
+            self.seen += reported
+            self.times += [time.monotonic()] * len(reported)
         return True
 
     def kill(self, ranks: Iterable[int]) -> None:
@@ -157,7 +157,7 @@ class Attempt:
         return len(self.codes) == len(self.pids)
 
     def close(self) -> None:
-        """End what still runs, and take in the last that was told. A second time does nothing."""
+        """End what still runs, and take in the last that was reported. A second time does nothing."""
         self.kill(range(len(self.pids)))
         self.wait(LIMIT)
         if self.pipe >= 0:
@@ -225,13 +225,13 @@ def _tell_phases(pipe: int) -> None:
     def wrap(owner: Any, name: str, before: bytes, after: bytes) -> None:
         original = getattr(owner, name)
 
-        def told(*args: Any, **named: Any) -> Any:
+        def reported(*args: Any, **named: Any) -> Any:
             os.write(pipe, before)
             result = original(*args, **named)
             os.write(pipe, after)
             return result
 
-        setattr(owner, name, told)
+        setattr(owner, name, reported)
 
     wrap(job, "open_training", JOINED, b"")
     wrap(loop.Training, "_train_step", *MOMENTS["step"])

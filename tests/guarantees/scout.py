@@ -76,7 +76,7 @@ class Scout:
         self.users = self._look()
 
     def go(self, words: list[str]) -> NoReturn:
-        """Run the program and end; what came of it lies in `base/outcome.json`, of a fork in `told.json`."""
+        """Run the program and end; what came of it lies in `base/outcome.json`, of a fork in `reported.json`."""
         code = 70
         try:
             gc.freeze()  # what is there stays there: collecting it in every fork would copy its memory
@@ -87,11 +87,11 @@ class Scout:
             traceback.print_exc()
         finally:
             self.busy = True
-            told: dict[str, Any] = {"failed": self.failed, "strays": self.strays}
+            reported: dict[str, Any] = {"failed": self.failed, "strays": self.strays}
             if self.armed is None:
-                told |= {"points": self.points, "cases": [asdict(case) for case in self.cases]}
-            file = self.base / ("outcome.json" if self.armed is None else "told.json")
-            file.write_text(json.dumps(told))
+                reported |= {"points": self.points, "cases": [asdict(case) for case in self.cases]}
+            file = self.base / ("outcome.json" if self.armed is None else "reported.json")
+            file.write_text(json.dumps(reported))
             sys.stderr.flush()
             os._exit(code)
 
@@ -105,11 +105,11 @@ class Scout:
             return None
         if self.armed is not None:
             return self._fail(kind, path) if self.armed.for_ever else None
-        told = _STAGED.sub(".tmp", str(path.relative_to(self.output)))
-        self.points.append((kind, told))
+        reported = _STAGED.sub(".tmp", str(path.relative_to(self.output)))
+        self.points.append((kind, reported))
         number = len(self.points) - 1
         for fault in self.plan.get(number, ()):
-            if self._forked(Case(number, kind, told, str(fault)), fault):
+            if self._forked(Case(number, kind, reported, str(fault)), fault):
                 return self._fail(kind, path)
         return None
 
@@ -140,9 +140,9 @@ class Scout:
 
     def _judge(self, case: Case, before: str) -> None:
         """Look at what a fork said and left; `before` is the state that LAST pointed to."""
-        told = self.base / "told.json"
-        answer = json.loads(told.read_text()) if told.is_file() else {"failed": ["to tell"], "strays": []}
-        told.unlink(missing_ok=True)
+        reported = self.base / "reported.json"
+        answer = json.loads(reported.read_text()) if reported.is_file() else {"failed": ["to report"], "strays": []}
+        reported.unlink(missing_ok=True)
         case.wrong += [f"touched what is not its own: {stray}" for stray in answer["strays"]]
         if self._look() != self.users:
             case.wrong.append("changed files of the user")
@@ -180,7 +180,7 @@ class Scout:
         total = hashlib.sha256()
         for file in sorted(path.rglob("*")):
             name = _STAGED.sub(".tmp", str(file.relative_to(path)))
-            content = file.read_bytes() if file.is_file() and file.name != "log.txt" else b""  # which tells the time
+            content = file.read_bytes() if file.is_file() and file.name != "log.txt" else b""  # which has the time
             total.update(f"{name} {len(content)}\n".encode() + content)
         name = total.hexdigest()[:16]
         if name not in self.lefts:

@@ -1,4 +1,4 @@
-"""What a command may answer is told from what it may not, and one that breaks off, hangs or eats memory is found."""
+"""Answers that a command may not give are noticed, and one that breaks off, hangs or eats memory is found."""
 
 from __future__ import annotations
 

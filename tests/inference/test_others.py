@@ -18,12 +18,12 @@ import selkern
 from torch import nn
 
 class Mine(nn.Module):
-    def __init__(self, num_classes=2, sick=""):
+    def __init__(self, num_classes=2, nonfinite=""):
         super().__init__()
         self.unit = selkern.SelectiveKernel(3, 8, groups=1, reduction=2)
         self.head = nn.Linear(8, num_classes)
         for name, parameter in self.named_parameters():
-            if sick and sick in name:
+            if nonfinite and nonfinite in name:
                 parameter.data.fill_(float("nan"))
 
     def forward(self, x):
@@ -56,7 +56,7 @@ def test_a_class_of_the_users(code: str, data: Path, tmp_path: Path, capsys: pyt
     assert (status, "gives (2, 5) for two images, and the data have 2 classes" in error) == (2, True)
     status, _, error = analyze(capsys, code, "--output", tmp_path / "out")
     assert (status, "no data to evaluate on" in error) == (2, True)
-    status, _, error = analyze(capsys, *words[:-3], "--output", tmp_path / "nan", "--with", "sick='head'")
+    status, _, error = analyze(capsys, *words[:-3], "--output", tmp_path / "nan", "--with", "nonfinite='head'")
     assert (status, "gives no finite numbers for 36 of 36 images" in error) == (6, True)
 
 

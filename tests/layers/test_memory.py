@@ -444,7 +444,7 @@ def test_words_are_checked() -> None:
 def held(model: nn.Module, x: Tensor) -> float:
     """MiB per image that a forward pass holds for the backward pass: x, and what it has allocated, less its output.
 
-    Told by the allocator. Hooks on saved tensors would not see what hooks within the model save.
+    Reported by the allocator. Hooks on saved tensors would not see what hooks within the model save.
     """
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
         output = model(x)

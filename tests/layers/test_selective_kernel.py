@@ -228,7 +228,7 @@ def test_extents_are_the_windows_that_a_branch_really_sees(
         assert x.grad is not None
         rows = x.grad[0, 0].abs().sum(1).nonzero().flatten()
         first, last = int(rows[0]), int(rows[-1])
-        assert (first + last, last - first + 1) == (24, extent)  # centred, and as wide as told
+        assert (first + last, last - first + 1) == (24, extent)  # centred, and as wide as given
 
 
 def test_names_in_the_state_dict() -> None:

@@ -1,4 +1,4 @@
-"""The weights in the box: small, told where they come from, and as good as their card says."""
+"""The bundled weights: small, with their origin, and as good as their card says."""
 
 from __future__ import annotations
 

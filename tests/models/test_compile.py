@@ -1,7 +1,7 @@
 """Every registered model through `torch.compile` in one graph, and through `torch.export` with sizes left free.
 
 Tracing a unit costs half a second to one and a half, whatever its width, and the networks have 750 units: the tables
-below tell what is left out, and nothing else is. `SELKERN_WHOLE=1 pytest tests/models/test_compile.py` leaves out
+below say what is left out, and nothing else is. `SELKERN_WHOLE=1 pytest tests/models/test_compile.py` leaves out
 nothing and takes half an hour.
 """
 
@@ -76,7 +76,7 @@ def shorter(arch: AnyRow, *depths: int, **stages: tuple[int, ...]) -> AnyRow:
 
 
 def cut(arch: AnyRow) -> AnyRow:
-    """What `CUT` tells: the second stage alone, of two units; timm's with a unit of the first."""
+    """What `CUT` says: the second stage alone, of two units; timm's with a unit of the first."""
     timm = isinstance(arch, SKResNetArchitecture)
     kept = slice(0, 2) if timm else slice(1, 2)
     per_stage = {f: getattr(arch, f, None) for f in ("mids", "outs", "strides", "min_width")}

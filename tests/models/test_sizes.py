@@ -195,6 +195,6 @@ def test_a_block_tells_its_layers() -> None:
 @pytest.mark.parametrize("name", list_models())
 def test_every_network_has_a_source_and_its_differences(name: str) -> None:
     assert origin(name)
-    told = differences(name)
-    assert len(set(told)) == len(told)
-    assert bool(told) or not name.startswith(("skres", "seresnext", "sk_shuffle", "sknet_mini"))
+    reported = differences(name)
+    assert len(set(reported)) == len(reported)
+    assert bool(reported) or not name.startswith(("skres", "seresnext", "sk_shuffle", "sknet_mini"))

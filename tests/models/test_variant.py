@@ -1,4 +1,4 @@
-"""Networks of other norms and with stochastic depth: what they compute, and that their weights files tell of it."""
+"""Networks of other norms and with stochastic depth: what they compute, and that their weights files say so."""
 
 from __future__ import annotations
 
@@ -202,7 +202,7 @@ def test_a_network_whose_norm_no_card_can_tell_is_not_saved(tmp_path: Path) -> N
         model.save_pretrained(tmp_path)
     by_hand: Backbone = architecture("sknet_mini").build(3, 3, False, Variant(norm="group"))
     by_hand.card = Card(model="sknet_mini", classes=("a", "b", "c"))
-    with pytest.raises(UsageError, match=r"the card tells norms \{\}, the network has \{'norm': 'group'"):
+    with pytest.raises(UsageError, match=r"the card says norms \{\}, the network has \{'norm': 'group'"):
         by_hand.save_pretrained(tmp_path)
     assert not [*tmp_path.iterdir()]
 

@@ -236,9 +236,9 @@ BROKEN: list[tuple[Callable[[Path], None], str]] = [
 @pytest.mark.parametrize(("damage", "message"), BROKEN)
 def test_a_file_that_is_no_weights_file_is_refused(file: Path, damage: Callable[[Path], None], message: str) -> None:
     damage(file)
-    told = refused(CheckpointError, 4, lambda: create_model(weights=file))
-    assert told.startswith(message)
-    assert str(file) in told
+    reported = refused(CheckpointError, 4, lambda: create_model(weights=file))
+    assert reported.startswith(message)
+    assert str(file) in reported
 
 
 def _one_bit(_: dict[str, str], tensors: dict[str, Tensor]) -> None:
@@ -283,8 +283,8 @@ def test_a_change_that_safetensors_cannot_see_is_told(
     rewrite(file, lambda *_: None)
     create_model(weights=file)  # writing it again is no damage
     rewrite(file, change)
-    told = refused(CheckpointError, 4, lambda: create_model(weights=file))
-    assert told == f"differs from what was written | {file} | the file is damaged; take another"
+    reported = refused(CheckpointError, 4, lambda: create_model(weights=file))
+    assert reported == f"differs from what was written | {file} | the file is damaged; take another"
 
 
 def test_the_checksum_is_what_the_file_says_it_is(tmp_path: Path) -> None:

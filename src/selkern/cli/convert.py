@@ -14,7 +14,7 @@ from selkern.cli.parse import parse
 
 @dataclass(frozen=True, kw_only=True)
 class ConvertOptions:
-    """Turn weights of others (timm, the authors' Caffe models, torch state dicts) into a file that describes itself."""
+    """Convert third-party weights (timm, the authors' Caffe models, torch state dicts) into a weights file."""
 
     source: Annotated[Positional[str], tyro.conf.arg(metavar="IN")]
     """A .safetensors, .pth, .pt, .bin (restricted loading: no code runs) or .caffemodel file, or hf-hub:user/name."""

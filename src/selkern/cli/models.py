@@ -78,8 +78,8 @@ def _describe(name: str, as_json: bool) -> int:
     print(f"counted    {row['parameters']:,} parameters, {row['macs'] / 1e9:.3f} GMACs at {side} x {side} px")
     if paper is not None:
         figures = [("{} M parameters", "parameters"), ("{} GMACs", "gmacs"), ("top-1 error {} %", "error")]
-        told = ", ".join(text.format(paper[key]) for text, key in figures if paper[key] is not None)
-        print(f"printed    {told} ({paper['table']}{', from memory' if paper['recalled'] else ''})")
+        printed = ", ".join(text.format(paper[key]) for text, key in figures if paper[key] is not None)
+        print(f"printed    {printed} ({paper['table']}{', from memory' if paper['recalled'] else ''})")
     print(f"\n{'':14}{'output':>14}{'parameters':>13}{'MMACs':>9}  layers")
     for path, line in _alike(lines):
         output = " x ".join(map(str, line.output))

@@ -84,7 +84,7 @@ def _net_parameter() -> tuple[Any, type[Exception]]:
 
 def _array(blob: Any, layer: str) -> NDArray[np.float32]:
     """The numbers of a BlobProto in its shape. Raises ValueError where they do not fit, or are not finite."""
-    with np.errstate(over="ignore"):  # a double too large for float32 is told below
+    with np.errstate(over="ignore"):  # a double too large for float32 is an error below
         values = np.array(blob.data or blob.double_data, dtype=np.float32)
     shape = tuple(blob.shape.dim if blob.HasField("shape") else (getattr(blob, side) for side in _OLD_SHAPE))
     if min(shape, default=1) < 0 or math.prod(shape) != values.size:
@@ -227,8 +227,8 @@ def _arrange(group: list[_Slot], blocks: list[_Block], expected: dict[str, Tenso
     choice = fitting if len(fitting) == 1 else named
     if fitting and len(choice) != 1:
         where, fix = f"layers {blocks[0].name} to {blocks[-1].name}", f"name it by one of {', '.join(_SHORTCUT_WORDS)}"
-        raise CheckpointError("the shapes do not tell which one is the projection shortcut", where, fix)
-    return choice[0] if choice else blocks  # none: the caller tells the shape that does not fit
+        raise CheckpointError("the shapes do not show which one is the projection shortcut", where, fix)
+    return choice[0] if choice else blocks  # none: the caller names the shape that does not fit
 
 
 def _pairs(groups: list[list[_Slot]], blocks: list[_Block], expected: dict[str, Tensor]) -> list[tuple[_Slot, _Block]]:
@@ -276,7 +276,7 @@ def from_caffe(layers: Sequence[CaffeLayer], model: str | Architecture) -> dict[
         Every tensor of `model.state_dict()`, for the file's number of classes; they share memory with `layers`.
 
     Raises:
-        CheckpointError: a layer is missing, left over, of another shape, or its place cannot be told.
+        CheckpointError: a layer is missing, left over, of another shape, or its place cannot be known.
         UsageError: an unknown name, or one of no SKNet.
     """
     blocks = _blocks(layers)

@@ -61,7 +61,7 @@ def read_timm(path: Path, name: str | None) -> tuple[Card, dict[str, Tensor]] | 
 
     Args:
         path: a safetensors file without our card.
-        name: the network; None takes what the `config.json` beside it tells.
+        name: the network; None takes what the `config.json` beside it says.
 
     Returns:
         None for a file that is not of one of timm's SK networks.
@@ -69,8 +69,8 @@ def read_timm(path: Path, name: str | None) -> tuple[Card, dict[str, Tensor]] | 
     Raises:
         CheckpointError: the file cannot be read, or is of another network.
     """
-    told = _config(path).get("architecture")
-    model = told if isinstance(told, str) and told in skresnet.ARCHITECTURES else name
+    named = _config(path).get("architecture")
+    model = named if isinstance(named, str) and named in skresnet.ARCHITECTURES else name
     if model not in skresnet.ARCHITECTURES or not _is_timm(state := _tensors(path)):
         return None
     state = from_timm(state, model)
@@ -85,9 +85,9 @@ def read_timm(path: Path, name: str | None) -> tuple[Card, dict[str, Tensor]] | 
 
 
 def preparation(path: Path, model: str, size: int) -> tuple[Preprocess, dict[str, str]]:
-    """How images are prepared for weights of others, and what is to be noted of it on their card.
+    """How images are prepared for third-party weights, and what is to be noted of it on their card.
 
-    As the `config.json` that timm puts beside its weights tells, where there is one for this model; else as nearly
+    As the `config.json` that timm puts beside its weights says, where there is one for this model; else as nearly
     everybody does for ImageNet, at `size` px.
 
     Raises:
@@ -99,13 +99,13 @@ def preparation(path: Path, model: str, size: int) -> tuple[Preprocess, dict[str
     if config.get("architecture") != model or not isinstance(given, dict):
         return Preprocess.from_dict(usual), {}
     names = {"crop": "crop_pct", "mean": "mean", "std": "std"}
-    told = {ours: given[theirs] for ours, theirs in names.items() if theirs in given}
-    told["resize"] = CROP_MODES.get(given.get("crop_mode") or "center")
+    known = {ours: given[theirs] for ours, theirs in names.items() if theirs in given}
+    known["resize"] = CROP_MODES.get(given.get("crop_mode") or "center")
     try:
         _, height, width = given.get("input_size", (3, size, size))
         if height != width:
             raise ValueError(f"input_size {height} x {width} px is not square")
-        preprocess = Preprocess.from_dict({**usual, **told, "size": height})
+        preprocess = Preprocess.from_dict({**usual, **known, "size": height})
     except (TypeError, ValueError) as error:
         raise _unreadable(path, error) from error
     way = given.get("interpolation", "bicubic")
@@ -162,7 +162,7 @@ def _tensors(source: Path) -> dict[str, Tensor]:
 
 
 def _is_plain(value: Any) -> bool:
-    """Whether this is a tensor whose every number is in the file: not one number told to be a billion."""
+    """Whether this is a tensor whose every number is in the file: not one number repeated a billion times."""
     if not isinstance(value, Tensor) or value.layout is not torch.strided or value.device.type != "cpu":
         return False
     if value.is_quantized or value.is_nested:

@@ -43,7 +43,7 @@ def origin(path: Path) -> str:
 def fetch(reference: str) -> Path:
     """The weights file of a repository, from the Hub or, if they have not changed or it is offline, from its cache.
 
-    A `config.json` is fetched beside weights that are not ours: that of timm tells how to prepare images.
+    A `config.json` is fetched beside weights that are not ours: that of timm says how to prepare images.
 
     Args:
         reference: hf-hub:user/name, with @revision (a branch, a tag or a commit) for another one than main.

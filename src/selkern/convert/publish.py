@@ -1,6 +1,6 @@
-"""README.md of a published network: what its weights file tells, for people and for the Hub's search.
+"""README.md of a published network: what its weights file says, for people and for the Hub's search.
 
-Nothing is said that the card of the weights or the network itself does not tell.
+Nothing is said that the card of the weights or the network itself does not hold.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ selkern predict {run} picture.png
 
 @dataclass(frozen=True, kw_only=True)
 class Facts:
-    """What a model card tells beside the weights' own card.
+    """What a model card holds beside the weights' own card.
 
     Attributes:
         title: name of the repository or folder.
@@ -87,7 +87,7 @@ def _indented(value: Any) -> str:
 
 
 def _data(card: Card) -> str:
-    """What the figures were measured on, without the folders that it lies in; empty where the card does not tell."""
+    """What the figures were measured on, without the folders that it lies in; empty where the card does not say."""
     return PurePath(str(card.source.get("data", ""))).name
 
 
@@ -149,18 +149,18 @@ def _use(card: Card, facts: Facts) -> str:
 
 
 def _images(card: Card, facts: Facts) -> str:
-    told = card.preprocess
-    if not {"size", "crop", "mean", "std"} <= told.keys():
+    given = card.preprocess
+    if not {"size", "crop", "mean", "std"} <= given.keys():
         return f"## Images\n\nHow they were prepared is not recorded. The network is designed for {facts.size} px.\n"
-    side = told["size"]
-    resized = round(side / told["crop"])
+    side = given["size"]
+    resized = round(side / given["crop"])
     square = {
         "squash": f"both sides resized to {resized} px (bicubic), whatever their proportions",
         "pad": f"the long side resized to {resized} px (bicubic) and filled to a square with the mean colour",
-    }.get(told.get("resize", "crop"), f"the short side resized to {resized} px (bicubic)")
-    cut = "" if resized == side and "resize" in told else f", the centre of {side} x {side} px cut out"
-    how = f"RGB from 0 to 1, {square}{cut}, less the mean {told['mean']}, divided by {told['std']}."
-    levels = check_levels(told.get("levels", "full"))
+    }.get(given.get("resize", "crop"), f"the short side resized to {resized} px (bicubic)")
+    cut = "" if resized == side and "resize" in given else f", the centre of {side} x {side} px cut out"
+    how = f"RGB from 0 to 1, {square}{cut}, less the mean {given['mean']}, divided by {given['std']}."
+    levels = check_levels(given.get("levels", "full"))
     if levels != "full":
         how += f" Pixels of more than 8 bits as with `--white-level {show_levels(levels)}`."
     return f"## Images\n\n{how}\n"
@@ -178,7 +178,7 @@ def _measured(card: Card) -> str:
     if not card.metrics:
         return "## Measured\n\nNothing is recorded.\n"
     scenes = " (the scenes of handwritten digits that selkern draws)" if _data(card) == "digits" else ""
-    on = f"On `{_data(card)}`{scenes}" if _data(card) else "On which images, the weights file does not tell"
+    on = f"On `{_data(card)}`{scenes}" if _data(card) else "On which images, the weights file does not say"
     names = "; val and test name the split" if any(_figures(card.metrics, split) for split in SPLITS) else ""
     bounds = ", low and high bound the 95 % interval" if any(name.endswith("_low") for name in card.metrics) else ""
     rows = "\n".join(f"| {name} | {value:,.6g} |" for name, value in card.metrics.items())

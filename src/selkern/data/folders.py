@@ -35,7 +35,7 @@ from selkern.data.split import Listing, Note, Options, Source
 from selkern.data.splitting import assemble
 from selkern.errors import DataError, printable
 
-_DEEPEST = 8  # folders that hold one folder each, as archives are packed
+_MAX_DEPTH = 8  # folders that hold one folder each, as archives are packed
 _MOST_SPLITS = 12  # folders of class folders; more of them that hold the same names are classes
 
 
@@ -64,7 +64,7 @@ def find_parts(root: Path, search: Search, known: Collection[str] = ()) -> tuple
     """
     here = root
     notes: list[str] = []
-    for _ in range(_DEEPEST):
+    for _ in range(_MAX_DEPTH):
         inner = None if _are_known(here, search, known) or _has_splits(here, search) else _inner(here, search, known)
         if inner is None:
             break
@@ -200,7 +200,7 @@ def _unwrap(layout: dict[str, Folder], search: Search, known: Collection[str], n
 def _innermost(folder: Folder, search: Search, known: Collection[str] = ()) -> Path:
     """A folder, or the one in it that all its images are in: train/train."""
     place = Path(folder.path)
-    for _ in range(_DEEPEST):
+    for _ in range(_MAX_DEPTH):
         inside = search.folders(place)
         if not _is_wrapped(place, inside, search, known):
             break

@@ -73,7 +73,7 @@ def vague_notes(meant: Mapping[str, str]) -> tuple[str, ...]:
     return tuple(f"split {word!r} is taken for {meant[word]}" for word in sorted(VAGUE.intersection(meant)))
 
 
-_DEEPEST, _OFTENEST = 100, 100  # folders below each other, and ways that lead into one folder
+_MAX_DEPTH, _MAX_VISITS = 100, 100  # folders below each other, and ways that lead into one folder
 ARROW = "Arrow tables, as `save_to_disk` of datasets writes them: write Parquet by its `to_parquet`"
 _SHOWN = 5  # names or suffixes in a note
 _TRIED = 1000  # files of a strange suffix that are opened, as long as none of them is an image
@@ -168,10 +168,10 @@ class Search:
         if here in above:  # a link back up: its images are listed already
             return
         ways[here] += 1
-        if ways[here] > _OFTENEST:  # links in n folders can lead 2^n ways
-            raise DataError(f"links lead into this folder over {_OFTENEST} times", show(folder), "remove the links")
-        if len(above) > _DEEPEST:
-            raise DataError(f"folders lie more than {_DEEPEST} deep", show(folder)[-200:], "move the images up")
+        if ways[here] > _MAX_VISITS:  # links in n folders can lead 2^n ways
+            raise DataError(f"links lead into this folder over {_MAX_VISITS} times", show(folder), "remove the links")
+        if len(above) > _MAX_DEPTH:
+            raise DataError(f"folders lie more than {_MAX_DEPTH} deep", show(folder)[-200:], "move the images up")
         for entry in filter(self._is_own, _scan(folder)):
             if is_folder(entry):
                 yield from self._walk(entry.path, (*above, here), ways)

@@ -25,7 +25,7 @@ from selkern.data.tables import BadRows
 from selkern.errors import DataError
 
 PARQUET = (".parquet", ".parq", ".pq")
-_DEEPEST = 3  # folders below the one that is given
+_MAX_DEPTH = 3  # folders below the one that is given
 _ENTRIES, _FOLDERS = 1000, 30  # of a folder that are looked at: class folders of many images are none of ours
 
 
@@ -39,7 +39,7 @@ def find_parquet(root: Path) -> list[Path]:
     if files and (not search.folders(root) or any(map(may_hold_images, files[:_FOLDERS]))):
         return files
     below: list[Path] = []
-    for path in _walk(root, _DEEPEST):
+    for path in _walk(root, _MAX_DEPTH):
         if path.suffix.lower() in IMAGE_SUFFIXES:
             return []
         if path.suffix.lower() in PARQUET:

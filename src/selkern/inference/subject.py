@@ -53,7 +53,7 @@ def find_subject(name: str, arguments: str = "") -> nn.Module:
         if is_reference(name) or Path(name).exists():
             raise
         try:
-            architecture(name)  # whose message tells the nearest names
+            architecture(name)  # whose message has the nearest names
         except UsageError as unknown:
             fix = "or give weights, timm:NAME, FILE.py:CLASS, package.module:CLASS"
             raise UsageError(unknown.what, name, f"{unknown.fix}; {fix}") from error
@@ -105,7 +105,7 @@ def _likely_shapes(model: nn.Module, side: int | None = None) -> Iterator[tuple[
     first = next(convs, None)
     axes = 2 if first is None else len(first.kernel_size)
     reads = 3 if first is None else first.in_channels
-    # Not square, so that axes can be told apart; 224 for networks that take nothing else.
+    # Not square, so that axes can be distinguished; 224 for networks that take nothing else.
     spaces: dict[int, list[tuple[int, ...]]] = {1: [(96,)], 2: [(64, 96), (224, 224)], 3: [(12, 16, 20)]}
     for space in spaces[axes] if side is None else [(side,) * axes]:
         for channels in dict.fromkeys((getattr(model, "in_chans", reads), reads, 2 * reads, 3 * reads, 4 * reads)):

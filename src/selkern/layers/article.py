@@ -54,7 +54,7 @@ class SKAttention(nn.Module, HasMemory):
     State-dict keys: `convs.{i}.conv.{weight,bias}`, `convs.{i}.bn.*`, `fc.*`, `fcs.{i}.*`.
 
     Copies of this module from before July 2021 took the softmax over the images of a batch instead of the branches.
-    Their weights load here, but were trained for that other function, and nothing in a file can tell.
+    Their weights load here, but were trained for that other function, and nothing in a file shows it.
 
     Raises:
         ValueError: an argument outside its range, or an input of another rank or channel count.

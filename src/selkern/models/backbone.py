@@ -157,7 +157,7 @@ class Backbone(nn.Module, HasMemory):
     Args:
         num_classes: outputs of the classifier `fc`; 0 leaves it out and returns the pooled features.
         in_chans: channels of the images.
-        features_only: return the list of maps instead; `feature_info` tells their channels and strides.
+        features_only: return the list of maps instead; `feature_info` has their channels and strides.
         variant: its norms and stochastic depth.
 
     Attributes:
@@ -210,7 +210,7 @@ class Backbone(nn.Module, HasMemory):
     def save_pretrained(self, folder: str | Path, *, license: str | None = None) -> None:
         """Write the network into a folder: `model.safetensors`, which describes itself, and a README.md about it.
 
-        Whatever the card's source tells (command, data, versions) stands in both. Weights that have changed since
+        Whatever the card's source has (command, data, versions) stands in both. Weights that have changed since
         they were loaded lose the figures that were measured with the old ones, unless `card` was set anew.
 
         Args:
@@ -266,7 +266,7 @@ class Backbone(nn.Module, HasMemory):
             return hub.push(Path(folder), repo_id, private=private, token=token, message=message)
 
     def _write(self, folder: Path, title: str, repository: str | None, license: str | None) -> Card:
-        """Write both files into a folder that has neither; the card that they tell."""
+        """Write both files into a folder that has neither; the card that they show."""
         from selkern.convert.publish import Facts, render
         from selkern.models.cost import count
 
@@ -295,16 +295,16 @@ class Backbone(nn.Module, HasMemory):
             raise UsageError("a network that returns maps has no classifier to save", "features_only", fix)
         if (card := self.card) is None:
             fix = "make it by `create_model`, or set model.card to a selkern.models.weights.Card"
-            raise UsageError("the network has no card that tells what it is", "model.card", fix)
-        told, own = (len(card.classes), card.in_chans), (self.num_classes, self.in_chans)
-        if told != own:
-            what = "the card tells {} classes and {} channels, the network has {} and {}".format(*told, *own)
+            raise UsageError("the network has no card that says what it is", "model.card", fix)
+        described, own = (len(card.classes), card.in_chans), (self.num_classes, self.in_chans)
+        if described != own:
+            what = "the card says {} classes and {} channels, the network has {} and {}".format(*described, *own)
             raise UsageError(what, "model.card", "mend the card")
         if any(callable(norm) for norm in self.variant.norms.values()):
             fix = "give norm and gate_norm by name, or save its state_dict"
             raise UsageError("a norm that is a function has no name to write down", "norm", fix)
         if card.norms != self.variant.norms:
-            what = f"the card tells norms {card.norms}, the network has {self.variant.norms}"
+            what = f"the card says norms {card.norms}, the network has {self.variant.norms}"
             raise UsageError(what, "model.card", "mend the card")
         unchanged = self.loaded is None or card != self.loaded[0] or checksum(self.state_dict()) == self.loaded[1]
         return card if unchanged else card.successor()

@@ -12,7 +12,7 @@ class Published:
 
     Attributes:
         table: where it stands.
-        parameters: in millions; None where the table does not tell.
+        parameters: in millions; None where the table does not say.
         gmacs: multiply-adds in billions (the paper's "GFLOPs").
         error: top-1 error in percent: ImageNet at 224 px, or CIFAR-10.
         num_classes: of the network that the parameters are counted for.
@@ -101,7 +101,7 @@ _DIFFERENCES = {
         ("resnext*_32x4d", "seresnext*_32x4d", "resnext50_[kw]*", "resnext50_36x4d"),
         ("max-pool as in sknet50.prototxt, without padding and in ceil mode; ResNeXt's own pads by 1",),
     ),
-    "seresnext*": ("SE on the unit's output with reduction 16 and biases; the text does not tell its place",),
+    "seresnext*": ("SE on the unit's output with reduction 16 and biases; the text does not give its place",),
     "seresnext50_32x4d": ("27.56 M parameters counted, 27.7 M printed",),
     "seresnext101_32x4d": ("48.96 M parameters counted, 49.2 M printed",),
     "sknet*_sum*": ("branches added without a gate, as Table 7's control",),
@@ -111,8 +111,8 @@ _DIFFERENCES = {
     "sknet29": ("27.81 M parameters counted, 27.7 M printed",),
     "*mini*": ("not in the paper: widths, 4 groups, r = 4 and L = 16 were chosen for a CPU (docs/log.md)",),
     "*shufflenet*": (
-        "the text tells neither r and L nor the place of SE: 16, 32, and the end of the unit's transformed half",
-        "its plain networks are larger than ShuffleNetV2's own, in a way that it does not tell",
+        "the text gives neither r and L nor the place of SE: 16, 32, and the end of the unit's transformed half",
+        "its plain networks are larger than ShuffleNetV2's own, in a way that it does not describe",
     ),
     "skresnet*": ("each branch reads its own half of the input channels, not the whole input",),
     "skresnet[135]*": ("dense branches; d has no floor of 32",),

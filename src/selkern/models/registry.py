@@ -97,7 +97,7 @@ def create_model(
             and `resnet_mini`; or a repository of the Hugging Face Hub, "hf-hub:user/name" or
             "hf-hub:user/name@revision", the only ones that are ever fetched. timm's files of its SK networks are
             taken too, such as "hf-hub:timm/skresnet18.ra_in1k".
-        features_only: forward returns the maps after the stem and after each stage, told in
+        features_only: forward returns the maps after the stem and after each stage, described in
             `model.feature_info` (module, channels, stride).
         in_chans: channels of the images; None takes the weights' own, else 3.
         norm: every norm of the network: "batch", "group", "layer", "none", or a function from a channel count to a
@@ -157,7 +157,7 @@ def from_pretrained(
         source: a folder with `model.safetensors`; a weights file; or, where there is no such path, the name of a
             repository, "user/name", which alone is fetched (once: then it lies in the Hub's cache).
         revision: of the repository: a branch, a tag or a commit; None takes main.
-        name: the architecture, where the weights do not tell it; the rest as in `create_model`.
+        name: the architecture, where the weights do not say it; the rest as in `create_model`.
 
     Raises:
         UsageError: a revision of a folder or file; or as `create_model` says.
@@ -197,7 +197,7 @@ def card_of(path: Path, name: str | None = None) -> Card:
     """The card of a weights file, ours or timm's, without making the network.
 
     Args:
-        name: the architecture, where the file does not tell it.
+        name: the architecture, where the file does not say it.
 
     Raises:
         CheckpointError: a file that is missing, damaged, or neither.
@@ -252,18 +252,18 @@ def _from_weights(
 
 
 def _variant(card: Card, norms: Mapping[str, Norm | None], drop_path_rate: float, path: Path) -> Variant:
-    """The variant that a card tells. Raises CheckpointError where another norm is asked for by name.
+    """The variant that a card describes. Raises CheckpointError where another norm is asked for by name.
 
     Whether the weights fit a norm that is a function is seen when they are loaded.
     """
-    told: dict[str, Any] = {"norm": "batch", "gate_norm": "batch", **card.norms}
+    norms: dict[str, Any] = {"norm": "batch", "gate_norm": "batch", **card.norms}
     for name, asked in norms.items():
         if callable(asked):
-            told[name] = asked
-        elif asked not in (None, told[name]):
-            what = f"weights are of a network with {name}={told[name]!r}, not {asked!r}"
-            raise CheckpointError(what, str(path), f"use {name}={told[name]!r}")
-    return Variant(**told, drop_path_rate=drop_path_rate)
+            norms[name] = asked
+        elif asked not in (None, norms[name]):
+            what = f"weights are of a network with {name}={norms[name]!r}, not {asked!r}"
+            raise CheckpointError(what, str(path), f"use {name}={norms[name]!r}")
+    return Variant(**norms, drop_path_rate=drop_path_rate)
 
 
 def _sound(card: Card, path: Path) -> Card:
@@ -291,7 +291,7 @@ def _sound(card: Card, path: Path) -> Card:
 
 
 def _require_own_tensors(card: Card, tensors: Mapping[str, Tensor], path: Path) -> None:
-    """Raise CheckpointError unless a file holds the network that its card tells: an absurd one is never built."""
+    """Raise CheckpointError unless a file holds the network that its card describes: an absurd one is never built."""
     row, fix = architecture(card.model), "the file is of another architecture"
     branches = sum(row.depths) * len(getattr(row, "kernels", ()))
     if "(" in card.model and branches > len(tensors):  # so many layers are not even made without memory

@@ -1,6 +1,6 @@
 """ShuffleNetV2 0.5x and 1.0x, plain, with SE, and with SK in place of the 3x3 depthwise convolution (paper Table 4).
 
-The paper tells the idea and the sizes, not r and L of the gate nor where SE stands; its plain networks are larger
+The paper gives the idea and the sizes, not r and L of the gate nor where SE stands; its plain networks are larger
 than ShuffleNetV2's own (1.40 M and 2.45 M against 1.37 M and 2.28 M). Here r = 16 and L = 32, as in SKNet-50, which
 adds about what the paper's SK adds; SE scales the output of the unit's transformed half. Published sizes are not
 promised.

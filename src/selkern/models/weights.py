@@ -1,4 +1,4 @@
-"""Weights files that describe themselves: safetensors whose metadata tell how to use them.
+"""Weights files that describe themselves: safetensors whose metadata say how to use them.
 
     format   selkern-weights-2
     card     a `Card` as JSON
@@ -30,7 +30,7 @@ _HEADER = 16 << 20  # bytes; the names and shapes of 100,000 tensors have room i
 
 @dataclass(frozen=True, kw_only=True)
 class Card:
-    """What a weights file tells about itself.
+    """What a weights file says about itself.
 
     Attributes:
         model: architecture name, one of `list_models()`.
@@ -76,20 +76,20 @@ def find_bundled(model: str | None, weights: str | Path) -> Path | None:
 def save_weights(path: Path, state: dict[str, Tensor], card: Card) -> None:
     """Write a weights file, whole or not at all. `state` is a model's state dict."""
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
-    told = asdict(card)
+    values = asdict(card)
     if not card.norms:  # versions that know of no others read the file too
-        del told["norms"]
-    text = json.dumps(told)
+        del values["norms"]
+    text = json.dumps(values)
     write_atomic(path, save(tensors, metadata={"format": FORMAT, "card": text, "sha256": _digest(text, tensors)}))
 
 
 def _digest(card: str, tensors: Mapping[str, Tensor]) -> str:
-    """SHA-256 of the card's text and of every tensor in the order of names: a line of JSON that tells it, its bytes."""
+    """SHA-256 of the card's text and of every tensor in the order of names: a line of JSON about it, its bytes."""
     total = hashlib.sha256(f"{card}\n".encode())
     for name in sorted(tensors):
         tensor = tensors[name]
-        told = [name, str(tensor.dtype).removeprefix("torch."), list(tensor.shape)]
-        total.update(f"{json.dumps(told)}\n".encode())
+        header = [name, str(tensor.dtype).removeprefix("torch."), list(tensor.shape)]
+        total.update(f"{json.dumps(header)}\n".encode())
         total.update(_bytes(tensor))
     return total.hexdigest()
 
@@ -130,7 +130,7 @@ def describes_itself(path: Path) -> bool:
 
 
 def read_card(path: Path) -> Card:
-    """The card of a weights file, by itself: whether it is as it was written only `read_tensors` can tell.
+    """The card of a weights file, by itself: whether it is as it was written only `read_tensors` can check.
 
     Raises:
         CheckpointError: no such file, not a safetensors file, or one without our metadata.
@@ -164,7 +164,7 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
 
 
 def checksum(state: Mapping[str, Tensor]) -> int:
-    """A number that tells whether tensors are bit for bit what they were, on whichever device they lie."""
+    """A number that shows whether tensors are bit for bit what they were, on whichever device they lie."""
     total = 0
     for tensor in state.values():
         if not tensor.is_meta:

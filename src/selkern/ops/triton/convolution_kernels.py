@@ -3,7 +3,7 @@
 
 Maps are channels_last, so a pixel's channels lie together. Whole groups are taken together as packs: the channels of
 pack p are PACK_IN * p onward in the input and PACK_OUT * p onward in the outputs, and its weights are one matrix per
-tap, padded by zeros to whole blocks. Pixels are counted by int32 (the launchers see to it); their offsets are int64
+tap, padded by zeros to whole blocks. Pixels are counted by int32 (the launchers check it); their offsets are int64
 always, which costs one wide multiply-add for the row of a pixel and nothing per channel.
 """
 

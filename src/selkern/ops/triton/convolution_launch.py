@@ -93,7 +93,7 @@ class Packing:
         return apart.reshape(-1, self.group_in, kernel, kernel)
 
     def constants(self) -> dict[str, int]:
-        """What all kernels are told of it."""
+        """What all kernels receive of it."""
         return {
             "PACKS": self.packs,
             "PACK_IN": self.together * self.group_in,
@@ -123,7 +123,7 @@ def _geometry(x_shape: Sequence[int], y: Tensor) -> Geometry:
 def _of_branches(
     packing: Packing, weights: Sequence[Tensor], stride: int, dilations: Sequence[int]
 ) -> dict[str, int | tuple[int, ...]]:
-    """What the two kernels that go through all branches are told of them."""
+    """What the two kernels that go through all branches receive of them."""
     return {
         "KERNELS": tuple(weight.shape[2] for weight in weights),
         "DILATIONS": tuple(dilations),

@@ -3,7 +3,7 @@
 
 A map is (N, C, H, W), channels_last or contiguous. A program works on one sample, one split of its pixels and one block
 of channels, in tiles (pixels, channels) that step through the split. All arithmetic is float32. An offset inside a
-sample fits int32 (`is_supported` sees to it); the sample's own offset is int64, which costs one product a program.
+sample fits int32 (`is_supported` checks it); the sample's own offset is int64, which costs one product a program.
 """
 
 from __future__ import annotations

@@ -105,11 +105,11 @@ def make_coco(root: Path, data: Boxes) -> Path:
                         "segmentation": [[x0, y0, x1, y0, x1, y1]],
                     }
                 )
-        told = {
+        reported = {
             "info": {},
             "images": images,
             "annotations": found,
             "categories": [{"id": i + 5, "name": name, "supercategory": "all"} for i, name in enumerate(CLASSES)],
         }
-        (root / "annotations" / f"instances_{split}2017.json").write_text(json.dumps(told))
+        (root / "annotations" / f"instances_{split}2017.json").write_text(json.dumps(reported))
     return root
