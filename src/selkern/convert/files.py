@@ -29,7 +29,7 @@ def convert(source: str | Path, target: Path, model: str, *, classes: tuple[str,
     Args:
         source: `.safetensors`, a torch `.pth`/`.pt`/`.bin` (restricted loading), or a `.caffemodel`; with our
             names, with timm's for its SK networks, or in the authors' order for Caffe. A Caffe file does not
-            say which colours it takes: BGR and Caffe's customary means are assumed, and the card says so. Or a repository
+            say its colours: BGR and Caffe's customary means are assumed, and the card says so. Or a repository
             of the Hub, such as "hf-hub:timm/skresnet18.ra_in1k".
         target: the `.safetensors` file to write; never one that exists.
         model: architecture name.

@@ -256,14 +256,14 @@ def _variant(card: Card, norms: Mapping[str, Norm | None], drop_path_rate: float
 
     Whether the weights fit a norm that is a function is seen when they are loaded.
     """
-    norms: dict[str, Any] = {"norm": "batch", "gate_norm": "batch", **card.norms}
+    described: dict[str, Any] = {"norm": "batch", "gate_norm": "batch", **card.norms}
     for name, asked in norms.items():
         if callable(asked):
-            norms[name] = asked
-        elif asked not in (None, norms[name]):
-            what = f"weights are of a network with {name}={norms[name]!r}, not {asked!r}"
-            raise CheckpointError(what, str(path), f"use {name}={norms[name]!r}")
-    return Variant(**norms, drop_path_rate=drop_path_rate)
+            described[name] = asked
+        elif asked not in (None, described[name]):
+            what = f"weights are of a network with {name}={described[name]!r}, not {asked!r}"
+            raise CheckpointError(what, str(path), f"use {name}={described[name]!r}")
+    return Variant(**described, drop_path_rate=drop_path_rate)
 
 
 def _sound(card: Card, path: Path) -> Card:
