@@ -31,11 +31,13 @@ def test_a_part_of_them_ends_as_it_should(group: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.exhaustive
-def test_all_of_them_end_as_they_should(tmp_path: Path) -> None:
-    count, failed = bad_inputs.run_all(bad_inputs.GROUPS, tmp_path)
+def test_many_of_them_end_as_they_should(cases: int | None, tmp_path: Path) -> None:
+    """Every twelfth; all of them with `--cases 0`."""
+    every = 1 if cases == 0 else 12
+    count, failed = bad_inputs.run_all(bad_inputs.GROUPS, tmp_path, every=every)
     print(f"{count} cases, {len(failed)} failed")
     assert not failed, "\n".join(failed)
-    assert count >= 900
+    assert count >= 900 // every - 20
 
 
 @pytest.mark.exhaustive

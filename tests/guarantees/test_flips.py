@@ -34,7 +34,7 @@ def test_damage_is_noticed(seed: int, tmp_path: Path) -> None:
 
 @pytest.mark.exhaustive
 def test_much_damage_is_noticed(seed: int, cases: int | None, tmp_path: Path) -> None:
-    check_damage(cases or 2000, seed, tmp_path)
+    check_damage(cases or 1000, seed, tmp_path)
 
 
 @pytest.mark.parametrize("owner", [state, weights], ids=["states", "weights"])

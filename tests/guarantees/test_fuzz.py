@@ -34,7 +34,7 @@ def test_lines_end_as_they_should(seed: int, tmp_path: Path) -> None:
 
 @pytest.mark.exhaustive
 def test_many_lines_end_as_they_should(seed: int, cases: int | None, tmp_path: Path) -> None:
-    check_lines(cases or 2000, seed + 1, tmp_path)
+    check_lines(cases or 500, seed + 1, tmp_path)
 
 
 def test_lines_follow_the_seed_and_differ(tmp_path: Path) -> None:

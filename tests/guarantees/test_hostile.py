@@ -46,12 +46,14 @@ def test_a_part_of_them_is_refused(group: str, every: int, tmp_path: Path) -> No
 
 
 @pytest.mark.exhaustive
-def test_all_of_them_are_refused(tmp_path: Path) -> None:
-    count, ran, failed = hostile.run_all(hostile.GROUPS, tmp_path)
+def test_many_of_them_are_refused(cases: int | None, tmp_path: Path) -> None:
+    """Every fourth; all of them with `--cases 0`, alone on the machine, since each has a second."""
+    every = 1 if cases == 0 else 4
+    count, ran, failed = hostile.run_all(hostile.GROUPS, tmp_path, every=every)
     print(f"{count} files, {ran} executed, {count - len(failed)} refused in time and memory")
     assert ran == 0
     assert not failed, "\n".join(failed)
-    assert count >= 250
+    assert count >= 250 // every - 10
 
 
 def test_there_are_many(place: Place) -> None:
