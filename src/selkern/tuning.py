@@ -173,19 +173,13 @@ def choose_threads(
     return Threads(count, rates)
 
 
-def choose_threads_for(model: nn.Module, size: int, images: int, *, training: bool = False, batch: int = 64) -> str:
-    """Choose the threads for a network of images of one side, as `choose_threads` does; what to say of it, or "".
-
-    Neither the network nor any random state changes.
-    """
-    chosen = measured_threads(model, size, images, training=training, batch=batch)
-    return "" if chosen is None else str(chosen)
-
-
 def measured_threads(
     model: nn.Module, size: int, images: int, *, training: bool = False, batch: int = 64
 ) -> Threads | None:
-    """The choice behind `choose_threads_for`; None as `choose_threads`, and where the network is on no CPU."""
+    """Choose the threads for a network of images of one side, as `choose_threads` does; `str` of it is what to say.
+
+    Neither the network nor any random state changes. None as `choose_threads`, and where the network is on no CPU.
+    """
     import copy
 
     import torch

@@ -6,16 +6,13 @@ a traceback, nothing hangs, the user's files stay as they were, and images left 
 
 from __future__ import annotations
 
-import shlex
-import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 from guarantees import bad_data, bad_images, bad_options, bad_runs, bad_weights
 from guarantees.calls import LIMIT, Said, call, faults, fingerprint
-from guarantees.cases import Case, Place, make_place
+from guarantees.cases import Case, Group, Place, run_groups
 
-Group = Callable[[Place], Iterator[Case]]
 Call = Callable[[Sequence[str], Path], Said]
 GROUPS: dict[str, Group] = {
     "pictures": bad_images.pictures,
@@ -51,15 +48,4 @@ def run_case(case: Case, place: Place, run: Call = call) -> list[str]:
 
 def run_all(groups: Iterable[str], root: Path, every: int = 1, run: Call = call) -> tuple[int, list[str]]:
     """Number of cases, and a paragraph for each that fails. `every` takes every n-th case of a group alone."""
-    place = make_place(root)
-    count, failed = 0, []
-    for group in groups:
-        for number, case in enumerate(GROUPS[group](place)):
-            if number % every:
-                continue
-            count += 1
-            if found := run_case(case, place, run):
-                words = shlex.join(["selkern", *case.words])
-                failed.append("\n  ".join([f"{group}: {case.name}: {words}", *found]))
-                print(failed[-1], file=sys.stderr, flush=True)
-    return count, failed
+    return run_groups(GROUPS, groups, root, every, lambda case, place: run_case(case, place, run))

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import shlex
 import shutil
-from collections.abc import Callable, Iterable, Sequence
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import count
+from itertools import count, islice
 from pathlib import Path
 
 from guarantees.calls import TINY, Said, call
@@ -110,3 +112,31 @@ def make_place(root: Path) -> Place:
     shutil.move(place.output / "run", place.run)
     shutil.copy(place.run / "weights" / "best.safetensors", place.weights)
     return place
+
+
+Group = Callable[[Place], Iterator[Case]]
+
+
+def run_groups(
+    groups: Mapping[str, Group],
+    names: Iterable[str],
+    root: Path,
+    every: int,
+    run_case: Callable[[Case, Place], list[str]],
+) -> tuple[int, list[str]]:
+    """Number of cases of some groups, and a paragraph for each that fails.
+
+    Args:
+        every: takes every n-th case of a group alone.
+        run_case: what is wrong with how a command takes a case.
+    """
+    place = make_place(root)
+    cases, failed = 0, []
+    for name in names:
+        for case in islice(groups[name](place), 0, None, every):
+            cases += 1
+            if wrong := run_case(case, place):
+                words = shlex.join(["selkern", *case.words])[:900]
+                failed.append("\n  ".join([f"{name}: {case.name}: {words}", *wrong]))
+                print(failed[-1], file=sys.stderr, flush=True)
+    return cases, failed

@@ -6,15 +6,13 @@ line that holds no characters that steer a terminal. A few are only unpleasant t
 
 from __future__ import annotations
 
-import shlex
 import shutil
-import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
 from guarantees import attack_files, attack_pickles
 from guarantees.calls import LIMIT, TINY, Said, call, faults
-from guarantees.cases import CHECKPOINT, DATA, OK, USAGE, Case, Place, make_images, make_place
+from guarantees.cases import CHECKPOINT, DATA, OK, USAGE, Case, Place, make_images, run_groups
 from guarantees.pictures import encode, noise
 
 MEMORY, SECONDS = 200 << 20, 1.0  # bytes and time that a refusal may take
@@ -198,16 +196,5 @@ def run_case(case: Case, place: Place, run: Call = call) -> list[str]:
 
 def run_all(groups: Iterable[str], root: Path, every: int = 1, run: Call = call) -> tuple[int, int, list[str]]:
     """Number of files, how many of them ran, and a paragraph for each that did harm or was not refused as it should."""
-    place = make_place(root)
-    count, failed = 0, []
-    for group in groups:
-        for number, case in enumerate(GROUPS[group](place)):
-            if number % every:
-                continue
-            count += 1
-            if found := run_case(case, place, run):
-                failed.append(
-                    "\n  ".join([f"{group}: {case.name}: {shlex.join(['selkern', *case.words])[:900]}", *found])
-                )
-                print(failed[-1], file=sys.stderr, flush=True)
+    count, failed = run_groups(GROUPS, groups, root, every, lambda case, place: run_case(case, place, run))
     return count, sum("RAN: " in text for text in failed), failed

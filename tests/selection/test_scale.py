@@ -303,7 +303,7 @@ def test_groups_and_curves_are_direct_means() -> None:
 def test_an_evaluation_observes_what_a_pass_of_its_own_does(monkeypatch: pytest.MonkeyPatch) -> None:
     squares, model = Squares(230), fake(follows=FOLLOWS)
     network = nn.Sequential(model, nn.Flatten())
-    observed = Observed(network)
+    observed = Observed(network, channels=True)
     with observed.watching():
         evaluate(network, squares, tuple("abc"), PREPROCESS, after=observed.add)
     indices = np.arange(229, 0, -2)
@@ -315,7 +315,7 @@ def test_an_evaluation_observes_what_a_pass_of_its_own_does(monkeypatch: pytest.
     np.testing.assert_allclose(seen.curves[0], want.curves[0], rtol=1e-6)
     assert observed.of(np.array([230])) is None, "an image that was not evaluated"
     monkeypatch.setattr("selkern.selection.observe.MOST_BYTES", 100)
-    short = Observed(network)
+    short = Observed(network, channels=True)
     with short.watching():
         evaluate(network, squares, tuple("abc"), PREPROCESS, after=short.add)
     assert short.of(indices, groups) is None, "the curves would need every image's channels"

@@ -14,7 +14,7 @@ from selkern.cli.parse import Run, parse
 from selkern.data.table_options import TableOptions
 from selkern.errors import UsageError
 from selkern.progress import Progress, say
-from selkern.tuning import check_threads, choose_threads_for, tune
+from selkern.tuning import check_threads, measured_threads, tune
 
 _PASSES = 10  # that the studies make over their images, roughly: for the choice of threads
 
@@ -106,9 +106,9 @@ def main(argv: list[str]) -> int:
     if options.threads is None:
         with Progress("choosing the threads"):
             images = _PASSES * (options.images or AnalyzeOptions.images)
-            text = choose_threads_for(loaded.model, loaded.preprocess.size, images)
-        if text:
-            say(text)
+            chosen = measured_threads(loaded.model, loaded.preprocess.size, images)
+        if chosen is not None:
+            say(str(chosen))
     analysis = analyzing.analyze(
         loaded,
         options.data,

@@ -14,7 +14,7 @@ from selkern.cli.parse import Run, parse
 from selkern.data.table_options import TableOptions
 from selkern.errors import UsageError, printable
 from selkern.progress import Progress, say
-from selkern.tuning import check_threads, choose_threads_for, tune
+from selkern.tuning import check_threads, measured_threads, tune
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,8 +66,8 @@ def main(argv: list[str]) -> int:
         source, split = chosen.source, chosen.split
         for text in chosen.lines:
             line.say(text)
-        if options.threads is None and (text := choose_threads_for(loaded.model, loaded.preprocess.size, len(split))):
-            line.say(text)
+        if options.threads is None and (best := measured_threads(loaded.model, loaded.preprocess.size, len(split))):
+            line.say(str(best))
         line.show("evaluating", total=len(split))
         result = evaluation.evaluate(
             loaded.model, split, source.classes, loaded.preprocess, on_bad=options.on_bad_image, seen=line.advance

@@ -17,7 +17,7 @@ from selkern.cli.parse import Run, parse
 from selkern.errors import Interrupted, UsageError
 from selkern.io import require_new
 from selkern.progress import Progress, say
-from selkern.tuning import check_threads, choose_threads_for, tune
+from selkern.tuning import check_threads, measured_threads, tune
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,8 +70,8 @@ def main(argv: list[str]) -> int:
         file = None if options.output is None else stack.enter_context(new_prediction_file(options.output, top_k))
         for text in predicting.notes_on(images, loaded.preprocess.levels):
             line.say(f"note: {text}")
-        if options.threads is None and (text := choose_threads_for(loaded.model, loaded.preprocess.size, len(images))):
-            line.say(text)
+        if options.threads is None and (best := measured_threads(loaded.model, loaded.preprocess.size, len(images))):
+            line.say(str(best))
         line.show("predicting", total=len(images))
         try:
             for answer in predicting.predict(loaded, images, top_k=top_k, seen=line.advance):

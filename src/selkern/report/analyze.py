@@ -83,7 +83,8 @@ def analyze(
         say(line)
     folder = report_folder(loaded, chosen, output)
     started = time.monotonic()
-    observed = Observed(loaded.model)
+    # Channels are for the study of known sizes alone.
+    observed = Observed(loaded.model, channels=boxes is not None or isinstance(split, SceneSplit))
     with Line("evaluating", total=len(split)) as shown, observed.watching():
         evaluation = evaluate(
             loaded.model,

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import nn
+from torch import Tensor, nn
 
 from selkern.data.loader import Batch
 from selkern.data.preprocess import Preprocess
@@ -69,13 +69,11 @@ def observe(
     with evaluating(model), record(model) as selection:
         for (batch,) in images:
             model(batch.x)
-            columns = [preference(selection[unit.name], unit.extents).cpu() for unit in units]
-            preferences.append(torch.stack(columns, dim=1).numpy())
+            preferences.append(_preferences(units, selection))
             lights.append(batch.light)
             member = np.eye(groups.max() + 1)[groups[done : done + len(batch)]]  # (N, G)
             for number, unit in enumerate(units):
-                largest = selection[unit.name][:, int(np.argmax(unit.extents))].double().cpu().numpy()  # (N, C)
-                part = member.T @ largest
+                part = member.T @ _largest(unit, selection).double().cpu().numpy()
                 sums[number] = part if sums[number] is None else sums[number] + part
             done += len(batch)
     counts = np.bincount(groups)[:, None]
@@ -87,6 +85,17 @@ def observe(
     )
 
 
+def _preferences(units: Sequence[UnitInfo], selection: Selections) -> Array:
+    """(N, U) of the latest pass."""
+    columns = [preference(selection[unit.name], unit.extents).cpu() for unit in units]
+    return torch.stack(columns, dim=1).numpy()
+
+
+def _largest(unit: UnitInfo, selection: Selections) -> Tensor:
+    """(N, C), the selection of the unit's largest kernel in the latest pass."""
+    return selection[unit.name][:, int(np.argmax(unit.extents))]
+
+
 class Observed:
     """What a model's units chose in a pass that something else makes, such as an evaluation.
 
@@ -94,15 +103,16 @@ class Observed:
 
     Args:
         model: of the pass.
+        channels: keep every image's selections per channel too, which the curves of `of` with groups are made of.
     """
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, model: nn.Module, *, channels: bool) -> None:
         self.model, self.units = model, studied_units(model)
         self._selection: Selections | None = None
         self._indices: list[NDArray[np.int64]] = []
         self._preferences: list[Array] = []
         self._lights: list[Array] = []
-        self._largest: list[list[NDArray[np.float32]]] | None = [[] for _ in self.units]
+        self._channels: list[list[NDArray[np.float32]]] | None = [[] for _ in self.units] if channels else None
         self._bytes = 0
 
     @contextmanager
@@ -116,27 +126,26 @@ class Observed:
         assert self._selection is not None
         if not self.units:
             return
-        columns = [preference(self._selection[unit.name], unit.extents).cpu() for unit in self.units]
         self._indices.append(batch.indices.numpy())
-        self._preferences.append(torch.stack(columns, dim=1).numpy())
+        self._preferences.append(_preferences(self.units, self._selection))
         self._lights.append(light_of(batch.images))
-        if self._largest is None:
+        if self._channels is None:
             return
-        for unit, kept in zip(self.units, self._largest, strict=True):
-            largest = self._selection[unit.name][:, int(np.argmax(unit.extents))].float().cpu().numpy()
+        for unit, kept in zip(self.units, self._channels, strict=True):
+            largest = _largest(unit, self._selection).float().cpu().numpy()
             kept.append(largest)
             self._bytes += largest.nbytes
         if self._bytes > MOST_BYTES:
-            self._largest = None
+            self._channels = None
 
     def of(self, indices: NDArray[np.int64], groups: NDArray[np.int64] | None = None) -> Observation | None:
-        """What `observe` returns for these images; None where the pass lacks one, or they took too much memory.
+        """What `observe` returns for these images; None where the pass lacks one, or the channels were not kept.
 
         Args:
             indices: numbers of images in the split.
             groups: as for `observe`; None returns no curves.
         """
-        if not self._indices or (groups is not None and self._largest is None):
+        if not self._indices or (groups is not None and self._channels is None):
             return None
         known = np.concatenate(self._indices)
         order = np.argsort(known)
@@ -144,8 +153,8 @@ class Observed:
         if not np.array_equal(known[at], indices):
             return None
         curves: tuple[Array, ...] = ()
-        if groups is not None and self._largest is not None:
+        if groups is not None and self._channels is not None:
             member = np.eye(groups.max() + 1)[groups].T / np.maximum(np.bincount(groups), 1)[:, None]  # (G, N)
-            curves = tuple(member @ np.concatenate(kept)[at].astype(np.float64) for kept in self._largest)
+            curves = tuple(member @ np.concatenate(kept)[at].astype(np.float64) for kept in self._channels)
         values = np.concatenate(self._preferences).astype(np.float64)
         return Observation(self.units, values[at], np.concatenate(self._lights)[at], curves)

@@ -311,7 +311,7 @@ def _evaluated(task: Task, run: RunFolder, device: str) -> dict[str, Any]:
     loaded = load(str(run.path), device)
     split = choose_images(loaded).split
     started = time.monotonic()
-    observed = Observed(loaded.model)
+    observed = Observed(loaded.model, channels=False)
     with observed.watching():
         evaluation = evaluate(loaded.model, split, loaded.card.classes, loaded.preprocess, after=observed.add)
     evaluation.require_numbers(split)

@@ -23,7 +23,7 @@ T = TypeVar("T")
 _LARGEST = 1 << 18  # bytes of a config.yaml; ours have 2,000
 _LONGEST_WORD = 4200  # characters; no path is longer, and YAML makes a number of 1:1:1:... in quadratic time
 _MOST_WORKERS = 1024  # processes: a slip of the keyboard is not to fill the machine
-_LARGEST_IMAGE = 8192  # px a side, 200 MB for each image of a batch
+LARGEST_IMAGE = 8192  # px a side, 200 MB for each image of a batch
 # What versions before do not know, of a recipe: left out at the defaults, as the table is, since a study compares its
 # runs' options with those that it wrote before an update.
 _LATER = ("resize", "white_level")
@@ -122,9 +122,9 @@ class TrainOptions(RunOptions):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.training.image_size > _LARGEST_IMAGE:
+        if self.training.image_size > LARGEST_IMAGE:
             what = f"image_size is {self.training.image_size}"
-            raise UsageError(what, "--image-size", f"must be at most {_LARGEST_IMAGE}")
+            raise UsageError(what, "--image-size", f"must be at most {LARGEST_IMAGE}")
         try:
             _ = self.training.preprocess
         except UsageError as error:

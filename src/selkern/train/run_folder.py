@@ -31,12 +31,11 @@ from selkern.errors import CheckpointError, DataError, ResourceError, UsageError
 from selkern.io import append, new_folder, write_atomic, write_csv
 from selkern.models.weights import Card, find_bundled, save_weights
 from selkern.train.distributed import Ranks
-from selkern.train.options import OUTPUT, TrainOptions, read_options
+from selkern.train.options import LARGEST_IMAGE, OUTPUT, TrainOptions, read_options
 
 _SPOKEN = 5  # shown one by one; the file has them all
 _MANY = 0.1  # share of a split from which on a warning counts them
 TORCH = (".pth", ".pt", ".bin", ".caffemodel")
-LARGEST = 8192  # px: side of the images that a card may ask for, 200 MB each
 
 
 def require_readable(split: Split) -> None:
@@ -403,8 +402,8 @@ def require_preprocess(card: Card, path: Path) -> None:
         raise CheckpointError("the file does not describe how to prepare images", str(path), "use weights of a run")
     try:
         size = Preprocess.from_dict(card.preprocess).size
-        if size > LARGEST:
-            raise ValueError(f"size {size} px is above {LARGEST}")
+        if size > LARGEST_IMAGE:
+            raise ValueError(f"size {size} px is above {LARGEST_IMAGE}")
     except (ValueError, TypeError, OverflowError) as error:  # UsageError is a ValueError
         what = error.what if isinstance(error, UsageError) else str(error)
         raise CheckpointError(
