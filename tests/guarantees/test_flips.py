@@ -44,5 +44,5 @@ def test_without_the_checksum_damage_goes_unnoticed(
     monkeypatch.setattr(owner, "_digest", lambda *_: "0" * 64)
     result = flips.damage(300, 0, tmp_path)
     where = "state/step-" if owner is state else "weights/best.safetensors"
-    assert len(result.unnoticed) > 3
+    assert result.unnoticed  # how many: the numbers of the weights, and so this machine, decide
     assert all(where in line and "[--seed 0, case " in line for line in result.unnoticed)

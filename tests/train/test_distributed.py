@@ -71,6 +71,22 @@ def test_the_merged_order_is_that_of_one_process(data: Path, two_ranks: RunFolde
                 assert share.tolist() == batch[rank::2].tolist()
 
 
+@pytest.mark.exhaustive
+def test_ranks_leave_without_an_abort(tmp_path: Path) -> None:
+    """Eight pairs of ranks at once, so that the cores are busy: one pair in four was aborted when Python ended."""
+    program = tmp_path / "exchange.py"
+    program.write_text(
+        "from selkern.train.distributed import join\n"
+        "with join('cpu') as ranks:\n"
+        "    for step in range(20):\n"
+        "        assert ranks.gather([step] * 200) == [[step] * 200] * 2\n"
+    )
+    words = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", str(program)]
+    pairs = [subprocess.Popen(words, env=ENVIRONMENT, stderr=subprocess.PIPE, text=True) for _ in range(8)]
+    errors = [pair.communicate(timeout=300)[1] for pair in pairs]
+    assert not any(pair.returncode for pair in pairs), "\n".join(errors)
+
+
 def test_every_validation_image_counts_once(two_ranks: RunFolder) -> None:
     """The figures of the last epoch are those of its weights, measured in one process."""
     loaded = load(str(two_ranks.last))

@@ -19,17 +19,17 @@ from torch.nn import functional as F
 from selkern.layers.gate import Selection
 from selkern.layers.memory import HasMemory, Memory, check_memory
 from selkern.layers.parts import (
-    are_replaceable,
-    batch_norm_of,
     check_batch,
     check_input,
     divides,
     is_symbolic,
+    norm_relu,
     odd_kernels,
     positive,
 )
 from selkern.ops import recompute, reference
 from selkern.ops.eager import is_transformed, is_watched
+from selkern.ops.select import fuse
 from selkern.ops.spectral import convolution as spectral
 from selkern.ops.spectral.plan import worthwhile
 
@@ -107,10 +107,10 @@ class SKAttention(nn.Module, HasMemory):
         # Not `channel`, where the convolutions have been narrowed in place, as pruning does.
         check_input("SKAttention", x, getattr(self.convs[0].get_submodule("conv"), "in_channels", self.channel), 2)
         u = self._maps(x)
-        logits_NMC = self._logits(recompute.fuse(u, 2))
+        logits_NMC = self._logits(fuse(u, 2))
         if self.softmax_over == "batch":  # weights that do not add up to 1 over the branches
             return reference.select(u, logits_NMC.softmax(dim=0))
-        return recompute.select(u, self.selection(logits_NMC), 2)
+        return recompute.select_unsaved(u, self.selection(logits_NMC), 2)
 
     def _maps(self, x: Tensor) -> list[Tensor]:
         """The branches' maps, M of (N, C, H, W)."""
@@ -120,10 +120,7 @@ class SKAttention(nn.Module, HasMemory):
             return [branch(x) for branch in self.convs]
         convs, norms, relus = ([branch.get_submodule(name) for branch in self.convs] for name in ("conv", "bn", "relu"))
         y = self._convolved(convs, x)
-        if not all(map(are_replaceable, norms, relus)):
-            return [relu(norm(y_m)) for relu, norm, y_m in zip(relus, norms, y, strict=True)]
-        states = [batch_norm_of(norm, y_m, "SKAttention") for norm, y_m in zip(norms, y, strict=True)]
-        return [recompute.norm_relu(state, y_m) for state, y_m in zip(states, y, strict=True)]
+        return [norm_relu(norm, relu, y_m, "SKAttention") for norm, relu, y_m in zip(norms, relus, y, strict=True)]
 
     def _convolved(self, convs: Sequence[nn.Module], x: Tensor) -> list[Tensor]:
         """The convolutions' outputs, M of (N, C, H, W), by Fourier coefficients where that is faster."""

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, fx, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from selkern.ops import recompute
 from selkern.ops.eager import is_watched
 from selkern.ops.norm import BatchNorm
 
@@ -151,6 +152,26 @@ def are_replaceable(norm: nn.Module, act: nn.Module | None = None) -> bool:
     if type(norm) not in _BATCH_NORMS.values() or is_watched(norm):
         return False
     return act is None or (type(act) is nn.ReLU and not is_watched(act))
+
+
+def norm_relu(norm: nn.Module, relu: nn.Module | None, y: Tensor, owner: str, *, unsaved: bool = True) -> Tensor:
+    """relu(norm(y)), (N, C, *), of which autograd keeps y alone where that is possible.
+
+    Args:
+        norm: any module.
+        relu: what follows it; None is a ReLU without a module of its own.
+        y: a convolution's output.
+        owner: whose they are, for errors.
+        unsaved: whether the result may be computed again in the backward pass.
+
+    Raises:
+        ValueError: as `check_batch` says.
+    """
+    check_batch(norm, y, owner)
+    if unsaved and are_replaceable(norm, relu) and recompute.is_possible(y):
+        return recompute.norm_relu(batch_norm_of(norm, y, owner), y)
+    u: Tensor = norm(y)
+    return u.relu_() if relu is None else relu(u)
 
 
 @contextmanager

@@ -33,6 +33,7 @@ from selkern.layers.parts import (
 from selkern.ops import kernels, recompute
 from selkern.ops.convolve import convolve
 from selkern.ops.eager import is_eager, is_watched
+from selkern.ops.select import fuse
 
 Path = Literal["autograd", "recompute", "triton"]
 _BRANCH = "a branch of a selective kernel"  # in messages
@@ -227,8 +228,8 @@ class SelectiveKernel(nn.Module, HasMemory):
     def _fuse_and_select(self, u: Sequence[Tensor]) -> Tensor:
         """The branches' maps (N, C_out, *) to V (N, C_out, *)."""
         assert self.gate is not None
-        a_NMC = self.gate(recompute.fuse(u, self.dims))
-        return recompute.select(u, a_NMC, self.dims, lean=self._lean())
+        a_NMC = self.gate(fuse(u, self.dims))
+        return recompute.select_unsaved(u, a_NMC, self.dims, lean=self._lean())
 
     def inputs_of(self, x: Tensor) -> Sequence[Tensor]:
         """What each branch reads of x: all of it."""

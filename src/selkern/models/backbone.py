@@ -16,7 +16,7 @@ from selkern.errors import UsageError
 from selkern.io import write_atomic
 from selkern.layers.gate import Selection
 from selkern.layers.memory import HasMemory
-from selkern.layers.parts import NORMS, Norm, are_replaceable, batch_norm_of, check_input
+from selkern.layers.parts import NORMS, Norm, check_input, norm_relu
 from selkern.models.weights import Card, checksum, save_weights
 from selkern.ops import recompute
 from selkern.ops.eager import is_watched
@@ -94,11 +94,7 @@ def bottleneck(unit: Any, x: Tensor) -> Tensor:
     With `unit.memory` "lean" the two maps between them are not kept for the backward pass but computed again.
     """
     y = unit.conv1(x)
-    free = are_replaceable(unit.norm1) and not is_watched(unit.mixer)
-    if unit.memory == "lean" and free and recompute.is_possible(y):
-        u = recompute.norm_relu(batch_norm_of(unit.norm1, y, "a unit"), y)
-    else:
-        u = unit.norm1(y).relu_()
+    u = norm_relu(unit.norm1, None, y, "a unit", unsaved=unit.memory == "lean" and not is_watched(unit.mixer))
     return recompute.through(unit.conv3, unit.mixer(u))
 
 
@@ -108,15 +104,13 @@ def stem_and_pool(network: Any, x: Tensor) -> tuple[Tensor, Tensor]:
     With `network.memory` "lean" the first, the largest map of all, is not kept for the backward pass.
     """
     stem, pool = network.stem, network.pool
-    layered = type(stem) is nn.Sequential and len(stem) > 2 and not is_watched(stem)
-    free = layered and are_replaceable(*stem[-2:]) and type(pool) is nn.MaxPool2d and not is_watched(pool)
-    if network.memory != "lean" or not free or not recompute.is_possible(x):
+    if network.memory != "lean" or type(stem) is not nn.Sequential or len(stem) <= 2 or is_watched(stem):
         y = stem(x)
         return y, pool(y)
-    *layers, norm, _relu = stem
+    *layers, norm, relu = stem
     for layer in layers:
         x = layer(x)
-    u = recompute.norm_relu(batch_norm_of(norm, x, "the stem"), x)
+    u = norm_relu(norm, relu, x, "the stem", unsaved=type(pool) is nn.MaxPool2d and not is_watched(pool))
     return u, recompute.through(pool, u)
 
 

@@ -21,9 +21,9 @@ from torch.autograd.graph import saved_tensors_hooks
 from torch.nn import functional as F
 from torch.utils.weak import WeakTensorKeyDictionary
 
-from selkern.ops import select as ops
 from selkern.ops.eager import is_eager, is_watched
 from selkern.ops.norm import BatchNorm
+from selkern.ops.select import select
 
 # Modules that save their input and their weight, and nothing else that anybody could change.
 _READERS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.MaxPool2d)
@@ -224,21 +224,7 @@ def normalised(
     return torch.batch_norm(y, weight, bias, mean, variance, False, 0.0, eps, False).relu_()
 
 
-def fuse(maps: Sequence[Tensor], dims: int | None = None) -> Tensor:
-    """`ops.select.fuse` with a cheaper gradient: M maps (N, C, *) to s (N, C).
-
-    A mean's gradient is divided at every position, that of a sum which is divided afterwards once. Narrower dtypes
-    cannot hold the sum.
-    """
-    if not is_possible(maps[0]) or maps[0].dtype not in (torch.float32, torch.float64):
-        return ops.fuse(maps, dims)
-    space = tuple(range(2, maps[0].ndim))
-    positions = maps[0].shape[2:].numel()
-    means = [u.sum(space) / positions for u in maps]
-    return sum(means[1:], start=means[0])
-
-
-def select(maps: Sequence[Tensor], a_NMC: Tensor, dims: int | None = None, *, lean: bool = False) -> Tensor:
+def select_unsaved(maps: Sequence[Tensor], a_NMC: Tensor, dims: int | None = None, *, lean: bool = False) -> Tensor:
     """`ops.select.select` that saves no map with a recipe: M maps and the selection (N, M, C) to V (N, C, *).
 
     Args:
@@ -250,9 +236,9 @@ def select(maps: Sequence[Tensor], a_NMC: Tensor, dims: int | None = None, *, le
     recipes = [recipe_of(u) for u in maps]
     sources = [recipe for recipe in recipes if recipe is not None]
     if not sources:
-        return ops.select(maps, a_NMC, dims)
+        return select(maps, a_NMC, dims)
     with unsaved([(u, recipe) for u, recipe in zip(maps, recipes, strict=True) if recipe is not None]):
-        v = ops.select(maps, a_NMC, dims)
+        v = select(maps, a_NMC, dims)
     if lean and v.grad_fn is not None and len(sources) == len(maps):
         _attach_selected(v, sources, Unchanged(a_NMC))
     return v
@@ -260,4 +246,4 @@ def select(maps: Sequence[Tensor], a_NMC: Tensor, dims: int | None = None, *, le
 
 def _attach_selected(v: Tensor, sources: Sequence[Recipe], a_NMC: Unchanged) -> None:
     """Let V have a recipe that selects again from what the maps' recipes make."""
-    Recipe(lambda: ops.select([source.read() for source in sources], a_NMC.read()), sources).attach(v)
+    Recipe(lambda: select([source.read() for source in sources], a_NMC.read()), sources).attach(v)

@@ -11,13 +11,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from selkern.ops.eager import is_tracing
+from selkern.ops.eager import is_eager, is_tracing
 
 
 def fuse(branches: Sequence[Tensor], dims: int | None = None) -> Tensor:
     """Fuse (Eq. 1 and 2): M maps (N, C, *) to s (N, C), the mean over space of their sum.
 
-    The sum of the branches' means equals the mean of their sum, so U itself is never built.
+    The sum of the branches' means equals the mean of their sum, so U itself is never built. In training the gradient of
+    a sum which is divided afterwards is divided once, that of a mean at every position; narrower dtypes cannot hold the
+    sum.
 
     Args:
         branches: M maps.
@@ -25,11 +27,15 @@ def fuse(branches: Sequence[Tensor], dims: int | None = None) -> Tensor:
     """
     if dims is None and _is_symbolic(branches[0]):
         return fuse([u.flatten(2) for u in branches], 1)
-    space = tuple(range(2, 2 + (branches[0].ndim - 2 if dims is None else dims)))
-    s_NC = branches[0].mean(dim=space)
-    for u in branches[1:]:
-        s_NC = s_NC + u.mean(dim=space)
-    return s_NC
+    first = branches[0]
+    space = tuple(range(2, 2 + (first.ndim - 2 if dims is None else dims)))
+    training = is_eager(first, modes=True) and torch.is_grad_enabled()
+    if training and first.dtype in (torch.float32, torch.float64):
+        positions = first.shape[2:].numel()
+        means = [u.sum(space) / positions for u in branches]
+    else:
+        means = [u.mean(dim=space) for u in branches]
+    return sum(means[1:], start=means[0])
 
 
 def select(branches: Sequence[Tensor], a_NMC: Tensor, dims: int | None = None) -> Tensor:

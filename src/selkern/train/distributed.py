@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -22,6 +23,7 @@ T = TypeVar("T")
 _LOST = ("gloo", "Gloo", "NCCL", "Connection closed", "Connection reset")  # in the messages of torch.distributed
 _PATIENCE = timedelta(minutes=10)  # for a rank that does not come; no save or validation of one rank takes longer
 _KEPT: list[object] = []  # groups that were left
+_LET_GO = 0.2  # seconds in which a group's threads end what they do
 
 
 @dataclass(frozen=True)
@@ -128,5 +130,7 @@ def join(device: str) -> Iterator[Ranks]:
     finally:
         # torch frees a group while it holds Python's lock, and waits for a thread of the group that may need the lock
         # to let go of the last exchange: about one run of two ranks in ten never ended. Kept, a group is never freed.
+        # Where Python ends before that thread had the lock, the process is aborted: so it gets the lock here.
         _KEPT.append(dist.group.WORLD)
         dist.destroy_process_group()
+        time.sleep(_LET_GO)
