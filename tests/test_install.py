@@ -1,4 +1,4 @@
-"""The wheel as people get it: built, installed into an empty environment outside the checkout, and used there.
+"""The wheel as people get it: built by `python -m build`, installed into an empty environment outside the checkout, and used there.
 
 The environments hold links to the packages of the running one, nothing else, and pip installs the wheel without an
 index: it succeeds only where selkern asks for nothing more than they hold. So nothing is fetched.
@@ -98,14 +98,13 @@ def run(words: list[str], folder: Path, check: bool = True) -> subprocess.Comple
 
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Built from the sources alone: no earlier build can add to it."""
+    """Built from the sources alone, by way of the source distribution: no earlier build can add to it."""
     source, target = tmp_path_factory.mktemp("source"), tmp_path_factory.mktemp("wheel")
     shutil.copytree(ROOT / "src", source / "src", ignore=shutil.ignore_patterns("*.egg-info", "__pycache__"))
     for name in ("pyproject.toml", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, source)
-    builder = Environment.of(tmp_path_factory.mktemp("build") / "venv", ["setuptools"])
-    program = f"from setuptools.build_meta import build_wheel; build_wheel({str(target)!r})"
-    run([str(builder.path / "bin" / "python"), "-c", program], source)
+    builder = Environment.of(tmp_path_factory.mktemp("build") / "venv", ["build", "setuptools"])
+    run([str(builder.path / "bin" / "python"), "-m", "build", "--no-isolation", "--outdir", str(target)], source)
     (built,) = target.glob("*.whl")
     return built
 
