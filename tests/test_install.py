@@ -1,4 +1,4 @@
-"""The wheel as people get it: built by `python -m build`, installed into an empty environment outside the checkout, and used there.
+"""The wheel as people get it: built by `python -m build`, installed into an empty environment, and used there.
 
 The environments hold links to the packages of the running one, nothing else, and pip installs the wheel without an
 index: it succeeds only where selkern asks for nothing more than they hold. So nothing is fetched.

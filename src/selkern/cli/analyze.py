@@ -3,33 +3,28 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import tyro
 
 from selkern.cli.greet import greet
-from selkern.cli.parse import Run, parse
-from selkern.data.table_options import TableOptions
+from selkern.cli.parse import ImageOptions, Run, parse
 from selkern.errors import UsageError
 from selkern.progress import Progress, say
-from selkern.tuning import check_threads, measured_threads, tune
+from selkern.train.options import LARGEST_IMAGE
+from selkern.tuning import measured_threads, tune
 
 _PASSES = 10  # that the studies make over their images, roughly: for the choice of threads
 
 
 @dataclass(frozen=True, kw_only=True)
-class AnalyzeOptions:
+class AnalyzeOptions(ImageOptions):
     """Evaluate trained weights, study what their selective kernels chose, and write report.html."""
 
     run: Run
-    """A run's folder or name, latest, a weights file, bundled weights (sknet_mini.digits), hf-hub:user/name; or a
-    network as its code makes it: timm:NAME, FILE.py:NAME, package.module:NAME (which are imported and run)."""
-    data: str | None = None
-    """Other data than the run's own, or where those lie now: digits, a folder, .csv or .parquet."""
-    split: str = "auto"
-    """train, val, test or all; auto is test, or all where other data than the run's have no splits of their own."""
+    """A run, weights file, bundled weights, hf-hub:user/name; or code to run: timm:NAME, FILE.py:NAME, module:NAME."""
     output: Path | None = None
     """Folder for report.html, plots/ and tables; by default the run's own, and for other data or splits one in it."""
     images: int = 1000
@@ -39,34 +34,28 @@ class AnalyzeOptions:
     looks: int = 3
     """Images shown one by one."""
     boxes: Path | None = None
-    """A CSV of the objects' sizes: selection and field are then held against them. Columns: path (relative to the
-    table); x0,y0,x1,y1 or size, px of the image file as viewers show it, upright, which become px of the network's
-    input; or size_input, taken as it stands. Optional: label, the object's class; group, what images have in common
-    that are not independent, such as the picture they were cut from."""
+    """A CSV of the objects' sizes, with which selections and receptive fields are compared. Its columns:
+    path: relative to the table;
+    x0,y0,x1,y1 or size: px of the image file as viewers show it, upright; or size_input: px of the network's input;
+    label (optional): the object's class;
+    group (optional): what images share that are not independent, such as the picture they were cut from."""
     arguments: Annotated[str, tyro.conf.arg(name="with")] = ""
     """Arguments for a third-party network, as in Python: "pretrained=True"."""
     image_size: int | None = None
     """Side of the images that a third-party network is shown, px; by default timm's own, else 224."""
     zooms: tuple[float, ...] = (1.0, 1.5, 2.0)
     """Enlargements of the centre, the first of them 1."""
-    device: str = "auto"
-    """auto, cpu or cuda."""
-    threads: int | None = None
-    """CPU threads to compute with; by default what a short measurement finds fastest."""
-    on_bad_image: Literal["error", "skip"] = "error"
-    """An image that cannot be read: end, or leave it out and say how many were."""
-    table: tyro.conf.OmitArgPrefixes[TableOptions] = field(default_factory=TableOptions)
-    json: bool = False
-    """Print one JSON object instead of text."""
 
     def __post_init__(self) -> None:
-        check_threads(self.threads)
+        super().__post_init__()
         for name in ("images", "field_images", "looks"):
             if getattr(self, name) < 0:
                 flag = "--" + name.replace("_", "-")
                 raise UsageError(f"{name} is {getattr(self, name)}", flag, "must be at least 0")
-        if self.image_size is not None and not 1 <= self.image_size <= 8192:
-            raise UsageError(f"image size is {self.image_size}", "--image-size", "must lie between 1 and 8192")
+        if self.image_size is not None and not 1 <= self.image_size <= LARGEST_IMAGE:
+            raise UsageError(
+                f"image size is {self.image_size}", "--image-size", f"must lie between 1 and {LARGEST_IMAGE}"
+            )
         if not self.zooms or self.zooms[0] != 1 or min(self.zooms) < 1 or not max(self.zooms) <= 16:
             raise UsageError(f"zooms are {self.zooms}", "--zooms", "must start with 1 and lie between 1 and 16")
 

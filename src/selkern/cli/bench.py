@@ -30,8 +30,7 @@ class BenchOptions:
     """
 
     models: Annotated[Positional[tuple[str, ...]], tyro.conf.arg(metavar="MODEL...")] = ()
-    """Model names, weights files, hf-hub:user/name, timm:NAME, FILE.py:CLASS or package.module:CLASS (whose code is
-    run)."""
+    """Model names, weights files, hf-hub:user/name, timm:NAME, FILE.py:CLASS or module:CLASS (whose code is run)."""
     arguments: Annotated[str, tyro.conf.arg(name="with")] = ""
     """Arguments of a class or function, as in Python: "64, kernels=[3, 5]"."""
     batch_size: tuple[int, ...] = (1, 8)

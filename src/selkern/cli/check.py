@@ -22,8 +22,7 @@ class CheckOptions:
     """
 
     subject: Annotated[Positional[str], tyro.conf.arg(metavar="WHAT")]
-    """A model's name, a weights file, hf-hub:user/name, timm:NAME, FILE.py:CLASS or package.module:CLASS (whose code
-    is run)."""
+    """A model's name, weights file, hf-hub:user/name, timm:NAME, FILE.py:CLASS or module:CLASS (whose code is run)."""
     arguments: Annotated[str, tyro.conf.arg(name="with")] = ""
     """What a class is made with, as in Python: "64, kernels=[3, 5]"."""
     input: str | None = None

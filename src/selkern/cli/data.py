@@ -18,6 +18,7 @@ from selkern.data.table_options import TableOptions
 from selkern.errors import UsageError, printable
 from selkern.io import require_new, write_csv
 from selkern.progress import Progress, aligned, say
+from selkern.train.options import LARGEST_IMAGE
 
 if TYPE_CHECKING:
     from selkern.data.check import DataCheck, Place
@@ -60,8 +61,9 @@ class DataCheckOptions:
     def __post_init__(self) -> None:
         if self.workers is not None and self.workers < 0:
             raise UsageError(f"workers is {self.workers}", "--workers", "must be at least 0")
-        if self.image_size is not None and not 8 <= self.image_size <= 8192:
-            raise UsageError(f"image size is {self.image_size}", "--image-size", "must lie between 8 and 8192")
+        if self.image_size is not None and not 8 <= self.image_size <= LARGEST_IMAGE:
+            fix = f"must lie between 8 and {LARGEST_IMAGE}"
+            raise UsageError(f"image size is {self.image_size}", "--image-size", fix)
         if self.sheet is not None and self.sheet.suffix.lower() != ".png":
             raise UsageError("not a .png file", f"--sheet {self.sheet}", "give a name that ends with .png")
         for name in ("model", "weights", "image_size", "eval_crop", "resize", "white_level"):

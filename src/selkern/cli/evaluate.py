@@ -3,45 +3,27 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
-
-import tyro
 
 from selkern.cli.greet import greet
-from selkern.cli.parse import Run, parse
-from selkern.data.table_options import TableOptions
+from selkern.cli.parse import ImageOptions, Run, parse
 from selkern.errors import UsageError, printable
 from selkern.progress import Progress, say
-from selkern.tuning import check_threads, measured_threads, tune
+from selkern.tuning import measured_threads, tune
 
 
 @dataclass(frozen=True, kw_only=True)
-class EvaluateOptions:
+class EvaluateOptions(ImageOptions):
     """Measure trained weights: top-1, top-5, loss, and every class."""
 
     run: Run
     """A run's folder or name, latest, a weights file, bundled weights (sknet_mini.digits), or hf-hub:user/name."""
-    data: str | None = None
-    """Other data than the run's own, or where those lie now: digits, a folder, .csv or .parquet."""
-    split: str = "auto"
-    """train, val, test or all; auto is test, or all where other data than the run's have no splits of their own."""
     output: Path | None = None
-    """Folder for predictions.csv (every image), confusion.csv (a row for each true class), per_class.csv and
-    evaluation.json; made where there is none, and no file in it is ever overwritten."""
-    device: str = "auto"
-    """Where to compute: auto (a GPU if there is one), cpu or cuda."""
-    threads: int | None = None
-    """CPU threads to compute with; by default what a short measurement finds fastest."""
-    on_bad_image: Literal["error", "skip"] = "error"
-    """An image that cannot be read: end with an error, or skip it and report how many were skipped."""
-    table: tyro.conf.OmitArgPrefixes[TableOptions] = field(default_factory=TableOptions)
-    json: bool = False
-    """Print one JSON object instead of text."""
+    """Folder for predictions.csv, confusion.csv, per_class.csv and evaluation.json; no file is ever overwritten."""
 
     def __post_init__(self) -> None:
-        check_threads(self.threads)
+        super().__post_init__()
         if self.output is not None and self.output.suffix.lower() in (".csv", ".json", ".jsonl", ".txt"):
             raise UsageError("a file, where several are written", f"--output {self.output}", "give a folder")
 

@@ -6,17 +6,42 @@ import contextlib
 import io
 import re
 from collections.abc import Iterator
-from typing import Annotated, TypeVar
+from dataclasses import dataclass, field
+from typing import Annotated, Literal, TypeVar
 
 import tyro
 from tyro.conf import Positional
 
+from selkern.data.table_options import TableOptions
 from selkern.errors import UsageError
+from selkern.tuning import check_threads
 
 T = TypeVar("T")
 
 
 Run = Annotated[Positional[str], tyro.conf.arg(metavar="RUN")]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageOptions:
+    """What every command has that takes trained weights to a data set."""
+
+    data: str | None = None
+    """Other data than the run's own, or where those lie now: digits, a folder, .csv or .parquet."""
+    split: str = "auto"
+    """train, val, test or all; auto is test, or all where other data than the run's have no splits of their own."""
+    device: str = "auto"
+    """Where to compute: auto (a GPU if there is one), cpu or cuda."""
+    threads: int | None = None
+    """CPU threads to compute with; by default what a short measurement finds fastest."""
+    on_bad_image: Literal["error", "skip"] = "error"
+    """An image that cannot be read: end with an error, or skip it and report how many were skipped."""
+    table: tyro.conf.OmitArgPrefixes[TableOptions] = field(default_factory=TableOptions)
+    json: bool = False
+    """Print one JSON object instead of text."""
+
+    def __post_init__(self) -> None:
+        check_threads(self.threads)
 
 
 def parse_known(cls: type[T], argv: list[str], command: str) -> T:

@@ -31,8 +31,7 @@ class PredictOptions:
     top_k: int = 5
     """Classes shown per image."""
     output: Path | None = None
-    """A new .csv file (path, class, probability, class_2, ..., error) or .jsonl file for the answers; written row by
-    row, so that an interrupted command keeps the rows done so far."""
+    """A new .csv (path, class, probability, class_2, ..., error) or .jsonl for the answers, written row by row."""
     device: str = "auto"
     """Where to compute: auto (a GPU if there is one), cpu or cuda."""
     threads: int | None = None

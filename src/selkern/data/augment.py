@@ -32,8 +32,7 @@ class Augment:
     """Which random changes training images get. The default changes nothing."""
 
     crop: Literal["none", "pad", "resized"] = "none"
-    """none: as in evaluation; pad: shift by up to `pad` px; resized: a random part of the image, enlarged (with
-    --resize squash or pad: of the squashed or padded image)."""
+    """none: as in evaluation; pad: shift by up to `pad` px; resized: a random part, enlarged."""
     pad: int = 4
     """Largest shift of crop=pad, px of the network's input."""
     crop_scale: tuple[float, float] = (0.08, 1.0)

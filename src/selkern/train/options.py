@@ -38,11 +38,11 @@ class RunOptions:
     data: str = "digits"
     """digits (built in), a folder of images, a .csv or a .parquet file or folder."""
     model: str = "sknet_mini"
-    """Name of the network (see `selkern models`); by default that of --weights, else skresnet18 for photos and
-    sknet_mini for small images."""
+    """Name of the network (`selkern models`); by default that of --weights, else skresnet18 (photos) or sknet_mini."""
     recipe: str = "digits"
-    """Preset of all the training options below: digits, cifar (small pictures), photos (fine-tuning of trained
-    weights), photos-scratch, cifar-paper, imagenet-paper, imagenet-light. By default chosen from data and weights."""
+    """Preset of all the training options below; by default chosen from data and weights:
+    digits, cifar (small pictures), photos (fine-tuning of trained weights), photos-scratch, cifar-paper,
+    imagenet-paper, imagenet-light."""
     weights: str | None = None
     """Start from this weights file, run or hf-hub:user/name instead of from random weights."""
     output: str = OUTPUT
@@ -56,8 +56,7 @@ class RunOptions:
     device: str = "auto"
     """Where to compute: auto (a GPU if there is one), cpu or cuda."""
     threads: int | None = None
-    """CPU threads to compute with, which decide how sums are rounded; by default what a short measurement finds
-    fastest. A resumed run keeps them."""
+    """CPU threads, which decide how sums are rounded; by default the fastest in a short trial; kept by --resume."""
     workers: int = 0
     """Processes that load images in the background; the result does not depend on it."""
     save_minutes: float = 10.0

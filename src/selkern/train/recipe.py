@@ -55,13 +55,12 @@ class Recipe:
     image_size: int = 48
     """Side of the network's input, px."""
     resize: Resize = "crop"
-    """How an image becomes a square: crop shows its centre alone; squash shows all of it, proportions not
-    kept; pad shows all of it, between areas of the mean colour."""
+    """How an image becomes square. crop: its centre; squash: all of it, stretched; pad: all of it, with borders."""
     eval_crop: float = 1.0
     """Share of each side of the resized image that evaluation's centre crop keeps (ImageNet: 0.875)."""
     white_level: str = "auto"
-    """Of 16-bit, 32-bit and float pixels, what is white: a value (or BLACK:WHITE), full (65,535), percentile (each
-    image by its own values), or auto, which takes the range that the training images use, in whole bits."""
+    """White of 16-bit, 32-bit and float pixels: a value or BLACK:WHITE; full (65,535); percentile (each image's own);
+    auto (the range that the training images use, in whole bits)."""
     mean: tuple[float, float, float] = (0.5, 0.5, 0.5)
     """Mean subtracted from each colour channel (values from 0 to 1)."""
     std: tuple[float, float, float] = (0.25, 0.25, 0.25)
@@ -91,8 +90,7 @@ class Recipe:
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     """Precision of the computation: bf16 uses autocast; auto is bf16 on a GPU that supports it, else fp32."""
     memory: Memory = "default"
-    """Activations kept for the backward pass: lean keeps the fewest and takes a few percent longer; plain keeps all
-    that autograd does."""
+    """Activations kept for the backward pass: lean keeps the fewest (a few percent slower), plain all of autograd's."""
     augment: Augment = field(default_factory=Augment)
     """Random changes of the training images."""
 
