@@ -158,6 +158,7 @@ def test_nothing_is_missing_and_every_number_is_positive(trial: Results) -> None
     assert len({one.key for one in trial.rows}) == len(trial.rows)
 
 
+@pytest.mark.exhaustive
 def test_the_workloads_measure_what_the_goals_ask_for(trial: Results) -> None:
     measured = {(one.workload, one.quantity, one.variant) for one in trial.rows}
     asked = {
@@ -169,11 +170,13 @@ def test_the_workloads_measure_what_the_goals_ask_for(trial: Results) -> None:
     assert asked <= measured
 
 
+@pytest.mark.exhaustive
 def test_lean_training_holds_less_than_timm_s(trial: Results) -> None:
     held = {one.variant: one.samples[0] for one in trial.rows if (one.workload, one.quantity) == ("memory", names.HELD)}
     assert held[names.MEMORY["lean"]] < held[names.MEMORY["default"]] < held[names.MEMORY["plain"]] < held[names.TIMM]
 
 
+@pytest.mark.exhaustive
 def test_the_chart_is_a_picture_of_the_comparisons(trial: Results) -> None:
     from benchmarks import chart
 
@@ -246,6 +249,7 @@ sys.exit(main(sys.argv[1:]))
 """
 
 
+@pytest.mark.exhaustive
 def test_the_command_without_timm(tmp_path: Path) -> None:
     words = ["layer", "--trial", "--rounds", "2", "--output", str(tmp_path / "results")]
     done = subprocess.run(

@@ -180,6 +180,7 @@ def test_an_image_too_large_for_the_memory_is_reported_and_passed_over() -> None
     assert (bad.file, bad.reason) == ("image 0", "it takes more memory than there is")
 
 
+@pytest.mark.exhaustive
 def test_memory_does_not_grow_with_the_images(tmp_path: Path) -> None:
     for folder, count in {"few": 6, "many": 42}.items():
         for number in range(count):

@@ -88,7 +88,9 @@ def _dawdles(_words: Sequence[str]) -> int:
     return 3
 
 
-@pytest.mark.parametrize(("main", "part"), [(_eats, "takes "), (_dawdles, "is refused in 1.")])
+@pytest.mark.parametrize(
+    ("main", "part"), [(_eats, "takes "), pytest.param(_dawdles, "is refused in 1.", marks=pytest.mark.exhaustive)]
+)
 def test_a_program_that_takes_too_much_is_found(main: Main, part: str, place: Place) -> None:
     case = Case("x", ("predict",), (DATA,))
     found = hostile.run_case(case, place, lambda words, folder, limit: call(words, folder, limit, main))

@@ -59,15 +59,12 @@ def test_killed_runs_of_every_kind_are_bit_identical(seed: int, cases: int | Non
     assert not figures.unreadable
 
 
+@pytest.mark.exhaustive
 @pytest.mark.parametrize(
     ("spoil", "fault"),
     [
-        pytest.param("optimizer", "differs from the run that nobody killed", marks=pytest.mark.exhaustive),
-        pytest.param(
-            "bit",
-            "differs from the run that nobody killed in 1 things: ['weights/last.safetensors: ",
-            marks=pytest.mark.exhaustive,
-        ),
+        ("optimizer", "differs from the run that nobody killed"),
+        ("bit", "differs from the run that nobody killed in 1 things: ['weights/last.safetensors: "),
         ("state", "unreadable: "),
     ],
 )

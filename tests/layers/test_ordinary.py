@@ -59,7 +59,8 @@ NETWORKS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
     for name, side in {"sknet_mini": 24, "sknet26": 33, "sk_shufflenet_v2_x05": 64, "skresnet18": 64}.items()
 }
 every_layer = pytest.mark.parametrize("name", LAYERS)
-everything = pytest.mark.parametrize("name", [*LAYERS, *NETWORKS])
+SLOW = [pytest.param(name, marks=pytest.mark.exhaustive) for name in ("sk_shufflenet_v2_x05", "skresnet18")]
+everything = pytest.mark.parametrize("name", [*LAYERS, "sknet_mini", "sknet26", *SLOW])
 every_memory = pytest.mark.parametrize("memory", MEMORY)
 
 
@@ -183,6 +184,7 @@ def test_second_derivatives_are_those_of_finite_differences() -> None:
     assert torch.autograd.gradgradcheck(unit, (x,))
 
 
+@pytest.mark.exhaustive
 def test_second_derivatives_of_convolutions_by_fourier_coefficients() -> None:
     assert worthwhile((8, 128, 20, 28), 128, (1, 3, 5, 7), training=True) is not None
     x = torch.randn(8, 128, 20, 28, dtype=torch.float64, requires_grad=True)

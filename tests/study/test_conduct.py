@@ -243,6 +243,7 @@ class Done(Exception):
     """The study ended before it was to be stopped."""
 
 
+@pytest.mark.exhaustive
 def test_a_failing_arm_ends_the_study_with_its_own_exit_code(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     wild = "plain: {model: resnet_mini, training: {lr: 1.0e+30}, change"
     file = write(tmp_path, ("plain: {model: resnet_mini, change", wild), ("seeds: 2", "seeds: 1"))

@@ -156,7 +156,7 @@ def test_a_run_killed_before_its_first_state_starts_again(
 
 @pytest.mark.parametrize(
     "signum",
-    [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.exhaustive), signal.SIGKILL],
+    [*(pytest.param(s, marks=pytest.mark.exhaustive) for s in (signal.SIGINT, signal.SIGTERM)), signal.SIGKILL],
     ids=lambda s: s.name,
 )
 def test_a_real_program_stopped_by_a_signal_goes_on(

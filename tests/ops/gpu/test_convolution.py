@@ -112,7 +112,7 @@ def assert_parity(case: Case, x: Tensor, weights: list[Tensor]) -> None:
 
 @pytest.mark.parametrize(
     "name",
-    [pytest.param(name, marks=pytest.mark.exhaustive if number % 2 else ()) for number, name in enumerate(CASES)],
+    [pytest.param(name, marks=pytest.mark.exhaustive if number % 4 else ()) for number, name in enumerate(CASES)],
 )
 def test_outputs_and_gradients(name: str) -> None:
     assert_parity(CASES[name], *make(CASES[name]))
@@ -186,7 +186,7 @@ def test_autocast_casts_as_for_conv2d() -> None:
         assert gradient.dtype == torch.float32
 
 
-@pytest.mark.parametrize("statistics", [False, True])
+@pytest.mark.parametrize("statistics", [pytest.param(False, marks=pytest.mark.exhaustive), True])
 def test_the_compiler_sees_the_same_operator(statistics: bool) -> None:
     case = CASES["a true 5x5, stride 2"]
 
@@ -203,6 +203,7 @@ def test_the_compiler_sees_the_same_operator(statistics: bool) -> None:
         torch.testing.assert_close(a, b)
 
 
+@pytest.mark.exhaustive
 def test_the_operators_are_what_they_are_registered_as() -> None:
     case = Case((1, 6, 4, 3), 4, 2, kernels=(3, 1), dilations=(2, 1), stride=2)
     x, weights = make(case)

@@ -211,7 +211,11 @@ def test_the_whole_unit() -> None:
         compare(name, parameter.grad, other.grad, torch.float32)
 
 
-@pytest.mark.parametrize("shape", [MANY.shape, (300, 3, 3, 3)], ids=["tiles", "more parts than lanes that merge them"])
+@pytest.mark.parametrize(
+    "shape",
+    [MANY.shape, pytest.param((300, 3, 3, 3), marks=pytest.mark.exhaustive)],
+    ids=["tiles", "more parts than lanes that merge them"],
+)
 def test_moments_far_from_zero(shape: tuple[int, ...]) -> None:
     """Where E[y^2] - E[y]^2 would have no digit left."""
     y = [(1000 * (m + 1) + torch.randn(shape)).to(memory_format=torch.channels_last) for m in range(2)]
@@ -252,7 +256,10 @@ def test_compiled() -> None:
     check(*make(Case()), run=torch.compile(by_kernels, fullgraph=True, backend="aot_eager"))
 
 
-@pytest.mark.parametrize(("dtype", "channels_last"), [(torch.float32, False), (torch.bfloat16, True)])
+@pytest.mark.parametrize(
+    ("dtype", "channels_last"),
+    [(torch.float32, False), pytest.param(torch.bfloat16, True, marks=pytest.mark.exhaustive)],
+)
 def test_operators_keep_torchs_rules(dtype: torch.dtype, channels_last: bool) -> None:
     _, y = make(Case(dtype=dtype, channels_last=(channels_last,) * 4))
     maps, r = [y_m.detach() for y_m in y], torch.randn_like(y[0].detach())
