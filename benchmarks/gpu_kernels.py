@@ -130,12 +130,12 @@ def _plain_fuse_backward(
     du: list[Tensor], u: list[Tensor], y: list[Tensor], norms: list[Tensor], ds_NC: Tensor
 ) -> list[Any]:
     mean, invstd, weight, _bias = norms
-    found = []
+    result = []
     for m, (du_m, u_m, y_m) in enumerate(zip(du, u, y, strict=True)):
         g = torch.ops.aten.threshold_backward(du_m + ds_NC.to(u_m.dtype)[..., None, None], u_m, 0)
         moments = (None, None, mean[m], invstd[m], True, _EPS, [True] * 3)
-        found.append(torch.ops.aten.native_batch_norm_backward(g, y_m, weight[m], *moments))
-    return found
+        result.append(torch.ops.aten.native_batch_norm_backward(g, y_m, weight[m], *moments))
+    return result
 
 
 def _plain_whole(y: list[Tensor], weights: list[Tensor], biases: list[Tensor], a_NMC: Tensor) -> tuple[Tensor, Tensor]:
@@ -197,11 +197,11 @@ def _plain_with_statistics(x: Tensor, weights: list[Tensor], groups: int) -> tup
 def _plain_gradient(x: Tensor, weights: list[Tensor], groups: int, dy: list[Tensor], of_input: bool) -> list[Any]:
     mask = [of_input, not of_input, False]
     backward = torch.ops.aten.convolution_backward
-    found = [
+    result = [
         backward(g, x, w, None, [1, 1], [d, d], [d, d], False, [0, 0], groups, mask)
         for g, w, d in zip(dy, weights, DILATIONS, strict=True)
     ]
-    return [sum((each[0] for each in found[1:]), start=found[0][0])] if of_input else [each[1] for each in found]
+    return [sum((each[0] for each in result[1:]), start=result[0][0])] if of_input else [each[1] for each in result]
 
 
 def _our_convolutions(x: Tensor, weights: list[Tensor], groups: int) -> Any:

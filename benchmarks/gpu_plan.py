@@ -150,11 +150,11 @@ def _network(part: str, variant: str, limit: float) -> Job:
 
 
 def _kernels(dtype: str, those: Sequence[Stage], ways: Sequence[bool]) -> list[Job]:
-    found = []
+    result = []
     for compiled in ways:
         for stage in those:
             for kernel in KERNELS:
                 settings = {"kernel": kernel, "number": stage.number, "dtype": dtype, "compiled": compiled}
                 title = f"{kernel}, stage {stage.number}, {dtype}{', compiled' * compiled}"
-                found.append(Job("kernel", title, 90 if compiled else 60, settings))
-    return found
+                result.append(Job("kernel", title, 90 if compiled else 60, settings))
+    return result

@@ -88,16 +88,16 @@ def make_coco(root: Path, data: Boxes) -> Path:
     (root / "annotations").mkdir(parents=True)
     for split in ("train", "val", "test"):
         images: list[dict[str, object]] = []
-        found: list[dict[str, object]] = []
+        result: list[dict[str, object]] = []
         for i, (name, objects) in enumerate(data.items()):
             if split_of(i, len(data)) != split:
                 continue
             picture(root / f"{split}2017" / f"{name}.png", i)
             images.append({"id": i, "file_name": f"{name}.png", "width": WIDTH, "height": HEIGHT})
             for label, x0, y0, x1, y1 in objects:
-                found.append(
+                result.append(
                     {
-                        "id": len(found),
+                        "id": len(result),
                         "image_id": i,
                         "category_id": CLASSES.index(label) + 5,
                         "bbox": [x0, y0, x1 - x0, y1 - y0],
@@ -108,7 +108,7 @@ def make_coco(root: Path, data: Boxes) -> Path:
         reported = {
             "info": {},
             "images": images,
-            "annotations": found,
+            "annotations": result,
             "categories": [{"id": i + 5, "name": name, "supercategory": "all"} for i, name in enumerate(CLASSES)],
         }
         (root / "annotations" / f"instances_{split}2017.json").write_text(json.dumps(reported))

@@ -60,9 +60,9 @@ def networks(folder: Path) -> None:
         model.save_pretrained(folder / name)
         again = selkern.from_pretrained(folder / name).eval()
         assert torch.equal(again.state_dict()["fc.weight"], model.state_dict()["fc.weight"])
-    found = selkern.check(selkern.create_model("sknet_mini"), torch.randn(5, 3, 32, 32))
-    assert len(found.units) == 6
-    assert [finding.rule for finding in found.broken] == ["d = max(C / r, 32)"]  # which small images do without
+    result = selkern.check(selkern.create_model("sknet_mini"), torch.randn(5, 3, 32, 32))
+    assert len(result.units) == 6
+    assert [finding.rule for finding in result.broken] == ["d = max(C / r, 32)"]  # which small images do without
     assert selkern.create_model("sknet_mini", weights="digits").num_classes == 10
 
 

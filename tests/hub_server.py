@@ -85,25 +85,25 @@ class Handler(BaseHTTPRequestHandler):
 
     def repository(self, name: str) -> Repository | None:
         """One that may be seen; otherwise the refusal is sent. The real Hub too says 401 of one that is not there."""
-        found = self.hub.repositories.get(name)
-        if found is None or (found.private and self.user != "owner"):
+        result = self.hub.repositories.get(name)
+        if result is None or (result.private and self.user != "owner"):
             self.refuse(401, "RepoNotFound", "Repository not found")
             return None
-        return found
+        return result
 
     def do_GET(self) -> None:
         path = [unquote(part) for part in urlparse(self.path).path.split("/")[1:]]
         self.hub.asked.append(f"{self.command} {'/'.join(path)}")
         if path[0] == "api":
-            if (found := self.repository("/".join(path[2:4]))) is not None:
-                self.say({"id": "/".join(path[2:4]), "sha": found.commits[-1][0], "siblings": [], "tags": []})
+            if (result := self.repository("/".join(path[2:4]))) is not None:
+                self.say({"id": "/".join(path[2:4]), "sha": result.commits[-1][0], "siblings": [], "tags": []})
             return
         user, name, _, revision, file = path
-        if (found := self.repository(f"{user}/{name}")) is None:
+        if (result := self.repository(f"{user}/{name}")) is None:
             return
-        if found.gated and self.user != "owner":
+        if result.gated and self.user != "owner":
             self.refuse(403, "GatedRepo", "Access to this model is restricted")
-        elif (version := found.at(revision)) is None:
+        elif (version := result.at(revision)) is None:
             self.refuse(404, "RevisionNotFound", "Invalid rev id")
         elif file not in version[1]:
             self.refuse(404, "EntryNotFound", "Entry not found", X_Repo_Commit=version[0])

@@ -44,15 +44,15 @@ def test_every_study_has_results() -> None:
 
 @pytest.mark.parametrize("path", RESULTS, ids=[path.stem for path in RESULTS])
 def test_results_are_whole_and_of_the_file_that_is_there(path: Path) -> None:
-    found = json.loads(path.read_text())
+    result = json.loads(path.read_text())
     study = read(FOLDER / f"{path.stem}.yaml", "digits" if path.stem == "cifar" else None)
-    assert found["study"]["sha256"] == study.sha256
-    assert found["seeds"] == list(range(study.seeds))
-    assert len(found["runs"]) == study.seeds * len(study.arms)
-    assert path.with_suffix(".md").read_text() == render(found)
+    assert result["study"]["sha256"] == study.sha256
+    assert result["seeds"] == list(range(study.seeds))
+    assert len(result["runs"]) == study.seeds * len(study.arms)
+    assert path.with_suffix(".md").read_text() == render(result)
     assert path.with_suffix(".svg").read_text().startswith("<svg")
-    top1 = {arm.name: [run["top1"] for run in found["runs"] if run["arm"] == arm.name] for arm in study.arms}
-    for name, arm in found["arms"].items():
+    top1 = {arm.name: [run["top1"] for run in result["runs"] if run["arm"] == arm.name] for arm in study.arms}
+    for name, arm in result["arms"].items():
         if name == study.baseline:
             assert arm["difference"] is None
             continue

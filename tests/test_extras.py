@@ -118,17 +118,17 @@ def test_a_package_that_is_absent_alone_is_named_too(absent: str, words: list[st
 
 
 def test_every_package_that_selkern_imports_is_of_the_core_or_has_an_extra() -> None:
-    found = set()
+    result = set()
     for path in SOURCE.rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.ImportFrom) and node.module:
-                found.add(node.module.partition(".")[0])
+                result.add(node.module.partition(".")[0])
             elif isinstance(node, ast.Import):
-                found |= {alias.name.partition(".")[0] for alias in node.names}
+                result |= {alias.name.partition(".")[0] for alias in node.names}
     optional = set(roots([package.extra for package in OPTIONAL]))
-    others = found - set(sys.stdlib_module_names) - CORE - optional - {"selkern", "typing_extensions"}
+    others = result - set(sys.stdlib_module_names) - CORE - optional - {"selkern", "typing_extensions"}
     assert others == {"pandas", "markupsafe"}  # of `to_frame` alone, which says so itself; comes with jinja2
-    assert optional - found == {"ray"}  # which is imported by name
+    assert optional - result == {"ray"}  # which is imported by name
 
 
 def test_the_extras_are_those_of_the_package() -> None:

@@ -50,14 +50,14 @@ def part_of(module: str) -> str:
 
 def imports_of(path: Path) -> set[str]:
     """Every selkern module that a file imports, at its top, inside functions, and for its types."""
-    found: set[str] = set()
+    result: set[str] = set()
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.ImportFrom) and node.module and node.level == 0:
-            found |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
+            result |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
         elif isinstance(node, ast.Import):
-            found |= {alias.name for alias in node.names}
+            result |= {alias.name for alias in node.names}
         assert not (isinstance(node, ast.ImportFrom) and node.level), f"{path}: relative import"
-    return {name for name in found if name.split(".")[0] == "selkern"}
+    return {name for name in result if name.split(".")[0] == "selkern"}
 
 
 def broken_rules(importer: str, imported: str) -> str:

@@ -37,23 +37,23 @@ CLEAN |= {"OMP_NUM_THREADS": "1"}  # small tensors: more threads wait for each o
 
 def distribution(name: str) -> Distribution:
     """The newest that is found here: an environment laid over another may bring an old setuptools of its own."""
-    return max(distributions(name=name), key=lambda found: Version(found.version))
+    return max(distributions(name=name), key=lambda result: Version(result.version))
 
 
 def needed(names: Iterable[str]) -> set[str]:
     """The distributions and all that they require, as they are installed here."""
-    found: set[str] = set()
+    result: set[str] = set()
     waiting = list(names)
     while waiting:
         name = canonicalize_name(waiting.pop())
-        if name in found:
+        if name in result:
             continue
-        found.add(name)
+        result.add(name)
         for line in distribution(name).requires or ():
             requirement = Requirement(line)
             if requirement.marker is None or requirement.marker.evaluate({"extra": ""}):
                 waiting.append(requirement.name)
-    return found
+    return result
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,7 @@ BANNED = {
     r"\bRemade\b|\bstand-ins?\b": "Recomputable, proxies",
     r"\b_?(?:DEEPEST|OFTENEST)\b": "MAX_DEPTH, MAX_VISITS",
     r"\bsick\b": "not finite",
+    r"\bfound =|\bin found\b": "result, rows (as the name of a variable)",
 }
 PATTERN = re.compile("|".join(f"({pattern})" for pattern in BANNED), re.IGNORECASE)
 FOLDERS = ("src", "tests", "benchmarks", "tools", "docs")

@@ -63,13 +63,13 @@ def known() -> dict[str, Client]:
 
 def read(report: Path) -> dict[str, Outcome]:
     """The outcome of each client's tests in a junit file. A failure that a test expects counts as one."""
-    found: dict[str, Outcome] = defaultdict(Outcome)
+    result: dict[str, Outcome] = defaultdict(Outcome)
     for case in ET.parse(report).iter("testcase"):
         test = (case.get("name") or "").partition("[")[0]
         bad = [child for child in case if child.tag in ("failure", "error", "skipped")]
         if test not in JOBS:
             continue
-        outcome = found[JOBS[test]]
+        outcome = result[JOBS[test]]
         if any(child.tag == "skipped" and child.get("type") != "pytest.xfail" for child in bad):
             continue  # it did not run
         outcome.counts["failed" if bad else "passed"] += 1
@@ -78,7 +78,7 @@ def read(report: Path) -> dict[str, Outcome]:
             reason = lines[0] if child.tag == "skipped" else f"`{lines[0][:150]}`"
             if reason not in outcome.reasons:
                 outcome.reasons.append(reason)
-    return found
+    return result
 
 
 def row(client: Client, outcome: Outcome) -> str:
@@ -87,9 +87,9 @@ def row(client: Client, outcome: Outcome) -> str:
     return f"| {client.name} | {client.version} | {client.job} | {outcome.words()} | {why} |\n"
 
 
-def page(found: dict[str, Outcome]) -> str:
+def page(result: dict[str, Outcome]) -> str:
     """docs/clients.md as it should be."""
-    rows = "".join(row(client, found[name]) for name, client in known().items())
+    rows = "".join(row(client, result[name]) for name, client in known().items())
     return HEAD + rows + LEFT_OUT + "".join(f"- `{test}`: {reason}.\n" for test, reason in TIMM.items())
 
 

@@ -65,22 +65,22 @@ def test_it_runs_without_a_gpu_as_a_trial_of_itself(tmp_path: Path) -> None:
     out, chart = tmp_path / "results.json", tmp_path / "chart.svg"
     done = run("--trial", "--budget", "250", "--out", str(out), "--chart", str(chart))
     assert done.returncode == 0, done.stdout + done.stderr
-    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
-    assert json.loads(out.read_text()) == found
+    result: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    assert json.loads(out.read_text()) == result
     assert chart.read_text().startswith("<svg")
-    assert [row for row in found["rows"] if "error" in row] == []
-    assert found["left_out"] == []
-    assert found["correct"]
-    correct = [row for row in found["rows"] if row["part"] == "correct"]
+    assert [row for row in result["rows"] if "error" in row] == []
+    assert result["left_out"] == []
+    assert result["correct"]
+    correct = [row for row in result["rows"] if row["part"] == "correct"]
     assert {row["what"] for row in correct} == {"fuse_select", "convolution"}
     assert all(0 < row["value"] <= row["bound"] for row in correct)
-    parts = {row["part"] for row in found["rows"]}
+    parts = {row["part"] for row in result["rows"]}
     assert parts == {"ceiling", "correct", "unit", "train", "kernel", "graph"}
     # Nobody may take an interpreter's times for a card's.
-    assert found["tiny"]
-    assert found["verdicts"] == []
-    assert all("times mean nothing" in line for line in found["measured"])
-    assert f"seed {found['machine']['seed']}" == done.stdout.splitlines()[0]
+    assert result["tiny"]
+    assert result["verdicts"] == []
+    assert all("times mean nothing" in line for line in result["measured"])
+    assert f"seed {result['machine']['seed']}" == done.stdout.splitlines()[0]
 
 
 def test_without_a_gpu_it_says_so_in_one_line() -> None:
@@ -103,10 +103,10 @@ def test_a_wrong_kernel_is_reported(broken: str, kernel: str, wrong: str, right:
     pytest.importorskip("triton", reason="no kernels without Triton")
     command = [sys.executable, "-c", SABOTAGE, str(FOLDER.parent), broken, kernel]
     done = subprocess.run(command, capture_output=True, text=True, env=INTERPRETED, timeout=300, check=True)
-    found = json.loads(done.stdout.splitlines()[-1])
-    assert found["wrong"] == [kernel]
-    assert len(found["errors"]) == 2
-    for error in found["errors"]:
+    result = json.loads(done.stdout.splitlines()[-1])
+    assert result["wrong"] == [kernel]
+    assert len(result["errors"]) == 2
+    for error in result["errors"]:
         assert error.startswith("FAIL")
         assert wrong in error
         assert f" {right}" not in error
@@ -167,15 +167,15 @@ def measured(ours: float) -> report.Results:
 
 
 def test_goals_are_judged() -> None:
-    found = {verdict.goal: verdict for verdict in report.verdicts(measured(0.5))}
-    select = found["Select, stage 1: share of the copy bandwidth"]
+    result = {verdict.goal: verdict for verdict in report.verdicts(measured(0.5))}
+    select = result["Select, stage 1: share of the copy bandwidth"]
     assert select.value == pytest.approx(0.9)
     assert select.word == "reached"
-    assert found["Fuse, stage 1: share of the copy bandwidth"].word == "not measured"
-    unit = found["unit of stage 1, forward: share of its floor's speed"]
+    assert result["Fuse, stage 1: share of the copy bandwidth"].word == "not measured"
+    unit = result["unit of stage 1, forward: share of its floor's speed"]
     assert unit.value == pytest.approx(0.5)
     assert unit.word == "missed"
-    step = next(verdict for goal, verdict in found.items() if plan.TIMM_SK in goal)
+    step = next(verdict for goal, verdict in result.items() if plan.TIMM_SK in goal)
     assert step.value == pytest.approx(2.0), "by images, not by steps"
     assert step.word == "reached"
 

@@ -96,8 +96,8 @@ class Subject:
 
 def subjects(names: Iterable[str] = BUILD, modes: Iterable[Memory] = MODES) -> pytest.MarkDecorator:
     """Run a test, whose argument is `subject`, over these layers and networks in these modes."""
-    found = cases(names, modes)
-    return pytest.mark.parametrize("subject", found, ids=map(str, found))
+    result = cases(names, modes)
+    return pytest.mark.parametrize("subject", result, ids=map(str, result))
 
 
 def cases(names: Iterable[str] = BUILD, modes: Iterable[Memory] = MODES) -> list[Subject]:

@@ -286,15 +286,15 @@ def test_saved_tensors_hooks(subject: Subject) -> None:
 def test_averaged_weights_and_update_bn(subject: Subject) -> None:
     from torch.optim.swa_utils import AveragedModel, update_bn
 
-    found = []
+    result = []
     for model in (subject(), plain_copy(subject())):
         averaged = AveragedModel(model)
         for _ in range(3):
             train(model, steps=2)
             averaged.update_parameters(model)
         update_bn([images(6, seed=s)[0] for s in range(3)], averaged)
-        found.append(averaged.eval()(images(3)[0]))
-    assert_close(found[0], found[1], 1e-2)
+        result.append(averaged.eval()(images(3)[0]))
+    assert_close(result[0], result[1], 1e-2)
 
 
 @client("forward hooks", "torch", "a hook on every module, containers too: each fires, and the gradients are plain's")

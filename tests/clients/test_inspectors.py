@@ -83,9 +83,9 @@ def test_torchinfo(subject: Subject) -> None:
     from torchinfo import summary
 
     model = subject()
-    found = summary(model, input_size=(1, 3, 96, 96), mode="train", verbose=0, device="cpu")
-    assert found.total_params == sum(p.numel() for p in model.parameters())
-    assert found.total_mult_adds > 0
+    result = summary(model, input_size=(1, 3, 96, 96), mode="train", verbose=0, device="cpu")
+    assert result.total_params == sum(p.numel() for p in model.parameters())
+    assert result.total_mult_adds > 0
 
 
 @client("torchview", "torchview", "draw_graph: every layer of a selective kernel is a node")

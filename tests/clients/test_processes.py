@@ -61,14 +61,14 @@ def work(rank: int, way: str, folder: str) -> None:
     os.environ.update(MASTER_ADDR="127.0.0.1", GLOO_SOCKET_IFNAME="lo")
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{folder}/{way}", rank=rank, world_size=2)
-    found: dict[str, Any] = {}
+    result: dict[str, Any] = {}
     for case in CASES:
         try:
-            found[str(case)] = two_steps(case, way, rank)
+            result[str(case)] = two_steps(case, way, rank)
         except Exception as error:  # noqa: BLE001 - the other cases go on; the test shows it
-            found[str(case)] = repr(error)
+            result[str(case)] = repr(error)
     if rank == 0:
-        torch.save(found, f"{folder}/{way}.pt")
+        torch.save(result, f"{folder}/{way}.pt")
     dist.destroy_process_group()
 
 
@@ -97,13 +97,13 @@ def alone(case: Subject) -> dict[str, Tensor]:
 
 def assert_same_by(way: str, folder: Path) -> None:
     spawn(work, (way, str(folder)), nprocs=2)
-    found = torch.load(folder / f"{way}.pt")
-    assert found
-    wrong = {case: error for case, error in found.items() if isinstance(error, str)}
+    result = torch.load(folder / f"{way}.pt")
+    assert result
+    wrong = {case: error for case, error in result.items() if isinstance(error, str)}
     assert not wrong, wrong
     for case in CASES:
         for name, want in alone(case).items():
-            assert_close(found[str(case)][name], want, 1e-4)
+            assert_close(result[str(case)][name], want, 1e-4)
 
 
 @client("DistributedDataParallel", "torch", "two processes (gloo), each half of the images: the weights of one process")

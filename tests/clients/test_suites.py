@@ -47,12 +47,12 @@ def source_tests(package: str, into: Path) -> Path:
 
 def outcomes(report: Path) -> dict[str, str]:
     """From a junit file: the name of each test to passed, failed or skipped."""
-    found = {}
+    result = {}
     for case in ET.parse(report).iter("testcase"):
         tags = {child.tag for child in case}
         failed = tags & {"failure", "error"}
-        found[f"{case.get('name')}"] = "failed" if failed else "skipped" if "skipped" in tags else "passed"
-    return found
+        result[f"{case.get('name')}"] = "failed" if failed else "skipped" if "skipped" in tags else "passed"
+    return result
 
 
 def run_pytest(root: Path, plugin: str, tests: str, **environment: str) -> str:
@@ -82,11 +82,11 @@ def test_timm_s_own_tests_pass_over_our_networks(part: int, tmp_path: Path) -> N
     root = source_tests("timm", tmp_path)
     names = {"SELKERN_NETWORKS": ",".join(chosen), "SELKERN_CANNOT_APPLY": ",".join(TIMM)}
     done = run_pytest(root, "timm_networks", "tests/test_models.py", **names)
-    found = outcomes(root / "report.xml")
-    counts = Counter(found.values())
+    result = outcomes(root / "report.xml")
+    counts = Counter(result.values())
     print(f"\ntimm {version('timm')}, {len(chosen)} networks: {dict(counts)}")
-    failed = sorted(name for name, outcome in found.items() if outcome == "failed")
-    assert counts["passed"] >= 0.95 * len(found) > 0, "\n".join([*failed, done])
+    failed = sorted(name for name, outcome in result.items() if outcome == "failed")
+    assert counts["passed"] >= 0.95 * len(result) > 0, "\n".join([*failed, done])
 
 
 SMP = "segmentation_models_pytorch's own tests"
@@ -115,9 +115,9 @@ DECODERS = [  # all that take convolutional encoders
 def test_smp_s_own_tests_pass_with_an_encoder_of_ours(tmp_path: Path) -> None:
     root = source_tests("segmentation_models_pytorch", tmp_path)
     done = run_pytest(root, "smp_encoder", "tests/test_base.py", SELKERN_ENCODER="tu-sknet26")
-    found = outcomes(root / "report.xml")
-    assert found, done
-    assert set(found.values()) == {"passed"}, done
+    result = outcomes(root / "report.xml")
+    assert result, done
+    assert set(result.values()) == {"passed"}, done
 
 
 @client(SMP, "segmentation_models_pytorch", "")

@@ -47,14 +47,14 @@ class FunctionalSK(nn.Module):
         self.last = nn.BatchNorm2d(c)
 
     def branches(self, x: Tensor) -> list[Tensor]:
-        found = []
+        result = []
         parts = x.chunk(2, 1) if self.fault == "split" else (x, x)
         for i, (w, bn, part) in enumerate(zip(self.w, self.bn, parts, strict=True)):
             d = 1 if w.shape[2] == 5 or self.fault == "equal" else i + 1
             y = F.conv2d(part, w, None, 1, (w.shape[2] // 2) * d, d, x.shape[1] // (w.shape[1] * len(set(parts))))
             y = y if self.fault == "no branch norm" else bn(y)
-            found.append(y if self.fault == "no branch relu" else F.relu(y))
-        return found
+            result.append(y if self.fault == "no branch relu" else F.relu(y))
+        return result
 
     def gate(self, u: list[Tensor]) -> Tensor:
         """(N, 2, C)"""
@@ -125,9 +125,9 @@ def test_what_is_added_to_the_weighted_sum_is_no_fault_of_the_unit() -> None:
 def test_our_layer_obeys_all(kernels: tuple[int, ...], dims: int) -> None:
     layer = selkern.SelectiveKernel(64, 96, kernels, stride=2, dims=dims).train()
     before = {name: value.clone() for name, value in layer.state_dict().items()}
-    found = selkern.check(layer, torch.randn(5, 64, *(6, 8, 10)[:dims]))
-    assert found.broken == ()
-    assert len(found.findings) == len(UNIT_RULES) + 1
+    result = selkern.check(layer, torch.randn(5, 64, *(6, 8, 10)[:dims]))
+    assert result.broken == ()
+    assert len(result.findings) == len(UNIT_RULES) + 1
     assert layer.training
     assert layer.branches.training
     assert all(torch.equal(value, before[name]) for name, value in layer.state_dict().items())
@@ -136,31 +136,31 @@ def test_our_layer_obeys_all(kernels: tuple[int, ...], dims: int) -> None:
 @pytest.mark.parametrize("name", ["sknet26", "sknet50", "sknet101"])
 def test_our_networks_obey_all(name: str) -> None:
     model = selkern.create_model(name, num_classes=7)
-    found = selkern.check(model, torch.randn(5, 3, 64, 96))
-    assert found.broken == ()
-    assert {STRIDE, POOL, COUNT} <= {finding.rule for finding in found.findings}
-    assert found.units[:2] == ("SK_2_1", "SK_2_2")
-    assert len(found.units) == sum(model.arch.depths)
+    result = selkern.check(model, torch.randn(5, 3, 64, 96))
+    assert result.broken == ()
+    assert {STRIDE, POOL, COUNT} <= {finding.rule for finding in result.findings}
+    assert result.units[:2] == ("SK_2_1", "SK_2_2")
+    assert len(result.units) == sum(model.arch.depths)
 
 
 def test_the_article_s_module_has_the_faults_that_are_known_of_it() -> None:
-    found = selkern.check(selkern.SKAttention(64), torch.randn(5, 64, 8, 12))
-    assert {finding.rule: finding.evidence for finding in found.broken} == {
+    result = selkern.check(selkern.SKAttention(64), torch.randn(5, 64, 8, 12))
+    assert {finding.rule: finding.evidence for finding in result.broken} == {
         DILATED: ("1x1 G1, 3x3 G1, 5x5 G1, 7x7 G1",),
         GROUPED: ("G 1 of 64 channels",),
         BIASES: ("with bias: 4 convolutions of the branches, 2 linear maps of the gate",),
         GATE: ("linear 64-32, linear 32-256, softmax",),
     }
     old = selkern.SKAttention(64, softmax_over="batch")
-    assert broken(old, torch.randn(5, 64, 8, 12)) - {finding.rule for finding in found.broken} == {SOFTMAX, ONE, ALONE}
+    assert broken(old, torch.randn(5, 64, 8, 12)) - {finding.rule for finding in result.broken} == {SOFTMAX, ONE, ALONE}
 
 
 def test_timm_s_layer_halves_the_input_and_has_no_floor() -> None:
     timm = timm_or_skip()
     from timm.layers import SelectiveKernel  # type: ignore[attr-defined]
 
-    found = selkern.check(SelectiveKernel(64), torch.randn(5, 64, 8, 12))
-    assert {finding.rule: finding.evidence for finding in found.broken} == {
+    result = selkern.check(SelectiveKernel(64), torch.randn(5, 64, 8, 12))
+    assert {finding.rule: finding.evidence for finding in result.broken} == {
         GROUPED: ("G 1 of 32 channels",),
         WHOLE: ("channels read: 32 of 64, 32 of 64",),
         WIDTH: ("C 64: d 8",),
@@ -196,10 +196,10 @@ def test_another_number_of_parameters_than_the_published_network_s() -> None:
 
 def test_maps_that_are_given_are_no_branches() -> None:
     maps = [torch.randn(5, 64, 8, 12) for _ in range(3)]
-    found = selkern.check(selkern.SKFusion(64, 3), maps)
-    assert found.broken == ()
-    assert WINDOWS not in {finding.rule for finding in found.findings}
-    assert GATE in {finding.rule for finding in found.findings}
+    result = selkern.check(selkern.SKFusion(64, 3), maps)
+    assert result.broken == ()
+    assert WINDOWS not in {finding.rule for finding in result.findings}
+    assert GATE in {finding.rule for finding in result.findings}
 
 
 @pytest.mark.parametrize("name", ["seresnet_mini", "resnet_mini", "sknet_mini_sum"])
@@ -253,9 +253,9 @@ def test_command(own: Path, capsys: pytest.CaptureFixture[str], words: list[str]
 
 def test_command_as_json(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["check", "selkern:SKAttention", "--with", "64", "--json"]) == 1
-    found = json.loads(capsys.readouterr().out)
-    assert found["input"] == [5, 64, 64, 96]
-    gate = next(finding for finding in found["findings"] if finding["rule"] == GATE)
+    result = json.loads(capsys.readouterr().out)
+    assert result["input"] == [5, 64, 64, 96]
+    gate = next(finding for finding in result["findings"] if finding["rule"] == GATE)
     assert gate["holds"] is False
     assert gate["evidence"] == ["linear 64-32, linear 32-256, softmax"]
 

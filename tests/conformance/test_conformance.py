@@ -54,9 +54,9 @@ def test_max_pool_3_stride_2_has_no_padding_and_ceil_mode(net: Trunk) -> None:
 
 @pytest.mark.parametrize("stage", STAGES)
 def test_units_and_channels_of_a_stage(net: Trunk, stage: int) -> None:
-    found = units(net, stage)
-    assert len(found) == DEPTHS[stage]
-    for unit in found:
+    result = units(net, stage)
+    assert len(result) == DEPTHS[stage]
+    for unit in result:
         assert (unit.conv1.kernel_size, unit.conv1.out_channels) == ((1, 1), MIDS[stage])
         assert (unit.mixer.in_channels, unit.mixer.out_channels) == (MIDS[stage], MIDS[stage])
         assert (unit.conv3.kernel_size, unit.conv3.out_channels) == ((1, 1), OUTS[stage])

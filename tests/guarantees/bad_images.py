@@ -25,10 +25,10 @@ def left_out(place: Place, names: set[str] | None) -> Callable[[Said], str]:
     """A check that training left out just these files of the input; None asks for nothing."""
 
     def check(said: Said) -> str:
-        found = {Path(file).name for file in bad_files(place)}
-        if names is not None and found != names:
-            return f"bad_files.csv names {sorted(found)}, not {sorted(names)}"
-        return "" if all(name in said.err for name in found) else "a file that was left out is not named"
+        result = {Path(file).name for file in bad_files(place)}
+        if names is not None and result != names:
+            return f"bad_files.csv names {sorted(result)}, not {sorted(names)}"
+        return "" if all(name in said.err for name in result) else "a file that was left out is not named"
 
     return check
 

@@ -32,18 +32,18 @@ def run_case(case: Case, place: Place, run: Call = call) -> list[str]:
     """What is wrong with how a command takes a case; nothing, if all is as it should be."""
     before = fingerprint(case.untouched or place.input)
     said = run(case.words, place.root)
-    found = faults(said, case.codes, case.shows)
+    result = faults(said, case.codes, case.shows)
     if said.code in (0, 3) and case.check is not None and (wrong := case.check(said)):
-        found.append(wrong)
+        result.append(wrong)
     if said.seconds >= LIMIT:
-        found.append(f"took {said.seconds:.0f} s")
+        result.append(f"took {said.seconds:.0f} s")
     after = fingerprint(case.untouched or place.input)
-    found += [
+    result += [
         f"{path} was changed" for path in sorted(before.keys() | after.keys()) if before.get(path) != after.get(path)
     ]
-    if found:
-        found.append(f"code {said.code}, said: {said.err[-600:]!r}")
-    return found
+    if result:
+        result.append(f"code {said.code}, said: {said.err[-600:]!r}")
+    return result
 
 
 def run_all(groups: Iterable[str], root: Path, every: int = 1, run: Call = call) -> tuple[int, list[str]]:

@@ -140,8 +140,8 @@ def _wait(child: int, limit: float) -> int | None:
     end = time.monotonic() + limit
     pause = 0.002
     while time.monotonic() < end:
-        found, status = os.waitpid(child, os.WNOHANG)
-        if found:
+        result, status = os.waitpid(child, os.WNOHANG)
+        if result:
             return os.WTERMSIG(status) if os.WIFSIGNALED(status) else 0
         time.sleep(pause)
         pause = min(pause * 1.5, 0.05)
@@ -188,34 +188,34 @@ def _peak() -> int:
 
 def faults(said: Said, codes: Sequence[int], shows: Sequence[str] = ()) -> list[str]:
     """What is wrong with an answer: it should have one of these exit codes, and its one error line these texts."""
-    found = [said.fault] if said.fault else []
+    result = [said.fault] if said.fault else []
     if said.code not in codes:
-        found.append(f"exit code {said.code}, not {' or '.join(map(str, codes))}")
-    found += [f"{word!r} is printed" for word in ("Traceback (most recent", "Warning: ") if word in said.err]
+        result.append(f"exit code {said.code}, not {' or '.join(map(str, codes))}")
+    result += [f"{word!r} is printed" for word in ("Traceback (most recent", "Warning: ") if word in said.err]
     lines = said.error_lines
     if said.code == 0 and lines:
-        found.append("an error is printed, and the exit code is 0")
+        result.append("an error is printed, and the exit code is 0")
     if said.code in ERROR_CODES:
         if len(lines) != 1:
-            found.append(f"{len(lines)} error lines instead of one")
+            result.append(f"{len(lines)} error lines instead of one")
         elif len(parts := lines[0].split(" | ")) != 3 and not any(" | " in text for text in shows):
-            found.append(f"the error line has {len(parts)} parts, not three")
-        found += [f"{text!r} is not in the error line" for text in shows if not any(text in line for line in lines)]
+            result.append(f"the error line has {len(parts)} parts, not three")
+        result += [f"{text!r} is not in the error line" for text in shows if not any(text in line for line in lines)]
     if steering := {c for c in said.out + said.err if unicodedata.category(c) in ("Cc", "Cs", "Zl", "Zp")} - set(
         "\n\t\r"
     ):
-        found.append(f"control characters are printed: {sorted(steering)}")
-    return found
+        result.append(f"control characters are printed: {sorted(steering)}")
+    return result
 
 
 def fingerprint(root: Path) -> dict[str, tuple[str, int]]:
     """Everything below a folder by path: SHA-256 of files (the start of huge ones), and the time of change."""
-    found: dict[str, tuple[str, int]] = {}
+    result: dict[str, tuple[str, int]] = {}
     for path in sorted(root.rglob("*")):
         reported = path.lstat()
         digest = oct(reported.st_mode)
         if stat.S_ISREG(reported.st_mode):
             with path.open("rb") as file:
                 digest += hashlib.sha256(file.read(1 << 24)).hexdigest()
-        found[str(path)] = (f"{digest} {reported.st_size}", reported.st_mtime_ns)
-    return found
+        result[str(path)] = (f"{digest} {reported.st_size}", reported.st_mtime_ns)
+    return result

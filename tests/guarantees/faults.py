@@ -80,16 +80,16 @@ class Scenario:
         if code or outcome["strays"]:
             said = (self.base / "said.txt").read_text()
             raise SystemExit(f"error: the run without faults failed | {self.name} | {code} {outcome['strays']} {said}")
-        points, found = [(kind, path) for kind, path in outcome["points"]], results(self.run)
+        points, result = [(kind, path) for kind, path in outcome["points"]], results(self.run)
         made = {path.replace("/.step-", "/step-").replace(".tmp/", "/") for _, path in points}
         files = {str(path.relative_to(self.base / "output")) for path in self.run.path.rglob("*") if path.is_file()}
         if self.name == "train" and not files <= made:
             raise SystemExit(f"error: a file was written past the watch | {files - made} | see failing.py")
         # In whichever order a folder lists the files that are removed.
-        if self.points and (sorted(points), found) != (sorted(self.points), self.expected):
-            reported = set(points) ^ set(self.points) or found.items() ^ self.expected.items()
+        if self.points and (sorted(points), result) != (sorted(self.points), self.expected):
+            reported = set(points) ^ set(self.points) or result.items() ^ self.expected.items()
             raise SystemExit(f"error: the run without faults is not twice the same | {self.name} | {reported}")
-        self.points, self.expected = points, found
+        self.points, self.expected = points, result
         self.cases = [Case(**values) for values in outcome["cases"]]
 
 
@@ -184,8 +184,10 @@ def again(scenario: Scenario, left: str) -> str:
     # A fault after the last state was saved leaves nothing to resume: then the results must be there already.
     if code and not (code == 4 and "this run is finished" in said):
         return f"afterwards: exit code {code}, {said.splitlines()[-1:]}"
-    found = results(runs.find_run(output) or RunFolder(output))
-    differing = [name for name in found.keys() | scenario.expected.keys() if found.get(name) != scenario.expected[name]]
+    result = results(runs.find_run(output) or RunFolder(output))
+    differing = [
+        name for name in result.keys() | scenario.expected.keys() if result.get(name) != scenario.expected[name]
+    ]
     return f"afterwards: {len(differing)} results differ, such as {differing[:2]}" if differing else ""
 
 

@@ -97,12 +97,12 @@ class Kept:
         return "the weights were taken"
 
     def _read_state(self, change: Change) -> str:
-        found = load_state(self.run.state)
-        if fingerprint(found.state) not in self.states:
-            return "a state was taken that nobody wrote" + (", with a word" if found.damaged else "")
-        if found.damaged:
+        result = load_state(self.run.state)
+        if fingerprint(result.state) not in self.states:
+            return "a state was taken that nobody wrote" + (", with a word" if result.damaged else "")
+        if result.damaged:
             return DETECTED
-        newest = fingerprint(found.state) == self.states[0]
+        newest = fingerprint(result.state) == self.states[0]
         return HARMLESS if newest and dict(change) == {self.last: None} else "a state was taken without a word"
 
 

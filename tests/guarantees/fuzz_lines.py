@@ -46,13 +46,13 @@ CAREFUL = ("--data", "--output", "--resume")
 
 def flags_of(cls: type) -> dict[str, Any]:
     """Flags of an options dataclass and of those within it, with their types."""
-    hints, found = get_type_hints(cls), dict[str, Any]()
+    hints, result = get_type_hints(cls), dict[str, Any]()
     for field in fields(cls):
         if is_dataclass(hint := hints[field.name]):
-            found |= flags_of(hint)  # type: ignore[arg-type]
+            result |= flags_of(hint)  # type: ignore[arg-type]
         else:
-            found["--" + field.name.replace("_", "-")] = hint
-    return found
+            result["--" + field.name.replace("_", "-")] = hint
+    return result
 
 
 class Lines:

@@ -150,8 +150,8 @@ def pages(place: Place) -> Iterator[Case]:
 
     def escaped(_said: Said) -> str:
         page = next(place.output.glob("*/report.html")).read_text(encoding="utf-8")
-        found = [text for text in ("<script", "<img src=x", "onerror=alert(1)>") if text in page]
-        return f"the page holds {found}" if found or "&lt;img src=x" not in page else ""
+        result = [text for text in ("<script", "<img src=x", "onerror=alert(1)>") if text in page]
+        return f"the page holds {result}" if result or "&lt;img src=x" not in page else ""
 
     yield Case("class and file names of markup", words, (OK,), (), escaped)
     table = place.fresh() / "t.csv"
@@ -179,19 +179,19 @@ def run_case(case: Case, place: Place, run: Call = call) -> list[str]:
         if said.fault or said.code == OK or said.seconds < SECONDS:
             break
         said = run(case.words, place.root, LIMIT)
-    found = faults(said, case.codes, case.shows)
+    result = faults(said, case.codes, case.shows)
     if said.code == OK and case.check is not None and (wrong := case.check(said)):
-        found.append(wrong)
+        result.append(wrong)
     if said.code != OK and said.seconds >= SECONDS:
-        found.append(f"is refused in {said.seconds:.1f} s")
+        result.append(f"is refused in {said.seconds:.1f} s")
     if said.grown >= MEMORY and case.name not in ("class and file names of markup", "labels of formulas and markup"):
-        found.append(f"takes {said.grown >> 20} MB")
+        result.append(f"takes {said.grown >> 20} MB")
     if canary(place).exists():
         canary(place).unlink()
-        found.insert(0, "RAN: the canary is there")
-    if found:
-        found.append(f"code {said.code}, {said.seconds:.2f} s, {said.grown >> 20} MB, said: {said.err[-600:]!r}")
-    return found
+        result.insert(0, "RAN: the canary is there")
+    if result:
+        result.append(f"code {said.code}, {said.seconds:.2f} s, {said.grown >> 20} MB, said: {said.err[-600:]!r}")
+    return result
 
 
 def run_all(groups: Iterable[str], root: Path, every: int = 1, run: Call = call) -> tuple[int, int, list[str]]:

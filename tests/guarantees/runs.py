@@ -75,12 +75,12 @@ def configurations(data: Path) -> dict[str, TrainOptions]:
         "bf16": {"on_nan": "rollback"},
         "accumulate-0": {"report": True},  # of one kind only: it takes longer than the run
     }
-    found = {}
+    result = {}
     for workers in (0, 2):
         for name, recipe in _RECIPES.items():
             given = {**common, **special.get(name, {}), **special.get(f"{name}-{workers}", {}), "workers": workers}
-            found[f"{name}-{workers}-workers"] = TrainOptions(**given, training=recipe)
-    return found
+            result[f"{name}-{workers}-workers"] = TrainOptions(**given, training=recipe)
+    return result
 
 
 def draw_data(root: Path) -> None:
@@ -265,13 +265,13 @@ def results(run: RunFolder) -> dict[str, Any]:
         run.bad_files,
     ]
     rows = [{key: value for key, value in row.items() if key not in _CHANGING} for row in run.read_metrics()]
-    found: dict[str, Any] = {"metrics.csv": rows}
-    found |= {path.name: path.read_bytes() for path in tables if path.is_file()}
+    result: dict[str, Any] = {"metrics.csv": rows}
+    result |= {path.name: path.read_bytes() for path in tables if path.is_file()}
     for path in tensors:
         where = f"{path.parent.name if path.parent == run.weights else 'state'}/{path.name}"
-        found |= {f"{where}: {name}": (str(t.dtype), t.numpy().tobytes()) for name, t in load_file(path).items()}
+        result |= {f"{where}: {name}": (str(t.dtype), t.numpy().tobytes()) for name, t in load_file(path).items()}
     kept = [path for path in run.path.rglob("*") if path.is_file() and run.state not in path.parents]
-    return {**found, "files": sorted(str(path.relative_to(run.path)) for path in kept)}
+    return {**result, "files": sorted(str(path.relative_to(run.path)) for path in kept)}
 
 
 def position(run: RunFolder) -> tuple[int, int, bool]:
@@ -280,8 +280,8 @@ def position(run: RunFolder) -> tuple[int, int, bool]:
     Raises:
         CheckpointError: there is no sound one, or a newer one had to be left aside.
     """
-    found = load_state(run.state)
-    place = found.state.progress
-    if found.damaged:
-        raise CheckpointError(f"a kill left it damaged: {found.damaged[0]}", str(run.state))
+    result = load_state(run.state)
+    place = result.state.progress
+    if result.damaged:
+        raise CheckpointError(f"a kill left it damaged: {result.damaged[0]}", str(run.state))
     return place["epoch"] * STEPS + place["step"], place["epoch"], place["finished"]

@@ -200,17 +200,19 @@ def _sound(run: RunFolder, before: str) -> bool:
             read_tensors(file)
         if not run.has_state:
             return not before
-        found = load_state(run.state)
+        result = load_state(run.state)
     except CheckpointError:
         return False
-    return not found.damaged and found.folder.name >= before
+    return not result.damaged and result.folder.name >= before
 
 
 def results(run: RunFolder) -> dict[str, Any]:
     """What a run computed and which files it has, as JSON keeps it."""
-    found = runs.results(run)
-    texts = {name: hashlib.sha256(repr(value).encode()).hexdigest() for name, value in found.items() if name != "files"}
-    return {**texts, "files": [name for name in found["files"] if not name.endswith(".tmp")]}
+    result = runs.results(run)
+    texts = {
+        name: hashlib.sha256(repr(value).encode()).hexdigest() for name, value in result.items() if name != "files"
+    }
+    return {**texts, "files": [name for name in result["files"] if not name.endswith(".tmp")]}
 
 
 def speak_to(file: Path) -> None:

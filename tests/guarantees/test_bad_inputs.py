@@ -57,5 +57,5 @@ def _says_nothing(_words: Sequence[str]) -> int:
 @pytest.mark.parametrize(("main", "part"), [(_raises, "ZeroDivisionError"), (_says_nothing, "0 error lines")])
 def test_a_command_that_fails_otherwise_is_found(main: object, part: str, place: Place) -> None:
     case = Case("x", ("predict",), (DATA,))
-    found = bad_inputs.run_case(case, place, lambda words, folder: call(words, folder, main=main))  # type: ignore[arg-type]
-    assert any(part in fault for fault in found)
+    result = bad_inputs.run_case(case, place, lambda words, folder: call(words, folder, main=main))  # type: ignore[arg-type]
+    assert any(part in fault for fault in result)

@@ -89,12 +89,12 @@ def test_a_command_that_changes_the_users_files_is_found(place: Place) -> None:
         file.write_bytes(file.read_bytes())  # the same again, but written
         return Said(0, "", "", 0, 0)
 
-    found = bad_inputs.run_case(Case("x", ("train",), (OK,)), place, change)
-    assert any(f"{file} was changed" in fault for fault in found)
+    result = bad_inputs.run_case(Case("x", ("train",), (OK,)), place, change)
+    assert any(f"{file} was changed" in fault for fault in result)
 
 
 def test_an_image_that_is_not_named_is_found(place: Place) -> None:
     case = next(case for case in bad_inputs.GROUPS["pictures"](place) if case.name == "cut-10.jpg trained on")
-    found = bad_inputs.run_case(case, place, lambda *_: Said(0, "", "", 0, 0))
-    assert any("bad_files.csv names [], not ['cut-10.jpg']" in fault for fault in found)
+    result = bad_inputs.run_case(case, place, lambda *_: Said(0, "", "", 0, 0))
+    assert any("bad_files.csv names [], not ['cut-10.jpg']" in fault for fault in result)
     assert bad_inputs.run_case(case, place) == []

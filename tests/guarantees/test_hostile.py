@@ -73,8 +73,8 @@ def test_a_program_that_loads_a_pickle_is_found(place: Place) -> None:
             pickle.load(file)
         return 0
 
-    found = hostile.run_case(_first(place), place, lambda words, folder, limit: call(words, folder, limit, load))
-    assert found[0] == "RAN: the canary is there"
+    result = hostile.run_case(_first(place), place, lambda words, folder, limit: call(words, folder, limit, load))
+    assert result[0] == "RAN: the canary is there"
     assert hostile.run_case(_first(place), place) == []
 
 
@@ -93,8 +93,8 @@ def _dawdles(_words: Sequence[str]) -> int:
 )
 def test_a_program_that_takes_too_much_is_found(main: Main, part: str, place: Place) -> None:
     case = Case("x", ("predict",), (DATA,))
-    found = hostile.run_case(case, place, lambda words, folder, limit: call(words, folder, limit, main))
-    assert any(fault.startswith(part) for fault in found)
+    result = hostile.run_case(case, place, lambda words, folder, limit: call(words, folder, limit, main))
+    assert any(fault.startswith(part) for fault in result)
 
 
 @pytest.mark.exhaustive

@@ -32,15 +32,15 @@ def assert_close(got: Tensor, want: Tensor, tolerance: float, name: str = "") ->
 def step(model: nn.Module, x: Tensor, passes: int = 1) -> dict[str, Tensor]:
     """Outputs, gradients and buffers of a training step of `passes` forward passes, each with its backward pass."""
     x = x.detach().clone(memory_format=torch.preserve_format).requires_grad_()
-    found: dict[str, Tensor] = {}
+    result: dict[str, Tensor] = {}
     for i in range(passes):
         v = model(x * (i + 1))
         torch.autograd.backward(v, torch.linspace(-1, 1, v.numel(), dtype=v.dtype).reshape(v.shape).sin())
-        found[f"output {i}"] = v.detach()
+        result[f"output {i}"] = v.detach()
     assert x.grad is not None
     grads = {f"gradient of {name}": p.grad for name, p in model.named_parameters() if p.requires_grad}
     assert all(g is not None for g in grads.values())
-    return {**found, "gradient of x": x.grad, **grads, **dict(model.named_buffers())}  # type: ignore[dict-item]
+    return {**result, "gradient of x": x.grad, **grads, **dict(model.named_buffers())}  # type: ignore[dict-item]
 
 
 def assert_same_step(

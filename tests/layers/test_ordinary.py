@@ -112,8 +112,8 @@ class LowRank(nn.Module):
 
 def convolutions(module: nn.Module) -> list[tuple[nn.Module, str, nn.Module]]:
     """Every convolution, with its owner and its name there."""
-    found = [(owner, name, child) for owner in module.modules() for name, child in owner.named_children()]
-    return [each for each in found if isinstance(each[2], (nn.Conv1d, nn.Conv2d, nn.Conv3d))]
+    result = [(owner, name, child) for owner in module.modules() for name, child in owner.named_children()]
+    return [each for each in result if isinstance(each[2], (nn.Conv1d, nn.Conv2d, nn.Conv3d))]
 
 
 def parametrised(module: nn.Module, how: str) -> nn.Module:

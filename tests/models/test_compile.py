@@ -64,9 +64,9 @@ def _no_graphs_left() -> Iterator[None]:
 
 def row(name: str) -> AnyRow:
     """The row of a name."""
-    found = architecture(name)
-    assert isinstance(found, AnyRow)
-    return found
+    result = architecture(name)
+    assert isinstance(result, AnyRow)
+    return result
 
 
 def shorter(arch: AnyRow, *depths: int, **stages: tuple[int, ...]) -> AnyRow:

@@ -243,9 +243,9 @@ def claimed(line: str, labels: list[str]) -> list[list[str]]:
     for text, number, names in re.findall(
         r"(the one unit|no unit at all|(?:all|none of the|(\d+) of) \d+ units(?: \(([^)]*)\))?)", line
     ):
-        found = labels if text.startswith(("all", "the one")) else names.split(", ") if names else []
-        assert not number or int(number) == len(found)
-        claims.append(found)
+        result = labels if text.startswith(("all", "the one")) else names.split(", ") if names else []
+        assert not number or int(number) == len(result)
+        claims.append(result)
     return claims
 
 

@@ -209,8 +209,8 @@ def test_outputs_and_gradients_are_bit_identical(mini: Backbone) -> None:
         mini.zero_grad()
         y = mini(x)
         y.square().sum().backward()
-        found = {n: p.grad.clone() for n, p in mini.named_parameters() if p.grad is not None}
-        return {**found, **{f"after {n}": b.clone() for n, b in mini.named_buffers()}, "output": y.detach()}
+        result = {n: p.grad.clone() for n, p in mini.named_parameters() if p.grad is not None}
+        return {**result, **{f"after {n}": b.clone() for n, b in mini.named_buffers()}, "output": y.detach()}
 
     plain = results()
     with record(mini):

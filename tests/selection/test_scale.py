@@ -261,12 +261,12 @@ def test_the_same_objects_stored_larger_give_the_same_figures(tmp_path: Path) ->
         table = folder / "boxes.csv"
         table.write_text("path,x0,y0,x1,y1\n" + "\n".join(rows))
         split = open_source(str(folder)).test
-        found = objects_of(table, split, PREPROCESS)
-        truth = Truth(found.indices, found.sizes, found.indices)
+        result = objects_of(table, split, PREPROCESS)
+        truth = Truth(result.indices, result.sizes, result.indices)
         (unit,) = true_scale(fake(follows=FOLLOWS), split, PREPROCESS, truth, draws=1).units
         assert unit.rho is not None
         rhos.append(unit.rho.value)
-        np.testing.assert_allclose(found.sizes, np.round(4 * squares.scale))
+        np.testing.assert_allclose(result.sizes, np.round(4 * squares.scale))
     assert rhos[0] > 0.99
     assert rhos[1] > 0.99
 

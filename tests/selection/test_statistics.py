@@ -88,10 +88,10 @@ def test_within_classes_with_others_removed_it_is_that_of_the_residuals() -> Non
     y = z @ [1, -1] + x + rng.normal(size=120) - 20 * labels
 
     def ranks(values: Array) -> Array:
-        found = np.empty(120)
+        result = np.empty(120)
         for label in range(4):
-            found[labels == label] = (stats.rankdata(values[labels == label]) - 15.5) / 30
-        return found
+            result[labels == label] = (stats.rankdata(values[labels == label]) - 15.5) / 30
+        return result
 
     design = np.stack([ranks(column) for column in z.T], axis=1)
     left = [r - design @ np.linalg.lstsq(design, r, rcond=None)[0] for r in (ranks(x), ranks(y))]
@@ -113,13 +113,13 @@ def test_intervals_together_hold_all_at_once() -> None:
     for trial in range(40):
         x, y = np.random.default_rng([trial, 7]).normal(size=40), np.random.default_rng(trial).normal(size=(40, 10))
         for together in (True, False):
-            found = bootstrap(
+            result = bootstrap(
                 lambda i, x=x, y=y: rank_correlation(x[i], y[i]),  # type: ignore[misc]
                 np.arange(40),
                 draws=80,
                 together=together,
             )
-            missed = any(e.sign for e in found)
+            missed = any(e.sign for e in result)
             at_once, by_itself = at_once + (missed and together), by_itself + (missed and not together)
     assert at_once <= 5
     assert by_itself >= 10

@@ -267,9 +267,9 @@ def test_a_module_of_the_users_is_studied_as_it_is(axis: int) -> None:
         torch.testing.assert_close(model(x)[2], expected[2])
         assert not torch.allclose(model(x)[0], expected[0])
     run = running.Run(model, Patches(30), PREPROCESS, CLASSES, np.arange(30), plan=running.Plan(looks=1))
-    found = run.all()
-    assert set(found.to_dict()) == {"scale_sweep", "causal", "fields", "classes"}
-    assert len(found.looks) == 1
+    result = run.all()
+    assert set(result.to_dict()) == {"scale_sweep", "causal", "fields", "classes"}
+    assert len(result.looks) == 1
 
 
 def test_timms_network_is_studied_as_it_is() -> None:
@@ -279,12 +279,12 @@ def test_timms_network_is_studied_as_it_is() -> None:
     before = {name: value.clone() for name, value in model.state_dict().items()}
     preprocess = Preprocess(size=64)
     plan = running.Plan(images=4, field_images=2, looks=1, zooms=(1.0, 2.0))
-    found = running.Run(model, Patches(6), preprocess, CLASSES, np.arange(6), plan=plan).all()
-    assert len(found.to_dict()["scale_sweep"]) == 16
-    assert found.fields is not None
-    assert found.fields.n == 2
+    result = running.Run(model, Patches(6), preprocess, CLASSES, np.arange(6), plan=plan).all()
+    assert len(result.to_dict()["scale_sweep"]) == 16
+    assert result.fields is not None
+    assert result.fields.n == 2
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
-    json.dumps(found.to_dict())
+    json.dumps(result.to_dict())
 
 
 def test_a_stop_keeps_what_was_done(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -293,17 +293,17 @@ def test_a_stop_keeps_what_was_done(monkeypatch: pytest.MonkeyPatch) -> None:
         raise KeyboardInterrupt
 
     monkeypatch.setattr(running, "stream", stopped)
-    found = running.Run(Rigged(2.0).eval(), Patches(450), PREPROCESS, CLASSES, np.arange(450)).all()
-    assert found.stopped == "enlargement"
-    assert found.sweep is not None
-    assert found.sweep.n == 200
-    assert found.causal is None
+    result = running.Run(Rigged(2.0).eval(), Patches(450), PREPROCESS, CLASSES, np.arange(450)).all()
+    assert result.stopped == "enlargement"
+    assert result.sweep is not None
+    assert result.sweep.n == 200
+    assert result.causal is None
 
 
 def test_every_result_is_a_table_and_a_picture() -> None:
     model = Rigged(2.0).eval()
-    found = running.Run(SelectiveKernelNet(), Patches(12), PREPROCESS, CLASSES, np.arange(12)).all()
-    results = [found.selected, found.sweep, found.causal, found.fields, selected(model)]
+    study = running.Run(SelectiveKernelNet(), Patches(12), PREPROCESS, CLASSES, np.arange(12)).all()
+    results = [study.selected, study.sweep, study.causal, study.fields, selected(model)]
     for result in results:
         assert result is not None
         assert result.to_rows()
@@ -380,8 +380,8 @@ def test_intervals_of_rank_correlations_hold_the_truth() -> None:
     for _ in range(runs):
         x, free, noise = rng.normal(size=150), rng.normal(size=(150, columns)), rng.normal(size=(150, columns))
         y = np.concatenate([free, r * x[:, None] + np.sqrt(1 - r * r) * noise], axis=1)
-        found = bootstrap(lambda i, x=x, y=y: rank_correlation(x[i], y[i]), np.arange(150), draws=200)  # type: ignore[misc]
-        hits += [e.low <= rho <= e.high for e, rho in zip(found, truth, strict=True)]
+        result = bootstrap(lambda i, x=x, y=y: rank_correlation(x[i], y[i]), np.arange(150), draws=200)  # type: ignore[misc]
+        hits += [e.low <= rho <= e.high for e, rho in zip(result, truth, strict=True)]
     for share in hits.reshape(2, columns).sum(axis=1) / (runs * columns):
         assert 0.93 <= share <= 0.97
 
@@ -403,14 +403,14 @@ def test_what_is_not_finite_is_named_and_not_added() -> None:
 def test_curves_of_chosen_units() -> None:
     torch.manual_seed(0)
     model = selkern.create_model("sknet_mini", num_classes=3).eval()
-    found = running.Run(
+    result = running.Run(
         model, Patches(6), PREPROCESS, CLASSES, np.arange(6), plan=running.Plan(field_images=2, looks=0)
     ).all()
-    assert found.sweep is not None
-    assert len(channel_curves(found.sweep, ["SK_3_2", "SK_2_1"]).axes) == 2
+    assert result.sweep is not None
+    assert len(channel_curves(result.sweep, ["SK_3_2", "SK_2_1"]).axes) == 2
     with pytest.raises(ValueError, match="no units SK_9_9"):
-        channel_curves(found.sweep, ["SK_9_9"])
-    rows = found.channels()["scale_sweep_channels"]
+        channel_curves(result.sweep, ["SK_9_9"])
+    rows = result.channels()["scale_sweep_channels"]
     assert {row["unit"]: row["channel"] for row in rows}["SK_2_1"] == 31
     assert {"1.0x", "2.0x"} < rows[0].keys()
 

@@ -13,9 +13,9 @@ def test_intervals_cover_the_truth_in_95_of_100_studies() -> None:
     rng = np.random.default_rng(0)
     covered = 0
     for _ in range(3000):
-        found = interval(rng.normal(0.7, 0.02, size=5).tolist())
-        assert found is not None
-        covered += found.low <= 0.7 <= found.high
+        result = interval(rng.normal(0.7, 0.02, size=5).tolist())
+        assert result is not None
+        covered += result.low <= 0.7 <= result.high
     assert covered / 3000 == pytest.approx(0.95, abs=3 * (0.95 * 0.05 / 3000) ** 0.5)
 
 
@@ -23,11 +23,11 @@ def test_a_paired_difference_is_scipys() -> None:
     rng = np.random.default_rng(1)
     base = rng.normal(0.7, 0.1, size=6)
     arm = base + rng.normal(0.01, 0.003, size=6)
-    found = paired(arm.tolist(), base.tolist())
-    assert found is not None
+    result = paired(arm.tolist(), base.tolist())
+    assert result is not None
     expected = ttest_rel(arm, base).confidence_interval(0.95)
-    assert (found.low, found.high) == pytest.approx((expected.low, expected.high))
-    assert verdict(found) == "better"
+    assert (result.low, result.high) == pytest.approx((expected.low, expected.high))
+    assert verdict(result) == "better"
     assert verdict(paired(base.tolist(), arm.tolist())) == "worse"
 
 

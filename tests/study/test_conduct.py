@@ -106,16 +106,18 @@ def test_arms_of_a_seed_saw_the_same_order_and_other_seeds_another(done: Conduct
 
 
 def runs_of(home: Path) -> dict[tuple[str, int], dict[str, Any]]:
-    found = {(arm, seed): read_result(home / "runs" / "small" / f"{arm}-seed{seed}") for arm in ARMS for seed in (0, 1)}
-    return {key: copy.deepcopy(run) for key, run in found.items() if run is not None}
+    result = {
+        (arm, seed): read_result(home / "runs" / "small" / f"{arm}-seed{seed}") for arm in ARMS for seed in (0, 1)
+    }
+    return {key: copy.deepcopy(run) for key, run in result.items() if run is not None}
 
 
 def test_unpaired_runs_are_refused(done: Conducted, file: Path, home: Path) -> None:
-    study, found = read(file), runs_of(home)
-    assert lasting(assemble(study, costs(study), found, 1, "")) == lasting(done.results)
-    found["plain", 1]["figures"]["order_sha256"] = "0"
+    study, result = read(file), runs_of(home)
+    assert lasting(assemble(study, costs(study), result, 1, "")) == lasting(done.results)
+    result["plain", 1]["figures"]["order_sha256"] = "0"
     with pytest.raises(CheckpointError, match=r"plain and sk did not see the same images.*seed 1"):
-        assemble(study, costs(study), found, 1, "")
+        assemble(study, costs(study), result, 1, "")
 
 
 def test_results_tell_no_folder_of_the_machine(done: Conducted, file: Path, home: Path) -> None:
@@ -158,19 +160,19 @@ def test_a_run_that_another_study_did_is_not_trained_again(done: Conducted, home
     task = tmp_path / "runs" / "small" / "plain-seed0" / "task.json"
     shutil.copytree(home / "runs" / "small" / "plain-seed0", task.parent)
     task.write_text(task.read_text().replace('"lr": 0.004', '"lr": 0.003'))
-    found = conduct(options(file, tmp_path, jobs=2)).results
-    assert [run["taken_from"] for run in found["circumstances"]["runs"]] == ["small/sk-seed0", None]
-    for run, theirs in zip(found["runs"], done.results["runs"], strict=False):
+    result = conduct(options(file, tmp_path, jobs=2)).results
+    assert [run["taken_from"] for run in result["circumstances"]["runs"]] == ["small/sk-seed0", None]
+    for run, theirs in zip(result["runs"], done.results["runs"], strict=False):
         for same in ("top1", "loss", "weights_sha256", "order_sha256"):
             assert run[same] == theirs[same]
         assert len(run["per_scale"]) == 1 != len(theirs["per_scale"])
-    first, second = found["runs"]
+    first, second = result["runs"]
     assert (len(first["selection"]), second["selection"]) == (2 * 3 + 4, [])  # of the units; of all together
-    text = render(found)
+    text = render(result)
     assert "hours of training in all, 1 of the 2 runs with small." in text
     assert "| first | SK_2_1 | " in text
     assert "| arm | unit | top-1 with the selection frozen | " in text
-    assert len(draw(found).axes) == 2 + 1 + 3  # seeds and differences; scales; three figures of the units
+    assert len(draw(result).axes) == 2 + 1 + 3  # seeds and differences; scales; three figures of the units
 
 
 @pytest.mark.usefixtures("done")
@@ -316,9 +318,9 @@ def test_measured_costs_are_told_beside_the_accuracy_and_drawn(done: Conducted, 
     measured = measure(read(file), classes=10, threads=1, rounds=3)
     assert list(measured) == list(ARMS)
     assert measured["sk"]["held_mib"] > measured["plain"]["held_mib"] > 0  # two branches keep more than one
-    for found in measured.values():
+    for result in measured.values():
         for kind in ("inference_ms", "training_ms"):
-            assert 0 < found[kind]["low"] <= found[kind]["median"] <= found[kind]["high"]
+            assert 0 < result[kind]["low"] <= result[kind]["median"] <= result[kind]["high"]
     results = copy.deepcopy(done.results)
     results["circumstances"]["measured"] = measured
     top1 = results["arms"]["plain"]["top1"]["mean"]

@@ -22,12 +22,12 @@ SK = f"  sk: {{model: sknet_mini, change: {{{TRUNK}}}}}"
 def test_the_studies_of_the_repository_hold_their_own_conditions(path: Path) -> None:
     study = read(path, "digits" if path.stem == "cifar" else None)
     assert study.seeds >= (3 if path.stem == "cifar" else 5)
-    found = costs(study)  # raises where a match does not hold
+    result = costs(study)  # raises where a match does not hold
     if path.stem in ("mixers", "cifar", "scale"):
         assert (study.match.parameters, study.match.macs) == (0.02, 0.02)
-        base = found[study.baseline]
-        assert all(abs(cost.parameters / base.parameters - 1) < 0.02 for cost in found.values())
-        assert all(abs(cost.macs / base.macs - 1) < 0.02 for cost in found.values())
+        base = result[study.baseline]
+        assert all(abs(cost.parameters / base.parameters - 1) < 0.02 for cost in result.values())
+        assert all(abs(cost.macs / base.macs - 1) < 0.02 for cost in result.values())
     rows = [arm.row for arm in study.arms if arm.options.data == study.arms[0].options.data]
     assert all(rows.count(row) == 1 for row in rows), "two arms are the same network"
 

@@ -11,9 +11,9 @@ from selkern.errors import DataError, UsageError
 
 
 def scenes(data: str, split: str) -> SceneSplit:
-    found = getattr(open_source(data, seed=3), split)
-    assert isinstance(found, SceneSplit)
-    return found
+    result = getattr(open_source(data, seed=3), split)
+    assert isinstance(result, SceneSplit)
+    return result
 
 
 def test_training_scenes_lie_in_the_range_and_test_scenes_do_not_change() -> None:

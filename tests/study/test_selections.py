@@ -36,20 +36,20 @@ def inputs() -> torch.Tensor:
 
 
 def test_the_figures_are_those_counted_by_hand(model: Any) -> None:
-    found = reported(model)
+    result = reported(model)
     with torch.inference_mode(), selkern.record(model) as chosen:
         right = (model(inputs()).argmax(1).numpy() == SCENES.labels).mean()
     lean = {name: (a[:, 1] - a[:, 0]).mean(dim=1).numpy() for name, a in chosen.items()}
     sizes = [SCENES.truth(index).scale for index in range(60)]
-    assert found[SIZE, "SK_2_1"] == pytest.approx(spearmanr(sizes, lean["stages.0.0.mixer"]).statistic, abs=1e-3)
+    assert result[SIZE, "SK_2_1"] == pytest.approx(spearmanr(sizes, lean["stages.0.0.mixer"]).statistic, abs=1e-3)
     light = inputs().mean(dim=(1, 2, 3)).numpy()
     pairs = ((sizes, lean["stages.1.0.mixer"]), (sizes, light), (lean["stages.1.0.mixer"], light))
     a, b, c = (spearmanr(*pair).statistic for pair in pairs)
-    assert found[LIT, "SK_3_1"] == pytest.approx((a - b * c) / ((1 - b**2) * (1 - c**2)) ** 0.5, abs=1e-3)
+    assert result[LIT, "SK_3_1"] == pytest.approx((a - b * c) / ((1 - b**2) * (1 - c**2)) ** 0.5, abs=1e-3)
     with torch.inference_mode(), choose(model, dict.fromkeys(find_units(model), forced(0))):
         alone = (model(inputs()).argmax(1).numpy() == SCENES.labels).mean()
-    assert found[f"{REPLACED} smallest kernel", "all units"] == pytest.approx(alone - right)
-    assert {what for what, _ in found} >= {SIZE, LIT, ENLARGED, f"{REPLACED} frozen", f"{REPLACED} shuffled"}
+    assert result[f"{REPLACED} smallest kernel", "all units"] == pytest.approx(alone - right)
+    assert {what for what, _ in result} >= {SIZE, LIT, ENLARGED, f"{REPLACED} frozen", f"{REPLACED} shuffled"}
 
 
 def test_a_network_that_chooses_alike_for_all_images_has_no_correlation_and_loses_nothing() -> None:
@@ -57,10 +57,10 @@ def test_a_network_that_chooses_alike_for_all_images_has_no_correlation_and_lose
     for name, parameter in model.named_parameters():
         if "gate" in name:
             torch.nn.init.zeros_(parameter)
-    found = reported(model)
-    assert found[SIZE, "SK_2_1"] is None
-    assert found[ENLARGED, "SK_2_1"] == 0
-    assert found[f"{REPLACED} shuffled", "all units"] == 0
+    result = reported(model)
+    assert result[SIZE, "SK_2_1"] is None
+    assert result[ENLARGED, "SK_2_1"] == 0
+    assert result[f"{REPLACED} shuffled", "all units"] == 0
     assert selections(selkern.create_model("resnet_mini", num_classes=10).eval(), SCENES, Preprocess(size=48)) == []
 
 

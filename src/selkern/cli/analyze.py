@@ -112,8 +112,8 @@ def main(argv: list[str]) -> int:
     said = of_studies(analysis.studies, analysis.evaluation)
     top1 = analysis.evaluation.top1
     if options.json:
-        above, found = analysis.evaluation.above_chance, analysis.studies.to_dict()
-        report = {"report": str(analysis.page), "top1": top1, "above_chance": above, "studies": found}
+        above, result = analysis.evaluation.above_chance, analysis.studies.to_dict()
+        report = {"report": str(analysis.page), "top1": top1, "above_chance": above, "studies": result}
         print(json.dumps({**report, "said": said, "notes": analysis.notes}))
         return 0
     for note in analysis.notes:

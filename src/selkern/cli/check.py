@@ -50,19 +50,19 @@ def main(argv: list[str]) -> int:
 
     model = find_subject(options.subject, options.arguments)
     x = find_inputs(model, shape)
-    found = conformance(model, x)
+    result = conformance(model, x)
     if options.json:
-        print(json.dumps({"subject": options.subject, "input": list(x.shape), **asdict(found)}))
-        return 1 if found.broken else 0
-    units = f"{len(found.units)} selective-kernel unit{'s' if len(found.units) > 1 else ''}"
-    print(f"{options.subject}: {units}, {found.parameters:,} parameters, run on {tuple(x.shape)}\n")
-    for finding in found.findings:
+        print(json.dumps({"subject": options.subject, "input": list(x.shape), **asdict(result)}))
+        return 1 if result.broken else 0
+    units = f"{len(result.units)} selective-kernel unit{'s' if len(result.units) > 1 else ''}"
+    print(f"{options.subject}: {units}, {result.parameters:,} parameters, run on {tuple(x.shape)}\n")
+    for finding in result.findings:
         more = f" (and {len(finding.evidence) - 1} alike)" if len(finding.evidence) > 1 else ""
         print(f"{'ok' if finding.holds else 'BROKEN':8}{finding.rule}  [{finding.source}]")
         print(f"{'':8}  {finding.evidence[0]}{more}")
-        if len(found.units) > 1 and finding.units:
+        if len(result.units) > 1 and finding.units:
             rest = f" and {len(finding.units) - 3} more" if len(finding.units) > 3 else ""
             print(f"{'':8}  in {', '.join(finding.units[:3])}{rest}")
-    names = ": " + "; ".join(finding.rule for finding in found.broken) if found.broken else ""
-    print(f"\n{len(found.findings) - len(found.broken)} rules obeyed, {len(found.broken)} broken{names}")
-    return 1 if found.broken else 0
+    names = ": " + "; ".join(finding.rule for finding in result.broken) if result.broken else ""
+    print(f"\n{len(result.findings) - len(result.broken)} rules obeyed, {len(result.broken)} broken{names}")
+    return 1 if result.broken else 0

@@ -134,15 +134,15 @@ class Anatomy:
 
 def find_anatomies(nodes: Sequence[Node], images: int) -> list[Anatomy]:
     """Every unit in a trace of a batch of `images`, in the order they ran."""
-    found = []
+    result = []
     for node in nodes:
         if node.op in ("_softmax", "sigmoid"):
             weighings = [user for user in _reached(node.users, _users, SHAPE) if user.op in _WEIGHING]
             maps = sorted({u for user in weighings for u in _weighed_maps(user, node)}, key=_when)
             told_apart = len(maps) in node.value.shape or node.value[0].numel() == sum(u.value.shape[1] for u in maps)
             if len(maps) > 1 and len({u.value.shape for u in maps}) == 1 and told_apart:
-                found.append(_dissect(node, maps, weighings, images))
-    return found
+                result.append(_dissect(node, maps, weighings, images))
+    return result
 
 
 def is_map(node: Node) -> bool:

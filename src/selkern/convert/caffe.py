@@ -111,9 +111,9 @@ def read_caffemodel(path: Path) -> list[CaffeLayer]:
     net_parameter, decode_error = _net_parameter()
     try:
         net = net_parameter.FromString(path.read_bytes())
-        found = [(m, _V1_TYPES.get(m.type, "")) for m in net.layers] + [(m, m.type) for m in net.layer]
+        result = [(m, _V1_TYPES.get(m.type, "")) for m in net.layers] + [(m, m.type) for m in net.layer]
         # str: protobuf gives bytes for a text that is not UTF-8.
-        layers = [CaffeLayer(str(m.name), str(kind), tuple(_array(b, m.name) for b in m.blobs)) for m, kind in found]
+        layers = [CaffeLayer(str(m.name), str(kind), tuple(_array(b, m.name) for b in m.blobs)) for m, kind in result]
     except (decode_error, ValueError, OSError) as error:
         raise CheckpointError(f"cannot be read ({error})", str(path), "cut or damaged; take another") from error
     if not any(layer.blobs for layer in layers):
@@ -154,15 +154,15 @@ def _norm(layer: CaffeLayer, kind: str) -> dict[str, NDArray[np.float32]]:
     """Blobs of a norm or Scale layer by our names, each (C,)."""
     blobs = [blob.ravel() for blob in layer.blobs]
     # The authors' CuDNNBatchNorm has these four, the statistics as they are; a Scale the first two.
-    found = dict(zip(("weight", "bias", "running_mean", "running_var"), blobs, strict=False))
+    result = dict(zip(("weight", "bias", "running_mean", "running_var"), blobs, strict=False))
     if kind == "BatchNorm":  # Caffe's own: sums, to be divided by a factor; 0 means that nothing was summed yet
         if blobs[2].size != 1:
             raise CheckpointError("no single factor in a BatchNorm", f"layer {layer.name}", _OTHER)
         share = np.float32(0 if blobs[2][0] == 0 else 1 / blobs[2][0])
-        found = {"running_mean": blobs[0] * share, "running_var": blobs[1] * share}
-    if "running_var" in found and (found["running_var"] < 0).any():
+        result = {"running_mean": blobs[0] * share, "running_var": blobs[1] * share}
+    if "running_var" in result and (result["running_var"] < 0).any():
         raise CheckpointError("a negative variance: its blobs are in another order", f"layer {layer.name}", _OTHER)
-    return found
+    return result
 
 
 def _blocks(layers: Sequence[CaffeLayer]) -> list[_Block]:
@@ -178,10 +178,10 @@ def _blocks(layers: Sequence[CaffeLayer]) -> list[_Block]:
             by_norm[f"{layer.name}/bn"] = blocks[-1]
             continue
         own = by_norm.get(layer.name, blocks[-1] if blocks else None)
-        found = _norm(layer, kind)
-        if own is None or own.norm.keys() & found.keys():
+        result = _norm(layer, kind)
+        if own is None or own.norm.keys() & result.keys():
             raise CheckpointError("a norm with no convolution of its own", f"layer {layer.name}", _OTHER)
-        own.norm.update(found)
+        own.norm.update(result)
     if not blocks:
         raise CheckpointError("no convolution with weights", "caffemodel", _OTHER)
     return blocks
@@ -284,15 +284,15 @@ def from_caffe(layers: Sequence[CaffeLayer], model: str | Architecture) -> dict[
     expected = net.state_dict()
     state = {name: torch.zeros((), dtype=torch.long) for name in expected if name.endswith("num_batches_tracked")}
     for slot, block in _pairs(_groups(net), blocks, expected):
-        found = {f"{slot.weight}.weight": block.weight}
+        result = {f"{slot.weight}.weight": block.weight}
         if block.bias is not None:
-            found[f"{slot.weight}.bias"] = block.bias
-        found |= {f"{slot.norm}.{name}": values for name, values in block.norm.items()}
+            result[f"{slot.weight}.bias"] = block.bias
+        result |= {f"{slot.norm}.{name}": values for name, values in block.norm.items()}
         wanted = {name for name in expected if name.rpartition(".")[0] in (slot.weight, slot.norm)} - state.keys()
-        for name in sorted(wanted ^ found.keys()):
+        for name in sorted(wanted ^ result.keys()):
             what = "has nothing for" if name in wanted else "has one tensor too many,"
             raise CheckpointError(f"{what} {name}", f"layer {block.name}", _OTHER)
-        for name, values in found.items():
+        for name, values in result.items():
             shape = tuple(expected[name].shape)
             if not _same(values.shape, shape):
                 raise CheckpointError(f"{values.shape} does not fit {name} {shape}", f"layer {block.name}", _OTHER)

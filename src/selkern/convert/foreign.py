@@ -143,19 +143,19 @@ def _tensors(source: Path) -> dict[str, Tensor]:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # torch warns of odd pickles that it then refuses
-            found: Any = read_tensors(source) if source.suffix == ".safetensors" else _restricted(source)
+            result: Any = read_tensors(source) if source.suffix == ".safetensors" else _restricted(source)
     except CheckpointError:
         raise
     except Exception as error:  # a broken pickle makes its loader raise anything
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise CheckpointError(f"cannot be read ({reason})", str(source), fix) from error
     for key in ("state_dict_ema", "state_dict", "model"):
-        if isinstance(found, Mapping) and isinstance(found.get(key), Mapping):
-            found = found[key]
+        if isinstance(result, Mapping) and isinstance(result.get(key), Mapping):
+            result = result[key]
             break
-    if not isinstance(found, Mapping) or not all(isinstance(k, str) and _is_plain(v) for k, v in found.items()):
+    if not isinstance(result, Mapping) or not all(isinstance(k, str) and _is_plain(v) for k, v in result.items()):
         raise CheckpointError("not a state dict of tensors", str(source), fix)
-    state = {name.removeprefix("module."): tensor for name, tensor in found.items()}
+    state = {name.removeprefix("module."): tensor for name, tensor in result.items()}
     # How often BatchNorm was updated: some programs leave it out, and nothing here depends on it.
     counts = [name.replace("running_mean", "num_batches_tracked") for name in state if name.endswith("running_mean")]
     return {**{name: torch.zeros((), dtype=torch.int64) for name in counts}, **state}

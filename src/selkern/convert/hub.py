@@ -36,8 +36,8 @@ def is_reference(source: str | Path) -> bool:
 
 def origin(path: Path) -> str:
     """Where a weights file comes from: its name, or for one in the Hub's cache its repository and commit."""
-    found = re.search(r"/models--([^/]+?)--([^/]+)/snapshots/([^/]+)/", path.as_posix())
-    return f"{PREFIX}{found[1]}/{found[2]}@{found[3]}" if found else path.name
+    result = re.search(r"/models--([^/]+?)--([^/]+)/snapshots/([^/]+)/", path.as_posix())
+    return f"{PREFIX}{result[1]}/{result[2]}@{result[3]}" if result else path.name
 
 
 def fetch(reference: str) -> Path:

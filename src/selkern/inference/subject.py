@@ -45,8 +45,8 @@ def find_subject(name: str, arguments: str = "") -> nn.Module:
         module = _import_file(Path(home), name) if home.endswith(".py") else _import(home, name)
         if not hasattr(module, attribute):
             raise UsageError(f"{home} has no {attribute!r}", name, "give FILE.py:NAME or package.module:NAME")
-        found = getattr(module, attribute)
-        return found if isinstance(found, nn.Module) else _make(found, arguments, name)
+        result = getattr(module, attribute)
+        return result if isinstance(result, nn.Module) else _make(result, arguments, name)
     try:
         return create_model(weights=name)
     except CheckpointError as error:

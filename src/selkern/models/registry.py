@@ -211,8 +211,8 @@ def _read(path: Path, name: str | None) -> tuple[Card, dict[str, Tensor]]:
         if not describes_itself(path):
             from selkern.convert.foreign import read_timm
 
-            if (found := read_timm(path, name)) is not None:
-                return found
+            if (result := read_timm(path, name)) is not None:
+                return result
         return read_card(path), read_tensors(path)
     except RuntimeError as error:  # a file that is larger than memory can map
         reason = str(error).splitlines()[0]

@@ -109,7 +109,7 @@ def analyze(
         observed=observed,
         predicted=evaluation.top[:, 0],
     )
-    studies = runner.all(lambda name: say(f"studying: {name}"), lambda found: write_tables(found, folder))
+    studies = runner.all(lambda name: say(f"studying: {name}"), lambda result: write_tables(result, folder))
     sizes = np.array([truths[i].scale for i in evaluation.indices]) if truths else None
     notes = [f"{truth.scale:.1f}x" for truth in truths] or None
     right, wrong = (

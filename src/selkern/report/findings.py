@@ -116,15 +116,15 @@ def _turns(one: Estimate, other: Estimate) -> bool:
 
 def _apart(study: ScaleStudy) -> dict[str, str]:
     """Units in which two classes have intervals that do not meet, each with the two."""
-    found = {}
+    result = {}
     for number, unit in enumerate(study.units):
         rhos = [(c.name, c.rho[number]) for c in study.by_class if np.isfinite(c.rho[number].low)]
         if not rhos:
             continue
         least, most = min(rhos, key=lambda each: each[1].high), max(rhos, key=lambda each: each[1].low)
         if least[1].high < most[1].low:
-            found[unit.unit.label] = f"{least[0]} has {least[1]}, {most[0]} {most[1]}"
-    return found
+            result[unit.unit.label] = f"{least[0]} has {least[1]}, {most[0]} {most[1]}"
+    return result
 
 
 def _of_mixing(study: ScaleStudy) -> list[str]:

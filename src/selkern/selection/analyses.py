@@ -77,19 +77,19 @@ class Studies:
     def to_dict(self) -> dict[str, Any]:
         """All figures as plain values, for JSON."""
         tables = {"true_scale": self.truth, "scale_sweep": self.sweep, "causal": self.causal, "fields": self.fields}
-        found: dict[str, Any] = {name: study.to_rows() for name, study in tables.items() if study is not None}
+        result: dict[str, Any] = {name: study.to_rows() for name, study in tables.items() if study is not None}
         if self.selected is not None and self.selected.classes:
-            found["classes"] = self.selected.class_table()
+            result["classes"] = self.selected.class_table()
         if self.truth is not None:
-            found["true_scale_classes"] = self.truth.class_rows()
+            result["true_scale_classes"] = self.truth.class_rows()
         if self.growth:
-            found["field_growth"] = [g.to_row() for g in self.growth]
-        return {name: rows for name, rows in found.items() if rows}
+            result["field_growth"] = [g.to_row() for g in self.growth]
+        return {name: rows for name, rows in result.items() if rows}
 
     def channels(self) -> dict[str, list[dict[str, Any]]]:
         """The curves over channels, too long for `to_dict`."""
-        found = {"true_scale_channels": self.truth, "scale_sweep_channels": self.sweep}
-        return {name: study.channel_rows() for name, study in found.items() if study is not None}
+        result = {"true_scale_channels": self.truth, "scale_sweep_channels": self.sweep}
+        return {name: study.channel_rows() for name, study in result.items() if study is not None}
 
 
 class Run:

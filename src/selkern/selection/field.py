@@ -228,15 +228,15 @@ def _energies(model: nn.Module, names: list[str], x: Tensor, seed: int) -> dict[
     with hooked(model, [(modules.get(name, as_written(model)), hook_for(name)) for name in names]):
         x = x.detach().clone().requires_grad_()
         model(x)
-    found, last = {}, next(reversed(kept), None)  # after whose gradient nothing of the pass is needed any more
+    result, last = {}, next(reversed(kept), None)  # after whose gradient nothing of the pass is needed any more
     for name, v in kept.items():
         signs = torch.randint(0, 2, v.shape[1:2], generator=torch.Generator().manual_seed(seed)) * 2 - 1
         centre = v[..., v.shape[-2] // 2, v.shape[-1] // 2]
         (gradient,) = torch.autograd.grad((centre * signs.to(v)).sum(), x, retain_graph=name != last)
         energy = gradient.double().square().sum(dim=1)
         total = energy.sum(dim=(1, 2), keepdim=True)
-        found[name] = torch.where(total > 0, energy / total, 0.0).cpu().numpy()
-    return found
+        result[name] = torch.where(total > 0, energy / total, 0.0).cpu().numpy()
+    return result
 
 
 def _radius(energy: Array) -> Array:

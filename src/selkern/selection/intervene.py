@@ -52,12 +52,12 @@ def choose(model: nn.Module, changes: Mapping[str, Change]) -> Iterator[None]:
     Raises:
         KeyError: a name that is no unit of the model.
     """
-    found = find_units(model)
+    result = find_units(model)
 
     def hook_for(unit: UnitInfo, change: Change) -> Any:
         return lambda _module, _inputs, output: unit.as_given(change(unit.canonical(output)), output)
 
-    with hooked(model, [(found[name][1], hook_for(found[name][0], change)) for name, change in changes.items()]):
+    with hooked(model, [(result[name][1], hook_for(result[name][0], change)) for name, change in changes.items()]):
         yield
 
 

@@ -136,13 +136,13 @@ def classes(rows: Rows, zooms: Sequence[float]) -> Figure:
     names = list(dict.fromkeys(row["class"] for row in rows))
     shown = [names[i] for i in np.unique(np.linspace(0, len(names) - 1, min(_CLASSES, len(names))).astype(int))]
     units = list(dict.fromkeys(row["unit"] for row in rows))
-    found = {(row["class"], row["unit"]): row for row in rows}
+    result = {(row["class"], row["unit"]): row for row in rows}
     with drawing(7.2, 1.5 * len(units) + 0.9) as figure:
         grid = figure.subplots(len(units), 1, squeeze=False, sharex=True).ravel()
         x = np.arange(len(shown))
         for axes, unit in zip(grid, units, strict=True):
             for z, zoom in enumerate(zooms):
-                value, reach = _columns([found[name, unit] for name in shown], f"lean_{zoom:g}x")
+                value, reach = _columns([result[name, unit] for name in shown], f"lean_{zoom:g}x")
                 beside = x + 0.16 * (z - (len(zooms) - 1) / 2)
                 colour = shade(z, len(zooms))
                 axes.errorbar(beside, value, yerr=reach, fmt="o", ms=3, lw=1, color=colour, label=f"{zoom:.1f}x")

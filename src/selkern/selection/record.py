@@ -55,10 +55,10 @@ class UnitInfo:
 
 def label_of(path: str) -> str:
     """SK_3_4 for `stages.1.3.mixer` (ours) or `layer2.3.conv2` (timm, torchvision); else the path."""
-    if found := re.search(r"(?:^|\.)stages\.(\d+)\.(\d+)(?:\.|$)", path):
-        return f"SK_{int(found[1]) + 2}_{int(found[2]) + 1}"
-    if found := re.search(r"(?:^|\.)layer(\d+)\.(\d+)(?:\.|$)", path):
-        return f"SK_{int(found[1]) + 1}_{int(found[2]) + 1}"
+    if result := re.search(r"(?:^|\.)stages\.(\d+)\.(\d+)(?:\.|$)", path):
+        return f"SK_{int(result[1]) + 2}_{int(result[2]) + 1}"
+    if result := re.search(r"(?:^|\.)layer(\d+)\.(\d+)(?:\.|$)", path):
+        return f"SK_{int(result[1]) + 1}_{int(result[2]) + 1}"
     return path
 
 
@@ -166,11 +166,11 @@ def record(model: nn.Module) -> Iterator[Selections]:
         >>> {name: tuple(a.shape) for name, a in selection.items()}["stages.0.0.mixer"]
         (4, 2, 32)
     """
-    found = find_units(model)
-    selections = Selections({name: unit for name, (unit, _) in found.items()})
+    result = find_units(model)
+    selections = Selections({name: unit for name, (unit, _) in result.items()})
 
     def hook_for(name: str) -> Any:
         return lambda _module, _inputs, output: selections.keep(name, output)
 
-    with hooked(model, [(module, hook_for(name)) for name, (_, module) in found.items()]):
+    with hooked(model, [(module, hook_for(name)) for name, (_, module) in result.items()]):
         yield selections

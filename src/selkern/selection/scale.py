@@ -339,7 +339,7 @@ def _by_class(
     classes: Sequence[str],
 ) -> tuple[ClassScale, ...]:
     """Every class with images enough."""
-    found = []
+    result = []
     for label in np.unique(labels):
         some = labels == label
         if some.sum() < LEAST:
@@ -351,26 +351,26 @@ def _by_class(
             draws=300,
             together=True,
         )
-        found.append(ClassScale(classes[label] if classes else str(label), int(some.sum()), tuple(rho)))
-    return tuple(found)
+        result.append(ClassScale(classes[label] if classes else str(label), int(some.sum()), tuple(rho)))
+    return tuple(result)
 
 
 def _doubts(scale: Array, labels: NDArray[np.int64], clusters: NDArray[np.int64]) -> tuple[str, ...]:
     """Why the figures carry no conclusion on size."""
-    found = []
+    result = []
     _, member, counts = np.unique(labels, return_inverse=True, return_counts=True)
     medians = np.array([np.median(scale[member == c]) for c in range(len(counts))])
     several = counts[member] > 1
     ratio = spread((scale / medians[member])[several]) if several.any() else 1.0
     if ratio < LEAST_SPREAD:
-        found.append(
+        result.append(
             f"Within a class the objects are nearly of one size in the network's input (the 90th percentile is "
             f"{ratio:.2f} times the 10th): what follows the size cannot be separated from what follows the class, and "
             "nothing is concluded."
         )
     if (originals := len(np.unique(clusters))) < LEAST:
-        found.append(
+        result.append(
             f"The images were made from {originals} original{'s' if originals > 1 else ''}: of fewer than {LEAST} no "
             "intervals can be given, and nothing is concluded."
         )
-    return tuple(found)
+    return tuple(result)

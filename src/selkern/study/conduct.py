@@ -133,8 +133,8 @@ def _gather(
     asked: StudyOptions, study: Study, counted: dict[str, Cost], tasks: Sequence[tuple[Task, Path]]
 ) -> dict[str, Any] | None:
     """The results of the seeds that all arms have; None where there is no such seed."""
-    found = {(task.arm, task.seed): read_result(folder) for task, folder in tasks}
-    runs = {key: result for key, result in found.items() if result is not None}
+    rows = {(task.arm, task.seed): read_result(folder) for task, folder in tasks}
+    runs = {key: result for key, result in rows.items() if result is not None}
     if not any(all((arm.name, seed) in runs for arm in study.arms) for seed in range(study.seeds)):
         return None
     return assemble(study, counted, runs, asked.threads, command(asked))

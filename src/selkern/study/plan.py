@@ -298,7 +298,7 @@ def costs(study: Study) -> dict[str, Cost]:
         DataError: as `open_source` says.
     """
     classes: dict[str, int] = {}
-    found: dict[str, Cost] = {}
+    result: dict[str, Cost] = {}
     for arm in study.arms:
         data = arm.options.data
         if data not in classes:
@@ -310,11 +310,11 @@ def costs(study: Study) -> dict[str, Cost]:
                 model = arm.row.build(classes[data], 3, False)
         except ValueError as error:
             raise placed(error, f"{study.path}, arm {arm.name}") from error
-        found[arm.name] = count(model, arm.options.training.image_size)
-    base = found[study.baseline]
+        result[arm.name] = count(model, arm.options.training.image_size)
+    base = result[study.baseline]
     for kind in ("parameters", "macs"):
         allowed = getattr(study.match, kind)
-        for name, cost in found.items():
+        for name, cost in result.items():
             off = getattr(cost, kind) / getattr(base, kind) - 1
             if allowed is not None and abs(off) > allowed:
                 what = (
@@ -322,4 +322,4 @@ def costs(study: Study) -> dict[str, Cost]:
                     f"{getattr(base, kind):,}"
                 )
                 raise UsageError(what, str(study.path), f"change its widths: {allowed:.0%} are allowed")
-    return found
+    return result

@@ -90,11 +90,11 @@ def _scales(arms: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def _cell(found: Mapping[str, Any]) -> str:
+def _cell(result: Mapping[str, Any]) -> str:
     """Of one arm and bin; the difference in bold where its interval leaves out zero."""
-    if not found["images"]:
+    if not result["images"]:
         return "no images"
-    text, difference = f"{found['top1']['mean']:.1%}", found["difference"]
+    text, difference = f"{result['top1']['mean']:.1%}", result["difference"]
     if difference is None:
         return text
     mark = "**" if difference["verdict"] in ("better", "worse") else ""
@@ -127,15 +127,15 @@ def _measured(measured: Mapping[str, Any], results: Mapping[str, Any]) -> str:
         "| arm | top-1 | inference, ms per image | training step, ms per image | kept for backward, MiB per batch |",
         "|---|---|---|---|---|",
     ]
-    for name, found in measured.items():
+    for name, result in measured.items():
         top1 = results["arms"][name]["top1"]["mean"]
-        times = " | ".join(_spread(found[kind]) for kind in ("inference_ms", "training_ms"))
-        lines.append(f"| {name} | {top1:.2%} | {times} | {found['held_mib']:.1f} |")
+        times = " | ".join(_spread(result[kind]) for kind in ("inference_ms", "training_ms"))
+        lines.append(f"| {name} | {top1:.2%} | {times} | {result['held_mib']:.1f} |")
     return "\n".join(lines)
 
 
-def _spread(found: Mapping[str, float]) -> str:
-    return f"{found['median']:.3f} ({found['low']:.3f} to {found['high']:.3f})"
+def _spread(result: Mapping[str, float]) -> str:
+    return f"{result['median']:.3f} ({result['low']:.3f} to {result['high']:.3f})"
 
 
 def _origin(results: Mapping[str, Any]) -> str:
@@ -256,8 +256,8 @@ def _costs(panels: Any, results: Mapping[str, Any]) -> None:
     measured = results["circumstances"]["measured"]
     labels = ("inference, ms per image", "training step, ms per image", "kept for backward, MiB per batch")
     for axes, kind, label in zip(panels, ("inference_ms", "training_ms", "held_mib"), labels, strict=True):
-        for number, (name, found) in enumerate(measured.items()):
-            cost = found[kind] if kind == "held_mib" else found[kind]["median"]
+        for number, (name, result) in enumerate(measured.items()):
+            cost = result[kind] if kind == "held_mib" else result[kind]["median"]
             top1 = results["arms"][name]["top1"]
             axes.plot(cost, 100 * top1["mean"], "o", color=_COLOURS[number % len(_COLOURS)], label=short(name))
             if top1["interval"]:

@@ -74,7 +74,7 @@ def measure(study: Study, classes: int, threads: int, rounds: int | None = None)
 
 
 def _measure(study: Study, classes: int, rounds: int | None) -> dict[str, dict[str, Any]]:
-    found: dict[str, dict[str, Any]] = {}
+    result: dict[str, dict[str, Any]] = {}
     inference: dict[str, Callable[[], object]] = {}
     training: dict[str, Callable[[], object]] = {}
     batches: dict[str, int] = {}
@@ -86,7 +86,7 @@ def _measure(study: Study, classes: int, rounds: int | None) -> dict[str, dict[s
         images = torch.randn(recipe.batch_size, 3, recipe.image_size, recipe.image_size, device=device)
         images = images.contiguous(memory_format=torch.channels_last)
         labels = torch.arange(recipe.batch_size, device=device) % classes
-        found[arm.name] = {"held_mib": held_for_backward(model.train(), partial(model, images))}
+        result[arm.name] = {"held_mib": held_for_backward(model.train(), partial(model, images))}
         inference[arm.name] = _inference(model, images[:_BATCH])
         training[arm.name] = _training(model, images, labels)
         batches[arm.name] = recipe.batch_size
@@ -95,8 +95,8 @@ def _measure(study: Study, classes: int, rounds: int | None) -> dict[str, dict[s
         ("training_ms", training, batches),
     ):
         for arm_name, seconds in in_turn(jobs, budget=_SECONDS, rounds=rounds).items():
-            found[arm_name][name] = asdict(Spread.of([1000 * second / per[arm_name] for second in seconds]))
-    return found
+            result[arm_name][name] = asdict(Spread.of([1000 * second / per[arm_name] for second in seconds]))
+    return result
 
 
 def _inference(model: nn.Module, images: Tensor) -> Callable[[], object]:
@@ -201,14 +201,14 @@ def _arm(study: Study, name: str, seeds: Sequence[int], figures: Runs, costs: Ma
 
 def _selection(seeds: Sequence[Sequence[Mapping[str, Any]]]) -> list[dict[str, Any]]:
     """Mean over seeds of every figure of the selection that all of them have; see `selections`."""
-    found = []
+    result = []
     for rows in zip(*seeds, strict=True):
         assert len({(row["what"], row["unit"]) for row in rows}) == 1  # the same network
         values = [row["value"] for row in rows]
         if None not in values:
             mean = sum(values) / len(values)
-            found.append({**rows[0], "value": mean, "interval": _ends(interval(values))})
-    return found
+            result.append({**rows[0], "value": mean, "interval": _ends(interval(values))})
+    return result
 
 
 def _compared(mine: Sequence[float], base: Sequence[float], is_baseline: bool) -> dict[str, Any]:
@@ -246,8 +246,8 @@ def _require_same_order(study: Study, seeds: Sequence[int], figures: Runs) -> No
 
 def _different(values: Sequence[Any]) -> list[Any]:
     """Each value once, in order of appearance."""
-    found: list[Any] = []
+    result: list[Any] = []
     for value in values:
-        if value not in found:
-            found.append(value)
-    return found
+        if value not in result:
+            result.append(value)
+    return result

@@ -346,13 +346,13 @@ def _per_scale(evaluation: Evaluation, split: Any, edges: list[float]) -> list[d
     if not edges or not isinstance(split, SceneSplit):
         return []
     scales = np.array([split.truth(int(index)).scale for index in evaluation.indices])
-    found: list[dict[str, float | None]] = []
+    result: list[dict[str, float | None]] = []
     for low, high in itertools.pairwise(edges):
         inside = (scales >= low) & ((scales < high) | ((high == edges[-1]) & (scales == high)))
         images = int(inside.sum())
         top1 = float(evaluation.right[inside].mean()) if images else None
-        found.append({"low": low, "high": high, "images": images, "top1": top1})
-    return found
+        result.append({"low": low, "high": high, "images": images, "top1": top1})
+    return result
 
 
 def weights_sha256(state: Mapping[str, Tensor]) -> str:

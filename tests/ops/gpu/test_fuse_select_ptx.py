@@ -45,7 +45,7 @@ launches = {
     "select": (kernels.select_kernel, (y, norms, a, v, at), blocks),
     "gradient": (kernels.gradient_kernel, (v, y, norms, a, ds, small(2, branches, 128), dy, at), blocks),
 }
-found = {}
+result = {}
 for name, (kernel, args, named) in launches.items():
     named = {**named, "num_warps": launch.WARPS}
     bind = create_function_from_signature(kernel.signature, kernel.params, backend)
@@ -53,8 +53,8 @@ for name, (kernel, args, named) in launches.items():
     options, signature, constants, attributes = kernel._pack_args(backend, named, bound, special, options)
     source = ASTSource(kernel, signature, constants, attributes)
     compiled = triton.compile(source, target=target, options=options.__dict__)
-    found[name] = {"ptx": compiled.asm["ptx"], "cubin": len(compiled.asm["cubin"])}
-json.dump(found, sys.stdout)
+    result[name] = {"ptx": compiled.asm["ptx"], "cubin": len(compiled.asm["cubin"])}
+json.dump(result, sys.stdout)
 """
 
 
@@ -68,9 +68,9 @@ def test_compiles_for_sm_90(dtype: str, branches: int, memory_format: str) -> No
     command = [sys.executable, "-c", COMPILE, dtype, str(branches), memory_format]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    found = json.loads(done.stdout)
-    assert len(found) == 6
-    for name, kernel in found.items():
+    result = json.loads(done.stdout)
+    assert len(result) == 6
+    for name, kernel in result.items():
         assert ".target sm_90" in kernel["ptx"], name
         assert kernel["cubin"] > 0, name
         assert "atom." not in kernel["ptx"], name  # sums are in a fixed order, never those of atomics
@@ -78,5 +78,5 @@ def test_compiles_for_sm_90(dtype: str, branches: int, memory_format: str) -> No
         if name != "merge":
             # Maps are read 16 bytes at a time, ahead of their use.
             assert re.search(r"cp\.async\.c[ag]\.shared\.global .*, 0x10", kernel["ptx"]), name
-    assert "st.global.v4.b32" in found["select"]["ptx"]
-    assert "st.global.v4.b32" in found["gradient"]["ptx"]
+    assert "st.global.v4.b32" in result["select"]["ptx"]
+    assert "st.global.v4.b32" in result["gradient"]["ptx"]

@@ -50,9 +50,9 @@ def step(layer: nn.Module, x: Tensor, dv: Tensor) -> dict[str, Tensor]:
     v = layer(x)
     v.backward(dv)
     assert x.grad is not None
-    found = {"V": v.detach(), "x": x.grad}
-    found |= {name: p.grad for name, p in layer.named_parameters() if p.grad is not None}
-    return found | {f"buffer {name}": b.clone() for name, b in layer.named_buffers()}
+    result = {"V": v.detach(), "x": x.grad}
+    result |= {name: p.grad for name, p in layer.named_parameters() if p.grad is not None}
+    return result | {f"buffer {name}": b.clone() for name, b in layer.named_buffers()}
 
 
 def make(**options: object) -> tuple[SelectiveKernel, Tensor]:
@@ -73,11 +73,11 @@ def test_every_figure_is_that_of_the_plain_way(options: dict[str, object], train
     layer.load_state_dict({name: value.float() for name, value in expected.state_dict().items()})
     layer.zero_grad()
     runs.clear()
-    found, right = step(layer, x, dv), step(expected, x.double(), dv.double())
+    result, right = step(layer, x, dv), step(expected, x.double(), dv.double())
     assert runs == ["convolve", "fuse", "select"]
-    assert found.keys() == right.keys()
+    assert result.keys() == right.keys()
     for name, value in right.items():
-        torch.testing.assert_close(found[name].double(), value.double(), rtol=2e-4, atol=2e-5, msg=name)
+        torch.testing.assert_close(result[name].double(), value.double(), rtol=2e-4, atol=2e-5, msg=name)
 
 
 @pytest.mark.parametrize("training", [True, False])
@@ -128,12 +128,12 @@ def test_ddp(runs: Runs, monkeypatch: pytest.MonkeyPatch) -> None:
     store = torch.distributed.HashStore()
     torch.distributed.init_process_group("gloo", store=store, rank=0, world_size=1)
     try:
-        found = step(nn.parallel.DistributedDataParallel(layer), x, dv)
+        result = step(nn.parallel.DistributedDataParallel(layer), x, dv)
     finally:
         torch.distributed.destroy_process_group()
     assert runs[:3] == ["convolve", "fuse", "select"]
     for name, value in expected.items():
-        (same,) = (got for key, got in found.items() if key.replace("module.", "") == name)
+        (same,) = (got for key, got in result.items() if key.replace("module.", "") == name)
         torch.testing.assert_close(same, value, rtol=1e-6, atol=1e-7, msg=name)
 
 

@@ -157,18 +157,18 @@ def _recorded_backward(
 ) -> list[Tensor | None]:
     """Gradients of x, weights and biases that can be differentiated again: those of PyTorch's convolutions."""
     m = len(weights)
-    found: list[Tensor | None] = [None] * (1 + 2 * m)
+    result: list[Tensor | None] = [None] * (1 + 2 * m)
     for i, (dy, weight) in enumerate(zip(grads, weights, strict=True)):
         if dy is None:
             continue
         mask = [needed[0], needed[1 + i], needed[1 + m + i]]
         same = [weight.shape[2] // 2] * 2
-        dx, found[1 + i], found[1 + m + i] = torch.ops.aten.convolution_backward(
+        dx, result[1 + i], result[1 + m + i] = torch.ops.aten.convolution_backward(
             dy, x, weight, [len(weight)], [1, 1], same, [1, 1], False, [0, 0], 1, mask
         )
         if dx is not None:
-            found[0] = dx if found[0] is None else found[0] + dx
-    return found
+            result[0] = dx if result[0] is None else result[0] + dx
+    return result
 
 
 def spectra(weights: Sequence[Tensor], plan: Plan) -> list[Tensor]:

@@ -119,13 +119,13 @@ class Work:
 
     def tiles(self, kernel: int) -> list[Tile]:
         """The tiles to choose among, fastest first, as far as they gain enough."""
-        found = set()
+        result = set()
         for side in range(2, WIDEST + 1):
             rows, columns = (Axis(n, kernel, -(-n // side)) for n in self.sides)
             if max(rows.period, columns.period) <= WIDEST:
-                found.add(Tile(rows, columns))
+                result.add(Tile(rows, columns))
         enough = self.direct(kernel) / LEAST_GAIN
-        return sorted((t for t in found if self.spectral(t) < enough), key=lambda t: (self.spectral(t), t.products))
+        return sorted((t for t in result if self.spectral(t) < enough), key=lambda t: (self.spectral(t), t.products))
 
 
 @lru_cache(maxsize=256)

@@ -104,8 +104,8 @@ def _backward(ctx: Any, dy: list[Tensor], *_: Tensor) -> tuple[Tensor | list[Ten
     if wanted:
         kernels = [weights[m].shape[2] for m in wanted]
         dilations = [ctx.dilations[m] for m in wanted]
-        found = weight_gradients(x, [dy[m] for m in wanted], kernels, ctx.stride, dilations, ctx.groups)
-        for m, gradient in zip(wanted, found, strict=True):
+        result = weight_gradients(x, [dy[m] for m in wanted], kernels, ctx.stride, dilations, ctx.groups)
+        for m, gradient in zip(wanted, result, strict=True):
             dw[m] = gradient
     return dx, dw, None, None, None, None
 
