@@ -55,8 +55,9 @@ def dose_response(study: ScaleStudy) -> Figure:
         axes.plot(middles, [m.value for m in means], color=ACCENT, marker="o", ms=3)
         axes.set_title(unit.unit.label)
         if unit.within and unit.rho:
-            note = f"within {unit.within.value:+.2f}, pooled {unit.rho.value:+.2f}"
-            axes.set_title(note, loc="right", fontsize=7, fontweight="normal")
+            note = f"within classes {unit.within.value:+.2f}\npooled {unit.rho.value:+.2f}"
+            y, side = (0.04, "bottom") if means[-1].value >= means[0].value else (0.96, "top")  # where the curve is not
+            axes.text(0.97, y, note, transform=axes.transAxes, ha="right", va=side, fontsize=7)
 
     return _per_unit(study.units, draw, study.size_name, study.axis_name)
 
