@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from pathlib import Path
 
@@ -26,7 +27,7 @@ def test_the_tables_are_what_the_results_say(capsys: pytest.CaptureFixture[str])
     assert evidence.main(["--check"]) == 0, capsys.readouterr().err
     page = (ROOT / "docs" / "evidence.md").read_text()
     assert len(evidence.PLACE.findall(page)) == 3
-    changed = page.replace("98.37%", "99.37%")
+    changed = re.sub(r"never trained on \| [\d.]+%", "never trained on | 99.99%", page)
     assert changed != page == evidence.page(changed, "../")
 
 
