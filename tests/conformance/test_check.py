@@ -14,8 +14,8 @@ from torch.nn import functional as F
 import selkern
 from selkern.cli import main
 from selkern.conformance.rules import NETWORK_RULES, UNIT_RULES
+from selkern.convert.subject import find_inputs
 from selkern.errors import UsageError
-from selkern.inference.subject import find_inputs
 
 ALONE = "an image's output is its own, alone or in a batch"
 WINDOWS, DILATED, GROUPED, WHOLE, STEPS, BIASES, FUSE, GATE, WIDTH, EXPAND, SOFTMAX, CHANNEL, ONE, SELECT, AFTER = (

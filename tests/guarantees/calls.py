@@ -47,7 +47,7 @@ _LATER = (
     "pyarrow.parquet",
     "pyarrow.compute",
     "selkern.conformance.check",
-    "selkern.inference.subject",
+    "selkern.convert.subject",
     "selkern.convert.caffe",
     "selkern.convert.files",
     "selkern.models.describe",

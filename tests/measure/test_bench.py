@@ -46,7 +46,7 @@ def test_models_are_compared_with_the_first(capsys: pytest.CaptureFixture[str]) 
 def test_without_a_model_sknet50_and_its_plain_twin_are_timed(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from selkern.inference import subject
+    from selkern.convert import subject
 
     assert command.DEFAULT == ("sknet50", "resnext50_32x4d")
     small = {"sknet50": "sknet_mini", "resnext50_32x4d": "resnet_mini"}

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from selkern.convert.subject import find_subject
 from selkern.errors import CheckpointError, UsageError
-from selkern.inference.subject import find_subject
 from selkern.layers.selective_kernel import Branch
 from selkern.models.change import join_name, split_name
 from selkern.models.registry import architecture, create_model, from_pretrained

@@ -65,7 +65,7 @@ def main(argv: list[str]) -> int:
     options = parse(BenchOptions, argv, "bench")
     import torch
 
-    from selkern.inference.subject import find_inputs, find_subject, own_size
+    from selkern.convert.subject import find_inputs, find_subject, own_size
     from selkern.measure import machine
     from selkern.measure.bench import bench
     from selkern.tuning import tune

@@ -46,7 +46,7 @@ def main(argv: list[str]) -> int:
         except ValueError:
             raise UsageError(f"{options.input!r} is no shape", "--input", "write it as 64,32,32") from None
     from selkern.conformance.check import check as conformance
-    from selkern.inference.subject import find_inputs, find_subject
+    from selkern.convert.subject import find_inputs, find_subject
 
     model = find_subject(options.subject, options.arguments)
     x = find_inputs(model, shape)

@@ -2,24 +2,18 @@
 
 from __future__ import annotations
 
-import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from selkern.convert import hub
-from selkern.convert.foreign import CROP_MODES
-from selkern.data.decode import show
+from selkern.convert.subject import check_outputs, find_subject, preprocess_of
 from selkern.data.preprocess import Preprocess
 from selkern.data.sources import Source, open_source
 from selkern.data.split import OnBad
 from selkern.data.table_options import TableOptions
 from selkern.errors import UsageError
-from selkern.inference.subject import find_subject
-from selkern.layers.parts import evaluating
 from selkern.models.registry import create_model
 from selkern.models.weights import Card, read_card
 from selkern.train.distributed import pick_device
@@ -67,17 +61,6 @@ def require_named(data: str | None) -> str:
     return data
 
 
-_SIDE = 224  # px: what most third-party networks are made for
-
-
-def is_other(word: str) -> bool:
-    """Whether a word names no weights or run, but timm:NAME, FILE.py:NAME or package.module:NAME."""
-    home, colon, name = word.rpartition(":")
-    if not colon or hub.is_reference(word) or Path(word).exists():
-        return False
-    return name.isidentifier() or home == "timm"
-
-
 def load_other(
     word: str,
     data: str | None,
@@ -108,41 +91,7 @@ def load_other(
     if is_timm and "num_classes" not in arguments:
         arguments = ", ".join(filter(None, (arguments, f"num_classes={len(classes)}")))
     model = find_subject(word, arguments).eval().to(pick_device(device))
-    preprocess = _preprocess(model, size, is_timm=is_timm)
-    _try(model, word, preprocess.size, len(classes))
+    preprocess = preprocess_of(word, size)
+    check_outputs(model, word, preprocess.size, len(classes))
     card = Card(model=word, classes=classes, preprocess=preprocess.to_dict())
     return Loaded(model, card, Path(word), None, source)
-
-
-def _preprocess(model: nn.Module, size: int | None, *, is_timm: bool) -> Preprocess:
-    """How images become inputs: as timm has it, else resized and scaled to -1..1."""
-    if not is_timm:
-        return Preprocess(size=size or _SIDE)
-    config: dict[str, Any] = sys.modules["timm"].data.resolve_model_data_config(model)
-    side = size or int(config["input_size"][-1])
-    colours = {name: tuple(config[name]) for name in ("mean", "std")}
-    values = {"size": side, "crop": config["crop_pct"], **colours, "resize": CROP_MODES.get(config["crop_mode"])}
-    return Preprocess.from_dict(values)
-
-
-def _try(model: nn.Module, word: str, side: int, classes: int) -> None:
-    """Raise UsageError unless the model gives (2, classes) for two images."""
-    first = next(model.parameters(), None)
-    if first is None:
-        raise UsageError("has no parameters", show(word), "name a network")
-    x = torch.zeros(2, 3, side, side, device=first.device)
-    try:
-        with torch.inference_mode(), evaluating(model):
-            given = model(x)
-    except Exception as error:
-        reason = f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
-        raise UsageError(
-            f"does not run on (2, 3, {side}, {side}) ({reason})", show(word), "give another --image-size or --with"
-        ) from error
-    if not isinstance(given, Tensor) or given.shape != (2, classes):
-        shape = tuple(given.shape) if isinstance(given, Tensor) else type(given).__name__
-        raise UsageError(
-            f"gives {shape} for two images, and the data have {classes} classes",
-            show(word),
-            f'make it with as many outputs: --with "num_classes={classes}"',
-        )

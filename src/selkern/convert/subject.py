@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import difflib
 import importlib
 import importlib.util
 import sys
@@ -14,7 +15,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from selkern.convert.foreign import CROP_MODES
 from selkern.convert.hub import is_reference
+from selkern.data.decode import show
 from selkern.data.preprocess import Preprocess
 from selkern.errors import CheckpointError, UsageError
 from selkern.layers.parts import evaluating
@@ -156,3 +159,61 @@ def _make(maker: Any, arguments: str, where: str) -> nn.Module:
     if not isinstance(made, nn.Module):
         raise UsageError(f"gives a {type(made).__name__}, no torch module", where, "name a class or a function")
     return made
+
+
+SIDE = 224  # px: what most third-party networks are made for
+
+
+def is_code(word: str) -> bool:
+    """Whether a word names no weights or run, but timm:NAME, FILE.py:NAME or package.module:NAME."""
+    home, colon, name = word.rpartition(":")
+    if not colon or is_reference(word) or Path(word).exists():
+        return False
+    return name.isidentifier() or home == "timm"
+
+
+def preprocess_of(word: str, size: int | None = None) -> Preprocess:
+    """How images become inputs of a third-party network: as timm has it, else resized and scaled to -1..1.
+
+    Args:
+        word: `timm:NAME`, or another as `find_subject` takes it.
+        size: px; None takes timm's own, else 224.
+
+    Raises:
+        UsageError: timm is missing, or has no such network.
+    """
+    if not word.startswith("timm:"):
+        return Preprocess(size=size or SIDE)
+    timm, name = _import("timm", word), word.removeprefix("timm:")
+    if not timm.is_model(name):
+        near = difflib.get_close_matches(name, timm.list_models(), n=1)
+        raise UsageError(f"timm has no {name}", word, f"did you mean {near[0]}?" if near else "see timm.list_models()")
+    known = timm.models.get_pretrained_cfg(name)
+    config: dict[str, Any] = timm.data.resolve_data_config(pretrained_cfg=known.to_dict() if known is not None else {})
+    side = size or int(config["input_size"][-1])
+    colours = {name: tuple(config[name]) for name in ("mean", "std")}
+    values = {"size": side, "crop": config["crop_pct"], **colours, "resize": CROP_MODES.get(config["crop_mode"])}
+    return Preprocess.from_dict(values)
+
+
+def check_outputs(model: nn.Module, word: str, side: int, classes: int) -> None:
+    """Raise UsageError unless the model gives (2, classes) for two images."""
+    first = next(model.parameters(), None)
+    if first is None:
+        raise UsageError("has no parameters", show(word), "name a network")
+    x = torch.zeros(2, 3, side, side, device=first.device)
+    try:
+        with torch.inference_mode(), evaluating(model):
+            given = model(x)
+    except Exception as error:
+        reason = f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
+        raise UsageError(
+            f"does not run on (2, 3, {side}, {side}) ({reason})", show(word), "give another --image-size or --with"
+        ) from error
+    if not isinstance(given, Tensor) or given.shape != (2, classes):
+        shape = tuple(given.shape) if isinstance(given, Tensor) else type(given).__name__
+        raise UsageError(
+            f"gives {shape} for two images, and the data have {classes} classes",
+            show(word),
+            f'make it with as many outputs: --with "num_classes={classes}"',
+        )
