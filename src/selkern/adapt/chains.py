@@ -1,4 +1,4 @@
-"""Convolution -> norm -> activation, found in a network by the flow of tensors of one pass, whatever things are called."""
+"""Convolution -> norm -> activation, found by the flow of tensors in one pass of a network, whatever its names."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from torch import Tensor, nn
+from torch.nn.modules.conv import _ConvNd
 from torch.utils._pytree import tree_leaves
 
 from selkern.adapt.unit import Geometry, same_padding
@@ -25,9 +26,9 @@ _NORMS = frozenset((
 _PRODUCTS = frozenset(("convolution", "mm", "addmm", "bmm", "baddbmm"))
 # Operations of which activations consist.
 _ELEMENTWISE = frozenset((
-    "relu", "relu6", "leaky_relu", "silu", "hardswish", "hardtanh", "hardsigmoid", "gelu", "elu", "celu", "selu", "mish",
-    "softplus", "sigmoid", "tanh", "clamp", "clamp_min", "clamp_max", "_prelu_kernel", "prelu", "threshold", "mul", "add",
-    "div", "view", "clone", "detach", "alias",
+    "relu", "relu6", "leaky_relu", "silu", "hardswish", "hardtanh", "hardsigmoid", "gelu", "elu", "celu", "selu",
+    "mish", "softplus", "sigmoid", "tanh", "clamp", "clamp_min", "clamp_max", "_prelu_kernel", "prelu", "threshold",
+    "mul", "add", "div", "view", "clone", "detach", "alias",
 ))
 # fmt: on
 # Of these, what a second time changes nothing, nor a mean of results: what clamps to an interval.
@@ -138,7 +139,7 @@ class _Finder:
         for call in traced.calls:
             self.calls.setdefault(call.path, []).append(call)
         self.returned = set(traced.calls[-1].outputs) if traced.calls else set()
-        self.selective = [name for name, _ in find_units(model).items()]
+        self.selective = list(find_units(model))
 
     def chains(self) -> Iterable[Chain]:
         """Of every convolution."""
@@ -147,7 +148,8 @@ class _Finder:
             if node.op == "convolution":
                 ran.setdefault(node.path, []).append(node)
         for name, nodes in ran.items():
-            if name and any(True for _ in self.modules[name].parameters(recurse=False)) or self._is_conv(name):
+            owns_weights = any(True for _ in self.modules[name].parameters(recurse=False))
+            if owns_weights or self._is_conv(name):
                 yield self._chain(name, nodes)
         for name, module in self.modules.items():
             if self._is_conv(name) and name not in ran:
@@ -155,8 +157,10 @@ class _Finder:
 
     def _is_conv(self, name: str) -> bool:
         """Whether a module says that it is a convolution, whether or not one ran."""
-        kind = getattr(self.modules[name], "original_name", type(self.modules[name]).__name__)
-        return "Conv" in kind and hasattr(self.modules[name], "kernel_size")
+        module = self.modules[name]
+        quantised = "quantized" in type(module).__module__ and hasattr(module, "kernel_size")
+        scripted = str(getattr(module, "original_name", "")).startswith("Conv")
+        return isinstance(module, _ConvNd) or quantised or scripted
 
     def _why_not_seen(self, name: str, module: nn.Module) -> str:
         if "quantized" in type(module).__module__:
@@ -199,9 +203,9 @@ class _Finder:
             f"is shared: it is {' and '.join(names)}": len(names) > 1,
             f"runs {len(calls)} times in one pass": len(calls) > 1,
             f"shares its weight with {tied[0] if tied else ''}": bool(tied),
-            f"is part of the selective kernel {inside[0] if inside else ''}": bool(inside),
+            "is part of a selective kernel": bool(inside),
             f"its weight is read by {reader} without a call": bool(reader),
-            "does more than one convolution": len(nodes) > 1 or calls[0].outputs != (nodes[0],),
+            "computes more than one convolution": len(nodes) > 1 or calls[0].outputs != (nodes[0],),
             "is called with more than a map": not calls[0].plain or len(calls[0].inputs) != 1,
             "has no parameters": not any(True for _ in module.parameters()),
         }

@@ -166,7 +166,7 @@ def check_model(model: nn.Module) -> None:
     if isinstance(model, torch.jit.ScriptModule):
         raise UsageError("is scripted: its code is fixed", kind, "change the network before torch.jit compiles it")
     state = [*model.parameters(), *model.buffers()]
-    if any(isinstance(p, nn.parameter.UninitializedTensorMixin) for p in state):
+    if any(nn.parameter.is_lazy(p) for p in state):
         raise UsageError("has lazy modules without weights", kind, "run it once first")
     if any(tensor.is_meta for tensor in state):
         raise UsageError(

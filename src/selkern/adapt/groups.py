@@ -24,8 +24,8 @@ def param_groups(
         weight_decay: of weights with two axes or more; norms, biases and gamma have none.
 
     Returns:
-        Groups with `params`, `lr`, `weight_decay` and `name` ("there", "there, not decayed", "new", "new, not decayed");
-        none is empty. Parameters that need no gradient are in none.
+        Groups with `params`, `lr`, `weight_decay` and `name` ("there", "there, not decayed", "new", "new, not
+        decayed"); none is empty. Parameters that need no gradient are in none.
 
     Raises:
         UsageError: a number below 0, or no parameter that needs a gradient.

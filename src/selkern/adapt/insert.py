@@ -54,9 +54,9 @@ def insert(
         model: any network.
         after: the layer's name, or a glob over names: each layer that matches gets its own.
         example: a batch of its input, as for `selectify`; the layer's channels are read off it.
-        module: a function of the channel count, such as `selkern.SKAttention` (the article's) or a lambda, or a module;
-            None is the paper's unit, `SelectiveKernel(C, kernels=(3, 5), groups=32)`, with fewer groups where 32 does not
-            divide C.
+        module: a function of the channel count, such as `selkern.SKAttention` (the article's) or a lambda, or a
+            module; None is the paper's unit, `SelectiveKernel(C, kernels=(3, 5), groups=32)`, with fewer groups where
+            32 does not divide C.
         inplace: change the model itself instead of a copy.
 
     Raises:

@@ -57,17 +57,17 @@ def selectify(
 
     Args:
         model: any network that runs on the example and can be copied.
-        example: a batch of its input, on its device; a tuple for several arguments, a dict for named ones. Two images or
-            more, so that it also runs in train mode.
+        example: a batch of its input, on its device; a tuple for several arguments, a dict for named ones. Two images
+            or more, so that it also runs in train mode.
         where: which convolutions. "auto" is every spatial one of the last half of the network, from the end, as far as
             the budget goes. Else "last 2 stages" (a stage is all maps of one size), a glob over the names of modules
             (`"layer4.*.conv2"`; `"layer4"` means all within), several globs, a compiled regular expression that is
             searched for in the convolutions' names, or a function of name and module.
         branches: M, with the first; branch m sees m - 1 positions more on every side.
         form: "residual": U_m is made of the first convolution's result plus that of a 3x3 convolution, grouped and
-            dilated, zero at first. Almost no cost, and equal to the last bit. "widened": a kernel of its own, larger by
-            2 (m - 1), that holds the first one in its middle and zeros around it. Costs more than the first, and is equal
-            up to rounding.
+            dilated, zero at first. Almost no cost, and equal to the last bit. "widened": a kernel of its own, larger
+            by 2 (m - 1), that holds the first one in its middle and zeros around it. Costs more than the first, and
+            is equal up to rounding.
         groups: largest cardinality of the residual form's convolutions (32 as in SKNet-50); where the first is
             depthwise they are too, and never have fewer groups than the first.
         reduction: r of the gate, and `min_width` L: its descriptor has max(C / r, L) numbers.
@@ -83,9 +83,9 @@ def selectify(
         kept for the further branches: maps must be larger than it.
 
     Raises:
-        UsageError: an argument outside its range; no example, or one that the model does not run on; nothing that matches
-            or can be changed; a model with units already; a scripted model, lazy modules, the meta device. The model is
-            left as it was.
+        UsageError: an argument outside its range; no example, or one that the model does not run on; nothing that
+            matches or can be changed; a model with units already; a scripted model, lazy modules, the meta device. The
+            model is left as it was.
 
     Example:
         >>> import torch, selkern
@@ -206,7 +206,7 @@ def _pads_only(module: nn.Module) -> bool:
 def _verified(
     model: nn.Module, example: Example, chains: list[Chain], unchanged: list[Chain], design: Design
 ) -> tuple[list[Chain], Differences]:
-    """The chains that are equal on the example when they are changed; the others go to the unchanged, with the reason."""
+    """The chains that are equal on the example when they are changed; the others join the unchanged, with the reason."""
     expected = Outputs.of(duplicate(model), example)
     if not chains:
         return [], Differences(0.0, None if expected.trained is None else 0.0)
@@ -336,7 +336,8 @@ def _becomes(chain: Chain, unit: SelectiveConv, design: Design) -> str:
     assert chain.geometry is not None
     shapes = [chain.geometry.further(m, design) for m in range(1, design.branches)]
     sign = "+ " if design.form == "residual" else ""
-    return f"SK of {', '.join(map(str, unit.extents))}: {', '.join(f'{sign}{shape}' for shape in shapes)}; d {unit.gate.fc1.out_features}"
+    further = ", ".join(f"{sign}{shape}" for shape in shapes)
+    return f"SK of {', '.join(map(str, unit.extents))}: {further}; d {unit.gate.fc1.out_features}"
 
 
 def _nothing_changeable(plan: Plan, model: nn.Module) -> UsageError:

@@ -1,4 +1,4 @@
-"""`SelectiveConv`: a convolution that is there already, with further branches, computing what it did until it learns."""
+"""`SelectiveConv`: a convolution that is there already, with further branches that are equal to it at first."""
 
 from __future__ import annotations
 
@@ -41,8 +41,8 @@ class Geometry:
     Attributes:
         kernel, stride, dilation: of its weight.
         padding: before and after, of each axis.
-        mode: of the padding: "zeros", "reflect", "replicate" or "circular"; "same" where it follows from the size of the
-            map, so that a map of L positions becomes ceil(L / stride) (TensorFlow's).
+        mode: of the padding: "zeros", "reflect", "replicate" or "circular"; "same" where it follows from the size of
+            the map, so that a map of L positions becomes ceil(L / stride) (TensorFlow's).
     """
 
     in_channels: int
@@ -107,12 +107,13 @@ class Geometry:
     def build(self, *, bias: bool, device: Any, dtype: Any) -> nn.Module:
         """A convolution of this geometry, all zero."""
         symmetric = self.mode != "same" and all(before == after for before, after in self.padding)
-        conv = CONVS[len(self.kernel)](
+        kind: Any = CONVS[len(self.kernel)]
+        conv: nn.Module = kind(
             self.in_channels,
             self.out_channels,
             self.kernel,
             stride=self.stride,
-            padding=tuple(before for before, _ in self.padding) if symmetric else 0,  # type: ignore[arg-type]
+            padding=tuple(before for before, _ in self.padding) if symmetric else 0,
             dilation=self.dilation,
             groups=self.groups,
             bias=bias,
@@ -157,7 +158,11 @@ class Pad(nn.Module):
 def same_padding(size: int, extent: int, stride: int) -> int:
     """Zeros on both sides together, so that `size` positions become ceil(size / stride)."""
     needed: Any = ((size + stride - 1) // stride - 1) * stride + extent - size
-    return needed.clamp(min=0) if isinstance(needed, Tensor) else torch.sym_max(needed, 0)  # a size of torch.jit.trace
+    if isinstance(needed, Tensor):  # a size of torch.jit.trace
+        needed = needed.clamp(min=0)
+    else:
+        needed = torch.sym_max(needed, 0)  # type: ignore[no-untyped-call]
+    return needed
 
 
 class Further(nn.Module):
@@ -186,9 +191,9 @@ class Origin:
 class SelectiveConv(nn.Module, HasMemory):
     """Several kernels in place of one convolution: (N, C_in, *) to (N, C_out, *), Split, Fuse, Select.
 
-    V = U_1 + sum over m > 1 of a_m (U_m - U_1), which is Eq. 6 for weights that add up to 1. U_1 is what the convolution
-    that was there, its norm and its activation give. At first every U_m equals it, so V does, whatever the gate says.
-    The further branches have a gradient from the first step on, the gate as soon as they differ.
+    V = U_1 + sum over m > 1 of a_m (U_m - U_1), which is Eq. 6 for weights that add up to 1. U_1 is what the
+    convolution that was there, its norm and its activation give. At first every U_m equals it, so V does, whatever the
+    gate says. The further branches have a gradient from the first step on, the gate as soon as they differ.
 
     Args:
         conv: the convolution that was there.
@@ -224,8 +229,8 @@ class SelectiveConv(nn.Module, HasMemory):
         if design.form == "widened":
             for branch in self.further:
                 widen(conv, branch.get_submodule("conv"))
-        sizes = {"reduction": design.reduction, "min_width": design.min_width}
-        self.gate = Gate(geometry.out_channels, design.branches, **sizes, norm=design.gate_norm, **shared)
+        shared |= {"reduction": design.reduction, "min_width": design.min_width, "norm": design.gate_norm}
+        self.gate = Gate(geometry.out_channels, design.branches, **shared)
         self.training = conv.training
         self.gate.train(conv.training)
 
@@ -307,8 +312,9 @@ def widen(conv: nn.Module, wide: nn.Module) -> None:
     target = wide if isinstance(wide, tuple(CONVS.values())) else wide.get_submodule("1")
     weight, kernel = target.get_parameter("weight"), conv.get_parameter("weight")
     middle = tuple(slice((w - k) // 2, (w + k) // 2) for w, k in zip(weight.shape[2:], kernel.shape[2:], strict=True))
+    everything: tuple[Any, ...] = (slice(None), slice(None), *middle)
     weight.zero_()
-    weight[(slice(None), slice(None), *middle)] = kernel
+    weight[everything] = kernel
     if getattr(target, "bias", None) is not None:
         target.get_parameter("bias").copy_(conv.get_parameter("bias"))
 
