@@ -28,13 +28,13 @@ FLOORS = {
     "deploy": 4,
     "measure": 4,
     "selection": 5,
-    "train": 5,
     "timm": 6,
-    "inference": 6,
     "adapt": 7,
-    "report": 7,
-    "study": 8,
-    "cli": 9,
+    "train": 8,
+    "inference": 9,
+    "report": 10,
+    "study": 11,
+    "cli": 12,
 }
 SAME_FLOOR = {
     ("io", "errors"),

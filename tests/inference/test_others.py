@@ -10,8 +10,9 @@ import torch
 from shim import timm_or_skip
 
 from selkern import cli
+from selkern.convert.subject import is_code
 from selkern.errors import UsageError
-from selkern.inference.network import is_other, load_other
+from selkern.inference.network import load_other
 
 CODE = """
 import selkern
@@ -71,8 +72,8 @@ def test_timms_by_name(data: Path) -> None:
 
 
 def test_what_is_one_of_others(tmp_path: Path) -> None:
-    assert all(map(is_other, ("timm:skresnet18.ra_in1k", "a/b.py:Net", "package.module:Net")))
-    assert not any(map(is_other, ("latest", "sknet_mini.digits", "hf-hub:timm/skresnet18.ra_in1k", str(tmp_path))))
+    assert all(map(is_code, ("timm:skresnet18.ra_in1k", "a/b.py:Net", "package.module:Net")))
+    assert not any(map(is_code, ("latest", "sknet_mini.digits", "hf-hub:timm/skresnet18.ra_in1k", str(tmp_path))))
 
 
 def test_faults(code: str, data: Path, capsys: pytest.CaptureFixture[str]) -> None:

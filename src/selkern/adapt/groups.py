@@ -42,7 +42,7 @@ def param_groups(
     for name, value in (("lr", lr), ("new_lr_factor", new_lr_factor), ("weight_decay", weight_decay)):
         if not value >= 0:
             raise UsageError(f"{name} must be at least 0, got {value!r}", "param_groups")
-    new = _new(model)
+    new = new_parameters(model)
     groups: list[dict[str, Any]] = []
     for added in (False, True):
         for decayed in (True, False):
@@ -58,8 +58,8 @@ def param_groups(
     return groups
 
 
-def _new(model: nn.Module) -> set[nn.Parameter]:
-    """The parameters that were not there before."""
+def new_parameters(model: nn.Module) -> set[nn.Parameter]:
+    """The parameters that were not there before `selectify` or `insert`."""
     new: set[nn.Parameter] = set()
     for module in model.modules():
         if isinstance(module, SelectiveConv):

@@ -65,13 +65,14 @@ def main(argv: list[str]) -> int:
     options = parse(AnalyzeOptions, argv, "analyze")
     greet(f"analyzing {options.run}")
     with Progress("starting"):
-        from selkern.inference.network import is_other, load, load_other
+        from selkern.convert.subject import is_code
+        from selkern.inference.network import load, load_other
         from selkern.report import analyze as analyzing
         from selkern.report.findings import of_studies
         from selkern.selection.analyses import Plan
 
         tune(threads=options.threads)
-    other = is_other(options.run)
+    other = is_code(options.run)
     if not other and (options.arguments or options.image_size):
         raise UsageError(
             "is for third-party networks",
@@ -90,7 +91,7 @@ def main(argv: list[str]) -> int:
                 table=options.table,
             )
             if other
-            else load(options.run, options.device)
+            else load(options.run, options.device, options.model)
         )
     if options.threads is None:
         with Progress("choosing the threads"):

@@ -20,6 +20,8 @@ T = TypeVar("T")
 
 
 Run = Annotated[Positional[str], tyro.conf.arg(metavar="RUN")]
+_CODE = "Your code that makes the weights' network, where that is FILE.py:NAME or module:NAME; it is run only if named."
+Code = Annotated[str, tyro.conf.arg(help=_CODE)]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,6 +32,7 @@ class ImageOptions:
     """Other data than the run's own, or where those lie now: digits, a folder, .csv or .parquet."""
     split: str = "auto"
     """train, val, test or all; auto is test, or all where other data than the run's have no splits of their own."""
+    model: Code = ""
     device: str = "auto"
     """Where to compute: auto (a GPU if there is one), cpu or cuda."""
     threads: int | None = None

@@ -13,7 +13,7 @@ import tyro
 from tyro.conf import Positional
 
 from selkern.cli.greet import greet
-from selkern.cli.parse import Run, parse
+from selkern.cli.parse import Code, Run, parse
 from selkern.errors import Interrupted, UsageError
 from selkern.io import require_new
 from selkern.progress import Progress, say
@@ -28,6 +28,7 @@ class PredictOptions:
     """A run's folder or name, latest, a weights file, bundled weights (sknet_mini.digits), or hf-hub:user/name."""
     paths: Annotated[Positional[tuple[str, ...]], tyro.conf.arg(metavar="PATH...")]
     """Image files and folders."""
+    model: Code = ""
     top_k: int = 5
     """Classes shown per image."""
     output: Path | None = None
@@ -64,7 +65,7 @@ def main(argv: list[str]) -> int:
         line.show("listing the images")
         images = predicting.list_images(options.paths, lambda text: line.say(f"note: {text}"))
         line.show("loading the network")
-        loaded = load(options.run, options.device)
+        loaded = load(options.run, options.device, options.model)
         top_k = min(options.top_k, len(loaded.card.classes))
         file = None if options.output is None else stack.enter_context(new_prediction_file(options.output, top_k))
         for text in predicting.notes_on(images, loaded.preprocess.levels):

@@ -34,6 +34,8 @@ class ResumeOptions:
     """Processes that load images in the background; the result does not depend on it."""
     epochs: int | None = None
     """Another number of epochs than the run was started with."""
+    model: str = ""
+    """Your code that makes the run's network, where that is FILE.py:NAME or module:NAME; it is run only if named."""
     extend: Literal["keep", "rescale"] | None = None
     """With another --epochs: keep the planned learning rate of every epoch, or stretch the plan over all of them."""
 
@@ -68,7 +70,9 @@ def main(argv: list[str]) -> int:
             threads=options.threads,
             epochs=options.epochs,
             extend=options.extend,
+            model=options.model,
         )
+        code = options.model
     else:
         asked, defaults = _train_options(argv)
         greet(f"{asked.model} on {asked.data}, recipe {asked.recipe}")
@@ -78,10 +82,11 @@ def main(argv: list[str]) -> int:
             tune(training=True, threads=asked.threads)
         device = asked.device
         run = job.train(asked, defaults)
+        code = asked.model
     if run is not None:  # rank 0
         from selkern.report.analyze import report_run
 
-        report_run(run, device)
+        report_run(run, device, code)
         print(_next_commands(run.path))
     return 0
 

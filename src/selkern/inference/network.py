@@ -8,15 +8,15 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from selkern.convert.subject import check_outputs, find_subject, preprocess_of
+from selkern.convert.subject import preprocess_of
 from selkern.data.preprocess import Preprocess
 from selkern.data.sources import Source, open_source
 from selkern.data.split import OnBad
 from selkern.data.table_options import TableOptions
 from selkern.errors import UsageError
-from selkern.models.registry import create_model
-from selkern.models.weights import Card, read_card
+from selkern.models.weights import Card
 from selkern.train.distributed import pick_device
+from selkern.train.network import bare, open_network
 from selkern.train.run_folder import RunFolder, find_weights, require_preprocess
 
 
@@ -40,15 +40,19 @@ class Loaded:
         return Preprocess.from_dict(self.card.preprocess)
 
 
-def load(given: str, device: str = "auto") -> Loaded:
+def load(given: str, device: str = "auto", code: str = "") -> Loaded:
     """Weights by run or file, on a device, in eval mode.
 
+    Args:
+        code: the user's own code that makes the network, where the weights name such: it is run only if named here.
+
     Raises:
+        UsageError: the weights' network is made by code that is not named.
         CheckpointError: not found, damaged, or without a description of the preprocessing.
     """
     path = find_weights(given)
-    model = create_model(weights=path).eval().to(pick_device(device), memory_format=torch.channels_last)  # type: ignore[call-overload]
-    card = model.card or read_card(path)
+    network, card = open_network(path, code)
+    model = network.eval().to(pick_device(device), memory_format=torch.channels_last)  # type: ignore[call-overload]
     require_preprocess(card, path)
     inside = path.parent.parent
     return Loaded(model, card, path, RunFolder(inside) if (inside / "config.yaml").is_file() else None)
@@ -87,11 +91,7 @@ def load_other(
     """
     source = open_source(require_named(data), cut=False, on_bad=on_bad, table=table)
     classes = source.classes
-    is_timm = word.startswith("timm:")
-    if is_timm and "num_classes" not in arguments:
-        arguments = ", ".join(filter(None, (arguments, f"num_classes={len(classes)}")))
-    model = find_subject(word, arguments).eval().to(pick_device(device))
     preprocess = preprocess_of(word, size)
-    check_outputs(model, word, preprocess.size, len(classes))
+    model = bare(word, len(classes), preprocess.size, arguments).eval().to(pick_device(device))
     card = Card(model=word, classes=classes, preprocess=preprocess.to_dict())
     return Loaded(model, card, Path(word), None, source)

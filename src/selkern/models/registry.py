@@ -230,6 +230,9 @@ def _from_weights(
 ) -> Backbone:
     card, tensors = _read(path, name)
     card = _sound(card, path)
+    if card.network:
+        fix = "the commands open it; in Python selkern.train.network.open_network"
+        raise CheckpointError(f"weights of {card.model}, which create_model alone does not make", str(path), fix)
     if name is not None and (asked := _full_name(name)) != card.model:
         raise CheckpointError(f"weights are of {card.model}, not {asked}", str(path), f"use model {card.model}")
     if in_chans not in (None, card.in_chans):

@@ -40,6 +40,8 @@ class Card:
         metrics: figures measured with these weights, by name.
         source: where they come from: command, data, epoch, versions.
         norms: `norm` and `gate_norm` of the network by name; empty for "batch", which most have.
+        network: of a third-party network, or one that `selectify` changed, how it is built
+            (`train.network.Construction.to_dict`); empty for one that `create_model` makes.
     """
 
     model: str
@@ -49,6 +51,7 @@ class Card:
     metrics: dict[str, float] = field(default_factory=dict)
     source: dict[str, Any] = field(default_factory=dict)
     norms: dict[str, Any] = field(default_factory=dict)
+    network: dict[str, Any] = field(default_factory=dict)
 
     def successor(self, classes: tuple[str, ...] | None = None) -> Card:
         """The card of a network that started from these weights and has others now: no figure holds any more."""
@@ -77,8 +80,9 @@ def save_weights(path: Path, state: dict[str, Tensor], card: Card) -> None:
     """Write a weights file, whole or not at all. `state` is a model's state dict."""
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
     values = asdict(card)
-    if not card.norms:  # versions that know of no others read the file too
-        del values["norms"]
+    for name in ("norms", "network"):  # versions that do not know of them read the file too
+        if not values[name]:
+            del values[name]
     text = json.dumps(values)
     write_atomic(path, save(tensors, metadata={"format": FORMAT, "card": text, "sha256": _digest(text, tensors)}))
 

@@ -137,8 +137,11 @@ def analyze(
     return Analysis(evaluation, studies, page, (*remarks, *studies.notes))
 
 
-def report_run(run: RunFolder, device: str = "auto") -> Analysis | None:
+def report_run(run: RunFolder, device: str = "auto", code: str = "") -> Analysis | None:
     """Analyze the best weights of a finished run whose options ask for a report; None where they do not.
+
+    Args:
+        code: as for `load`.
 
     Raises:
         SelkernError: as `analyze` says; ResourceError where another process trains the run.
@@ -149,7 +152,7 @@ def report_run(run: RunFolder, device: str = "auto") -> Analysis | None:
     log = RunLog(run.log)
     with locked(run.path, Ranks(0, 1, pick_device(device)), log.say):
         log.say("evaluating and analyzing the best weights")
-        analysis = analyze(load(str(run.path), device), on_bad=options.on_bad_image)
+        analysis = analyze(load(str(run.path), device, code), on_bad=options.on_bad_image)
         log.say(f"test top1 {analysis.evaluation.top1:.2%} on {len(analysis.evaluation):,} images")
     return analysis
 

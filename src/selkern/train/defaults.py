@@ -21,8 +21,8 @@ from dataclasses import dataclass, replace
 from selkern.data.preprocess import Preprocess, Resize
 from selkern.data.sources import Source, open_source
 from selkern.data.survey import Survey, survey
-from selkern.errors import CheckpointError, DataError
-from selkern.train.options import RunOptions, TrainOptions, recipe_named
+from selkern.errors import CheckpointError, DataError, UsageError
+from selkern.train.options import PRETRAINED, RunOptions, TrainOptions, recipe_named
 from selkern.train.recipe import LEAST, RECIPE_NOTES, RECIPES, Recipe
 
 _STEPS = 4  # in an epoch, at least, where a batch is lowered: a recipe's epochs are meant for many
@@ -164,7 +164,7 @@ class Defaults:
         """What of these options may not be meant."""
         yield from self.input_notes(options)
         design = _design_size(options.model)
-        if design > _SMALL >= options.training.image_size:
+        if design > _SMALL >= options.training.image_size and not _is_code(options.model):
             yield _last_maps(options.model, design, options.training.image_size)
         if self.card is not None:
             yield from _notes_on_card(self.card, options.training.preprocess)
@@ -173,6 +173,10 @@ class Defaults:
         elif options.recipe == "photos-scratch" and options.weights is not None:
             yield "recipe photos-scratch is for random weights; photos keeps more of what the weights know"
         elif options.recipe == "photos-scratch":
+            if _is_code(options.model):
+                if options.model.startswith("timm:"):
+                    yield "random weights need many pictures and epochs; --weights pretrained goes on from timm's"
+                return
             there = "" if options.model in _HUB else "--model skresnet18 "
             weights = _HUB.get(options.model, _HUB["skresnet18"])
             yield f"random weights need many pictures and epochs; {there}--weights {weights} goes on from ImageNet's"
@@ -228,13 +232,13 @@ def open_training(options: RunOptions) -> Source:
         options: of the command line.
     """
     parts: Mapping[str, str] = {}
-    if options.weights is not None and not options.weights.startswith("hf-hub:"):
+    if options.weights not in (None, PRETRAINED) and not str(options.weights).startswith("hf-hub:"):
         # Here, since a command's help comes without torch.
         from selkern.train.run_data import parts_before
         from selkern.train.run_folder import find_weights
 
         with suppress(CheckpointError):  # raised where they are loaded
-            parts = parts_before(find_weights(options.weights), options.data, options.table)
+            parts = parts_before(find_weights(str(options.weights)), options.data, options.table)
     return open_source(
         options.data,
         seed=options.seed,
@@ -253,6 +257,10 @@ def _read_card(asked: Asked, *, fetch: bool) -> tuple[str, Preprocess | None]:
     """
     if asked.weights is None:
         return "", None
+    if _is_code(asked.model):
+        return asked.model, _card_of_code(asked)
+    if asked.weights == PRETRAINED:
+        raise UsageError("no model of timm is named", f"--weights {PRETRAINED}", "add --model timm:NAME")
     # Here, since a command's help comes without torch.
     from selkern.convert import hub
     from selkern.models.registry import card_of
@@ -271,6 +279,29 @@ def _read_card(asked: Asked, *, fetch: bool) -> tuple[str, Preprocess | None]:
     return card.model, Preprocess.from_dict(card.preprocess)
 
 
+def _is_code(model: str) -> bool:
+    """Whether a network is made by code; asked without torch where its name alone says that it is not."""
+    if ":" not in model:
+        return False
+    from selkern.convert.subject import is_code
+
+    return is_code(model)
+
+
+def _card_of_code(asked: Asked) -> Preprocess:
+    """How images are prepared for weights of a third-party network: as their file says, or as is usual for it."""
+    from selkern.convert.subject import preprocess_of
+    from selkern.models.weights import describes_itself, read_card
+    from selkern.train.run_folder import find_weights, require_preprocess
+
+    path = None if asked.weights in (None, PRETRAINED) else find_weights(str(asked.weights))
+    if path is None or path.suffix != ".safetensors" or not describes_itself(path):
+        return preprocess_of(asked.model)
+    card = read_card(path)
+    require_preprocess(card, path)
+    return Preprocess.from_dict(card.preprocess)
+
+
 def _usual_model(asked: Asked, seen: Survey | None) -> str:
     """The network where none is named."""
     if asked.image_size is not None:
@@ -284,6 +315,10 @@ def _usual_model(asked: Asked, seen: Survey | None) -> str:
 
 def _design_size(model: str) -> int:
     """Side of the images that a network is designed for, px. Raises UsageError for an unknown one."""
+    if _is_code(model):
+        from selkern.convert.subject import preprocess_of
+
+        return preprocess_of(model).size
     from selkern.models.registry import architecture
 
     return architecture(model).input_size

@@ -13,6 +13,7 @@ from dataclasses import asdict
 from typing import Any
 
 import torch
+from torch import nn
 
 from selkern.data.loader import Batch, Samples, make_loader
 from selkern.data.order import TrainOrder
@@ -20,8 +21,8 @@ from selkern.data.sources import Source
 from selkern.errors import CheckpointError, DataError, Interrupted, NumericsError
 from selkern.evaluation import Evaluation, evaluate
 from selkern.io import require_space
-from selkern.models.backbone import Backbone
 from selkern.train.distributed import Ranks
+from selkern.train.network import Construction
 from selkern.train.options import TrainOptions
 from selkern.train.progress import RunLog, Tally, epoch_line, step_line
 from selkern.train.run_folder import BadFiles, RunFolder, make_card
@@ -40,13 +41,14 @@ class Training:
         self,
         options: TrainOptions,
         source: Source,
-        model: Backbone,
+        model: nn.Module,
+        how: Construction,
         run: RunFolder,
         ranks: Ranks,
         log: RunLog,
     ) -> None:
         self.options, self.recipe, self.source = options, options.training, source
-        self.run, self.ranks, self.log = run, ranks, log
+        self.run, self.ranks, self.log, self.how = run, ranks, log, how
         self.preprocess = self.recipe.preprocess
         self.stepper = Stepper(model, self.recipe, ranks, log.say)
         self.order = TrainOrder(len(source.train), self.recipe.batch_size, options.seed, ranks.rank, ranks.world)
@@ -172,7 +174,7 @@ class Training:
         if self.options.log_order:
             self.run.log_order(self.ranks.rank, self.epoch, self.step, batch.indices.tolist())
         try:
-            self.stepper.step(batch, self._lr())
+            self.stepper.step(batch, self._lr(), frozen=self.epoch < self.recipe.freeze_epochs)
         except NotFinite as error:
             files = [self.source.train.where(index) for index in batch.indices.tolist()]
             self.log.say(f"images of epoch {self.epoch + 1}, step {self.step + 1}: {', '.join(files)}")
@@ -237,7 +239,7 @@ class Training:
         self.epoch, self.step, self.stepper.tally = self.epoch + 1, 0, Tally()
         self.rollbacks = 0
         if self.ranks.main:
-            card = make_card(self.options, self.source.classes, row, self.stepper.model.variant.norms)
+            card = make_card(self.options, self.source.classes, row, self.how)
             self.run.keep_weights(self.stepper.averaged.state_dict(), card, best)
             self.run.write_metrics(self.rows)
         self._save()

@@ -1,9 +1,9 @@
-"""The network of a run: one of ours or a third-party one, changed by `selectify` if asked; and how to build it again."""
+"""The network of a run, ours or third-party, changed by `selectify` if asked; and how it is built again."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +11,14 @@ import torch
 from torch import Tensor, nn
 
 from selkern.adapt.selectify import selectify, selectify_plan
-from selkern.adapt.unit import Design, SelectiveConv
-from selkern.convert.subject import PRETRAINED, check_outputs, find_subject, is_code
+from selkern.adapt.unit import SelectiveConv
+from selkern.convert.subject import check_outputs, find_subject, is_code
 from selkern.errors import CheckpointError, UsageError
 from selkern.layers.memory import Memory, set_memory
+from selkern.models.backbone import Backbone
 from selkern.models.registry import create_model
-from selkern.models.weights import Card, load_tensors, read_card, read_tensors, require_fit
+from selkern.models.weights import Card, describes_itself, read_card, read_tensors, require_fit
+from selkern.train.options import LARGEST_IMAGE, PRETRAINED
 
 
 @dataclass(frozen=True)
@@ -42,16 +44,18 @@ class Construction:
     @classmethod
     def of_card(cls, card: Card) -> Construction:
         """Of the network of a weights file."""
-        size = int(card.preprocess.get("size", 0))
-        network = card.network
-        return cls(
-            card.model,
-            len(card.classes),
-            int(network.get("size", size)),
-            card.norms,
-            str(network.get("arguments", "")),
-            tuple(network.get("changed", ())),
-        )
+        return cls.of_dict(card.model, len(card.classes), card.norms, card.network)
+
+    @classmethod
+    def of_dict(cls, model: str, classes: int, norms: Mapping[str, Any], network: Mapping[str, Any]) -> Construction:
+        """Of what `to_dict` gave, and the rest."""
+        size, arguments = network.get("size", 0), network.get("arguments", "")
+        changed = network.get("changed", [])
+        texts = [arguments, *changed] if isinstance(changed, list) else [None]
+        if type(size) is not int or not 0 <= size <= LARGEST_IMAGE or not all(isinstance(text, str) for text in texts):
+            raise CheckpointError("does not say how its network is made", model, "the file is damaged; take another")
+        require_no_fetching(arguments, model)
+        return cls(model, classes, size, norms, arguments, tuple(changed))
 
     def to_dict(self) -> dict[str, Any]:
         """What a card keeps beside model, classes and norms; empty for a network of ours as it is."""
@@ -76,12 +80,21 @@ class Construction:
         return changed
 
 
+def require_no_fetching(arguments: str, where: str) -> None:
+    """Raise UsageError for arguments that have timm read or fetch weights."""
+    if any(word in arguments for word in ("pretrained", "checkpoint", "cache_dir", "features_only")):
+        fix = f"--weights {PRETRAINED} starts from timm's; leave out checkpoints and features_only"
+        raise UsageError(f"not arguments of a run's network: {arguments!r}", where, fix)
+
+
 def example(size: int) -> Tensor:
     """Two images (2, 3, size, size) on which the convolutions of a network are found; always the same."""
     return torch.randn(2, 3, size, size, generator=torch.Generator().manual_seed(0))
 
 
-def bare(word: str, classes: int, size: int, arguments: str = "", *, norms: Mapping[str, Any] | None = None) -> nn.Module:
+def bare(
+    word: str, classes: int, size: int, arguments: str = "", *, norms: Mapping[str, Any] | None = None
+) -> nn.Module:
     """A network as its code makes it, or one of ours, with random weights or those that the arguments ask for.
 
     timm's get as many outputs as there are classes, unless the arguments say otherwise.
@@ -119,23 +132,54 @@ def new_network(
         CheckpointError: weights that cannot be read, or do not fit.
         UsageError: as `bare` and `selectify` say.
     """
-    if is_code(word):
-        pretrained = "pretrained=True" if weights == PRETRAINED else ""
-        model = bare(word, classes, size, ", ".join(filter(None, (arguments, pretrained))))
-        norms: Mapping[str, Any] = {}
-        if isinstance(weights, Path):
-            load_body(model, weights)
-    else:
-        ours = create_model(word, num_classes=classes, weights=weights)
-        model, norms = ours, ours.variant.norms
+    require_no_fetching(arguments, "--with")
+    model, how = _started(word, classes, size, weights, arguments)
     table = ""
-    changed: tuple[str, ...] = ()
     if pattern:
-        where = pattern if "," not in pattern else [part.strip() for part in pattern.split(",")]
-        plan = selectify_plan(model, example=example(size), where=where)
+        if how.changed:
+            raise UsageError(
+                "the weights are of a network with selective kernels already", "--selectify", "leave it out"
+            )
+        where: str | list[str] = pattern if "," not in pattern else [part.strip() for part in pattern.split(",")]
+        try:
+            plan = selectify_plan(model, example=example(size), where=where)
+        except UsageError as error:
+            raise UsageError(error.what, f"--selectify {pattern}", error.fix) from error
+        if not plan.changed:
+            raise UsageError(
+                "nothing can be changed",
+                f"--selectify {pattern}",
+                "; ".join(f"{name} {reason}" for name, reason in list(plan.left_out.items())[:3]),
+            )
         model = selectify(model, example=example(size), where=list(plan.changed), pointwise=True)
-        table, changed = str(plan), plan.changed
-    return set_memory(model, memory), Construction(word, classes, size, norms, arguments, changed), table
+        table, how = str(plan), replace(how, changed=plan.changed)
+    return set_memory(model, memory), how, table
+
+
+def _started(
+    word: str, classes: int, size: int, weights: Path | str | None, arguments: str
+) -> tuple[nn.Module, Construction]:
+    """The network with its first weights, before `selectify`."""
+    if isinstance(weights, Path) and _is_built(weights):
+        card = read_card(weights)
+        if card.model != word:
+            raise CheckpointError(f"weights are of {card.model}, not {word}", str(weights), f"use --model {card.model}")
+        known = Construction.of_card(card)
+        how = replace(known, classes=classes, size=size, arguments=arguments or known.arguments)
+        model = how.build()
+        load_body(model, weights)
+        return model, how
+    how = Construction(word, classes, size, arguments=arguments)
+    if not is_code(word):
+        ours = create_model(word, num_classes=classes, weights=weights)
+        return ours, replace(how, norms=ours.variant.norms)
+    if weights == PRETRAINED and not word.startswith("timm:"):
+        raise UsageError(f"{word} has no weights that could be fetched", f"--weights {PRETRAINED}", "give a file")
+    pretrained = "pretrained=True" if weights == PRETRAINED else ""
+    model = bare(word, classes, size, ", ".join(filter(None, (arguments, pretrained))))
+    if isinstance(weights, Path):
+        load_body(model, weights)
+    return model, how
 
 
 def load_body(model: nn.Module, path: Path) -> None:
@@ -145,7 +189,7 @@ def load_body(model: nn.Module, path: Path) -> None:
         CheckpointError: no such file, or names or shapes that do not fit.
     """
     own, tensors = model.state_dict(), read_tensors(path)
-    head = _head_of(model)
+    head = _classifier_name(model)
     other = [name for name in own if head and name.startswith(f"{head}.") and name in tensors]
     if any(tensors[name].shape != own[name].shape for name in other):
         tensors = {name: tensor for name, tensor in tensors.items() if name not in other}
@@ -154,13 +198,25 @@ def load_body(model: nn.Module, path: Path) -> None:
     model.load_state_dict(tensors, strict=False)
 
 
-def _head_of(model: nn.Module) -> str:
-    """The classifier's name: as timm says, else the last linear map."""
+def classifier_of(model: nn.Module) -> nn.Module | None:
+    """The last linear map of a network, where it ends in one: `fc` of ours, what timm says of its own."""
+    name = _classifier_name(model)
+    return model.get_submodule(name) if name else None
+
+
+def _classifier_name(model: nn.Module) -> str:
+    if isinstance(model, Backbone):
+        return "fc" if isinstance(model.fc, nn.Linear) else ""
     known = getattr(model, "default_cfg", None)
     named = known.get("classifier") if isinstance(known, dict) else None
     if isinstance(named, str):
         return named
-    linear = [name for name, module in model.named_modules() if isinstance(module, nn.Linear)]
+    units = [f"{name}." for name, module in model.named_modules() if isinstance(module, SelectiveConv)]
+    linear = [
+        name
+        for name, module in model.named_modules()
+        if isinstance(module, nn.Linear) and not name.startswith(tuple(units))
+    ]
     return linear[-1] if linear else ""
 
 
@@ -185,3 +241,18 @@ def open_network(path: Path, code: str = "") -> tuple[nn.Module, Card]:
     require_fit(tensors, model.state_dict(), str(path), "the file is of another network")
     model.load_state_dict(tensors)
     return model, card
+
+
+def _is_built(path: Path) -> bool:
+    """Whether a file is of a network that `create_model` alone does not make."""
+    if not describes_itself(path):
+        return False
+    card = read_card(path)
+    return bool(card.network) or is_code(card.model)
+
+
+def require_consent(word: str, code: str, where: str) -> None:
+    """Raise UsageError unless a network is made by ours or timm's code, or by code that the user has named."""
+    if is_code(word) and not word.startswith("timm:") and code != word:
+        fix = f"--model {word} runs that code, if you trust it"
+        raise UsageError(f"the network is made by code of its own, {word}", where, fix)

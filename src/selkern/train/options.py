@@ -26,7 +26,9 @@ _MOST_WORKERS = 1024  # processes: a slip of the keyboard is not to fill the mac
 LARGEST_IMAGE = 8192  # px a side, 200 MB for each image of a batch
 # What versions before do not know, of a recipe: left out at the defaults, as the table is, since a study compares its
 # runs' options with those that it wrote before an update.
-_LATER = ("resize", "white_level")
+_LATER = ("resize", "white_level", "lr_backbone", "freeze_epochs")
+_UNLESS_GIVEN = ("threads", "arguments", "selectify")  # likewise, of a run
+PRETRAINED = "pretrained"  # as weights: those that timm has for its network
 OUTPUT = "runs/train"  # where runs are made, and looked for by name
 _NAME_BYTES = 200  # of a run's folder, to which a number may come
 
@@ -38,13 +40,18 @@ class RunOptions:
     data: str = "digits"
     """digits (built in), a folder of images, a .csv or a .parquet file or folder."""
     model: str = "sknet_mini"
-    """Name of the network (`selkern models`); by default that of --weights, else skresnet18 (photos) or sknet_mini."""
+    """Name of the network (`selkern models`), or code that makes it: timm:NAME, FILE.py:NAME, module:NAME (it is run);
+    by default that of --weights, else skresnet18 (photos) or sknet_mini."""
+    arguments: Annotated[str, tyro.conf.arg(name="with")] = ""
+    """Arguments for a third-party network (timm:NAME, FILE.py:NAME), as in Python: "drop_rate=0.1"."""
+    selectify: str = ""
+    """Convolutions that get further kernels to select from: auto, "last 2 stages", or names, as layer4.*,layer3.1."""
     recipe: str = "digits"
     """Preset of all the training options below; by default chosen from data and weights:
     digits, cifar (small pictures), photos (fine-tuning of trained weights), photos-scratch, cifar-paper,
     imagenet-paper, imagenet-light."""
     weights: str | None = None
-    """Start from this weights file, run or hf-hub:user/name instead of from random weights."""
+    """Start from this weights file, run or hf-hub:user/name; of timm:NAME also "pretrained" (fetched). Else random."""
     output: str = OUTPUT
     """Folder in which the run's folder is made."""
     name: str | None = None
@@ -138,8 +145,9 @@ class TrainOptions(RunOptions):
                 del values["training"][name]
         if self.table == TableOptions():
             del values["table"]
-        if self.threads is None:
-            del values["threads"]
+        for name in _UNLESS_GIVEN:
+            if not values[name]:
+                del values[name]
         return yaml.safe_dump(values, sort_keys=False, allow_unicode=True)
 
     @classmethod

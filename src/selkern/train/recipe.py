@@ -75,6 +75,10 @@ class Recipe:
     """Weight decay of convolutions and linear layers; norms and biases have none."""
     bias_lr: float = 1.0
     """Factor on the learning rate of the classifier's bias (2 in the authors' prototxt)."""
+    lr_backbone: float = 1.0
+    """Factor on the learning rate of all but the classifier and what --selectify adds: of what was pretrained."""
+    freeze_epochs: int = 0
+    """Epochs at the start in which the classifier and what --selectify adds learn alone."""
     schedule: Literal["cosine", "steps"] = "cosine"
     """How the learning rate falls after the warm-up."""
     milestones: tuple[float, ...] = ()
@@ -107,6 +111,8 @@ class Recipe:
             "momentum": (0 <= self.momentum < 1, "in [0, 1)"),
             "weight_decay": (self.weight_decay >= 0, "at least 0"),
             "bias_lr": (self.bias_lr > 0, "above 0"),
+            "lr_backbone": (0 <= self.lr_backbone < math.inf, "at least 0"),
+            "freeze_epochs": (0 <= self.freeze_epochs < self.epochs or not self.freeze_epochs, "less than epochs"),
             "warmup": (0 <= self.warmup <= self.epochs, "from 0 to epochs"),
             "label_smoothing": (0 <= self.label_smoothing < 1, "in [0, 1)"),
             "clip": (self.clip >= 0, "at least 0"),

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Literal
 
 import torch
+from torch import nn
 
 from selkern.data.levels import parse_levels, show_levels
 from selkern.data.loader import Sample
@@ -20,13 +21,12 @@ from selkern.data.survey import settle_levels
 from selkern.errors import CheckpointError
 from selkern.io import write_atomic
 from selkern.layers.memory import set_memory
-from selkern.models.backbone import Backbone
-from selkern.models.registry import create_model
 from selkern.progress import Progress
 from selkern.train.defaults import Defaults, fit_batch, open_training
 from selkern.train.distributed import join
 from selkern.train.loop import Training
-from selkern.train.options import TrainOptions, read_options
+from selkern.train.network import Construction, new_network, require_consent
+from selkern.train.options import PRETRAINED, TrainOptions, read_options
 from selkern.train.progress import RunLog
 from selkern.train.run_data import RunData, trained_before, write_inputs
 from selkern.train.run_folder import RunFolder, find_weights, locked, name_of, require_readable
@@ -55,24 +55,26 @@ def train(options: TrainOptions, defaults: Defaults | None = None) -> RunFolder 
                     require_readable(split)
                 options, source = _settled(options, source, ranks.world, defaults)
                 line.show("building the network")
-                model = _new_model(options, source)
+                model, how, table = _new_network(options, source)
                 # Built again in `Training`; here it refuses a batch size that cannot be before a folder is made.
                 TrainOrder(len(source.train), options.training.batch_size, options.seed, ranks.rank, ranks.world)
                 # Without defaults this is no user's command, and whoever calls has set the threads.
                 on_cpu = ranks.world == 1 and ranks.device.type == "cpu"
                 threads = _threads(model, options, source) if on_cpu and defaults is not None else None
                 options = options if threads is None else replace(options, threads=threads.count)
-            first = None if options.weights is None else find_weights(options.weights)  # "latest" is soon this run
+            first = _file_of(options.weights)  # "latest" is soon this run
             run = RunFolder(ranks.from_main(RunFolder.create(options).path if ranks.main else Path()))
             log = RunLog(run.log if ranks.main else None)
             held.enter_context(locked(run.path, ranks, log.say))
             with Progress("reading the first images", quiet=not ranks.main):
-                training = Training(options, source, model, run, ranks, log)
+                training = Training(options, source, model, how, run, ranks, log)
                 if ranks.main:
-                    write_inputs(run.path, options.data, source, first, model.variant.norms)
+                    write_inputs(run.path, options.data, source, first, how)
                     run.start(options, source)
                     draw_first_batch(training)
             _announce(training, log, defaults)
+            for row in table.splitlines():
+                log.say(row)
             if threads is not None:
                 log.say(str(threads))
             for warning in trained_before(first, source, source.test):
@@ -90,6 +92,7 @@ def resume(
     threads: int | None = None,
     epochs: int | None = None,
     extend: Literal["keep", "rescale"] | None = None,
+    model: str = "",
 ) -> RunFolder | None:
     """Continue a run in its own folder, from its newest sound state.
 
@@ -102,6 +105,7 @@ def resume(
         threads: that were set for this process; None sets those that the run was started with, if it says.
         epochs: another number than the run was started with.
         extend: what then becomes of the learning rate, see `Recipe.extended`.
+        model: the user's own code that makes the run's network, where the run names such: it is run only if named here.
 
     Raises:
         CheckpointError: no sound state, or a run that is finished.
@@ -125,7 +129,8 @@ def resume(
                 line.show("building the network")
                 now = options if workers is None else replace(options, workers=workers)
                 begun = ranks.from_main(run.has_state)
-                training = Training(now, source, _model_of(known, source, begun=begun), run, ranks, log)
+                require_consent(options.model, model, str(run.path))
+                training = Training(now, source, *_network_of(known, source, begun=begun), run, ranks, log)
                 if begun:
                     training.restore()
                 else:  # killed before the first one was saved, a run starts from its beginning
@@ -135,7 +140,7 @@ def resume(
             if not training.finished:
                 if ranks.main:
                     write_atomic(run.path / "config.yaml", options.to_yaml())
-                    known.keep(place, source, training.stepper.model.variant.norms)
+                    known.keep(place, source, training.how)
                     if changed := known.changed(source):
                         what = f"at least {len(changed):,} images have changed since the run was started"
                         log.say(f"warning: {what}; it goes on with them as they are: {names_some(changed)}")
@@ -160,7 +165,7 @@ def draw_first_batch(training: Training) -> None:
         write_atomic(training.run.plots / "train_batch.png", draw_grid([sample.pixels for sample in good], captions))
 
 
-def _threads(model: Backbone, options: TrainOptions, source: Source) -> Threads | None:
+def _threads(model: nn.Module, options: TrainOptions, source: Source) -> Threads | None:
     """The threads that a measurement of the training chooses and sets; None where the user did, or it is small."""
     recipe = options.training
     if options.threads is not None:
@@ -169,23 +174,37 @@ def _threads(model: Backbone, options: TrainOptions, source: Source) -> Threads 
     return measured_threads(model, recipe.image_size, images, training=True, batch=recipe.batch_size)
 
 
-def _new_model(options: TrainOptions, source: Source) -> Backbone:
+def _file_of(weights: str | None) -> Path | None:
+    """The file of a run's first weights, if they lie in one."""
+    return None if weights in (None, PRETRAINED) else find_weights(str(weights))
+
+
+def _new_network(options: TrainOptions, source: Source) -> tuple[nn.Module, Construction, str]:
+    """The network, how it is built, and what `selectify` changed of it."""
     torch.manual_seed(options.seed)
-    weights = None if options.weights is None else find_weights(options.weights)
-    model = create_model(options.model, num_classes=len(source.classes), weights=weights)
-    return set_memory(model, options.training.memory)
+    recipe = options.training
+    return new_network(
+        options.model,
+        len(source.classes),
+        recipe.image_size,
+        weights=_file_of(options.weights) or options.weights,
+        arguments=options.arguments,
+        pattern=options.selectify,
+        memory=recipe.memory,
+    )
 
 
-def _model_of(known: RunData, source: Source, *, begun: bool) -> Backbone:
-    """A run's model: its tensors come from the state where it has begun, so that the first weights may be gone."""
+def _network_of(known: RunData, source: Source, *, begun: bool) -> tuple[nn.Module, Construction]:
+    """A run's network: its tensors come from the state where it has begun, so that the first weights may be gone."""
     options, inputs = known.options, known.inputs
-    if inputs is None or not inputs.weights:
-        return _new_model(options, source)
-    if not begun:
-        return _new_model(replace(options, weights=inputs.weights), source)
-    torch.manual_seed(options.seed)
-    model = create_model(options.model, num_classes=len(source.classes), **inputs.norms)
-    return set_memory(model, options.training.memory)
+    if begun and inputs is not None and (inputs.weights or inputs.network):
+        torch.manual_seed(options.seed)
+        how = Construction.of_dict(options.model, len(source.classes), inputs.norms, inputs.network)
+        return set_memory(how.build(), options.training.memory), how
+    if inputs is not None and inputs.weights:
+        options = replace(options, weights=inputs.weights)
+    model, how, _ = _new_network(options, source)
+    return model, how
 
 
 def _settled(

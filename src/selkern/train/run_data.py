@@ -21,6 +21,7 @@ from selkern.data.survey import evenly
 from selkern.data.table_options import TableOptions
 from selkern.errors import CheckpointError, DataError, SelkernError
 from selkern.io import write_atomic
+from selkern.train.network import Construction
 from selkern.train.options import TrainOptions, read_options
 from selkern.train.run_folder import RunFolder
 
@@ -47,6 +48,8 @@ class Inputs:
     """The file of the first weights, absolute; empty for random ones."""
     norms: Mapping[str, Any] = field(default_factory=dict)
     """The network's norms, which it may have from those weights."""
+    network: Mapping[str, Any] = field(default_factory=dict)
+    """How it is built, as `Construction.to_dict` says."""
 
     def moved(self, folder: Path, data: str) -> Inputs:
         """With the data at another place."""
@@ -63,7 +66,7 @@ def resolved(data: str) -> str:
         return data
 
 
-def write_inputs(folder: Path, given: str, source: Source, weights: Path | None, norms: Mapping[str, Any]) -> None:
+def write_inputs(folder: Path, given: str, source: Source, weights: Path | None, how: Construction) -> None:
     """Read the images' bytes, as `fingerprints` does, and write a run's inputs.json.
 
     Args:
@@ -71,7 +74,7 @@ def write_inputs(folder: Path, given: str, source: Source, weights: Path | None,
         given: the data, as the user wrote it.
         source: opened as the run does.
         weights: what the run starts from.
-        norms: of its network.
+        how: its network is built.
     """
     data = resolved(given)
     rows = list(source.split_rows())
@@ -82,14 +85,18 @@ def write_inputs(folder: Path, given: str, source: Source, weights: Path | None,
         split=digest(rows) if rows else "",
         fingerprints=fingerprints(source),
         weights="" if weights is None else str(weights.resolve()),
-        norms=dict(norms),
+        norms=dict(how.norms),
+        network=how.to_dict(),
     )
     save_inputs(folder, inputs)
 
 
 def save_inputs(folder: Path, inputs: Inputs) -> None:
     """Write a run's inputs.json."""
-    write_atomic(folder / "inputs.json", json.dumps(asdict(inputs), indent=0))
+    values = asdict(inputs)
+    if not inputs.network:  # versions that do not know of it read the file too
+        del values["network"]
+    write_atomic(folder / "inputs.json", json.dumps(values, indent=0))
 
 
 def read_inputs(folder: Path) -> Inputs | None:
@@ -109,6 +116,8 @@ def read_inputs(folder: Path) -> Inputs | None:
             raise ValueError("a value of a wrong type")
         if not all(isinstance(table, dict) and all(isinstance(v, str) for v in table.values()) for table in tables):
             raise ValueError("a table of a wrong type")
+        if not isinstance(inputs.network, dict):
+            raise ValueError("a network of a wrong type")
     except (OSError, ValueError, TypeError, RecursionError) as error:
         raise CheckpointError(f"not what was written ({error})"[:200], str(file), fix) from error
     return inputs
@@ -314,10 +323,10 @@ class RunData:
             )
         return data
 
-    def keep(self, place: str, source: Source, norms: Mapping[str, Any]) -> None:
+    def keep(self, place: str, source: Source, how: Construction) -> None:
         """Remember where the data lie now, and what they are where the run did not remember that yet."""
         if self.inputs is None:
-            write_inputs(self.run.path, place, source, None, norms)
+            write_inputs(self.run.path, place, source, None, how)
         elif not self.drawn and not same_place(place, self.inputs.data):
             save_inputs(self.run.path, self.inputs.moved(self.run.path, place))
 

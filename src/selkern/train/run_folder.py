@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
-from typing import IO, Any
+from typing import IO
 
 import numpy as np
 import torch
@@ -31,6 +31,7 @@ from selkern.errors import CheckpointError, DataError, ResourceError, UsageError
 from selkern.io import append, new_folder, write_atomic, write_csv
 from selkern.models.weights import Card, find_bundled, save_weights
 from selkern.train.distributed import Ranks
+from selkern.train.network import Construction
 from selkern.train.options import LARGEST_IMAGE, OUTPUT, TrainOptions, read_options
 
 _SPOKEN = 5  # shown one by one; the file has them all
@@ -330,11 +331,11 @@ class RunFolder:
 
 def name_of(options: TrainOptions) -> str:
     """The name of a run's folder, before a number that another of the name may make necessary."""
-    return options.name or f"{options.model}-{Path(options.data).stem or 'data'}"
+    return options.name or f"{options.model.rpartition(':')[2]}-{Path(options.data).stem or 'data'}"
 
 
-def make_card(options: TrainOptions, classes: tuple[str, ...], row: dict[str, float], norms: Mapping[str, Any]) -> Card:
-    """The card of an epoch's weights, from its row of metrics.csv and the network's norms."""
+def make_card(options: TrainOptions, classes: tuple[str, ...], row: dict[str, float], how: Construction) -> Card:
+    """The card of an epoch's weights, from its row of metrics.csv and how the network is built."""
     return Card(
         model=options.model,
         classes=classes,
@@ -347,7 +348,8 @@ def make_card(options: TrainOptions, classes: tuple[str, ...], row: dict[str, fl
             "epoch": row["epoch"],
             **versions(),
         },
-        norms=dict(norms),
+        norms=dict(how.norms),
+        network=how.to_dict(),
     )
 
 

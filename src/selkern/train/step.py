@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -12,11 +13,12 @@ from torch.nn import functional as F
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
+from selkern.adapt.groups import new_parameters
 from selkern.data.loader import Batch
 from selkern.errors import ResourceError, ran_out_of_memory
 from selkern.evaluation import to_input
-from selkern.models.backbone import Backbone
 from selkern.train.distributed import Ranks
+from selkern.train.network import classifier_of
 from selkern.train.progress import Tally
 from selkern.train.recipe import LEAST, Recipe
 from selkern.train.state import load_optimizer, optimizer_tensors
@@ -25,29 +27,32 @@ from selkern.train.state import load_optimizer, optimizer_tensors
 def make_optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
     """SGD or AdamW over three groups: decayed weights; norms and biases without decay; the classifier's bias.
 
-    Each group keeps its factor on the recipe's learning rate as `lr_factor`.
+    Where the recipe treats the backbone and new parts differently, the first two are there for each. A group keeps its
+    factor on the recipe's learning rate as `lr_factor`, and whether it is of a backbone that may be frozen.
     """
-    head_bias = getattr(getattr(model, "fc", None), "bias", None)
+    head = classifier_of(model)
+    head_bias = getattr(head, "bias", None)
     parameters = [p for p in model.parameters() if p.requires_grad and p is not head_bias]
-    groups = [
-        {
-            "params": [p for p in parameters if p.ndim > 1],
-            "weight_decay": recipe.weight_decay,
-            "lr_factor": 1.0,
-        },
-        {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0, "lr_factor": 1.0},
-    ]
+    apart = recipe.lr_backbone != 1 or recipe.freeze_epochs > 0
+    new = {*new_parameters(model), *(head.parameters() if head is not None else ())} if apart else set()
+    groups: list[dict[str, Any]] = []
+    for frozen, factor in ((True, recipe.lr_backbone), (False, 1.0)) if apart else ((False, 1.0),):
+        part = [p for p in parameters if not apart or (p in new) != frozen]
+        shared = {"lr_factor": factor, "frozen": frozen}
+        groups.append({"params": [p for p in part if p.ndim > 1], "weight_decay": recipe.weight_decay, **shared})
+        groups.append({"params": [p for p in part if p.ndim <= 1], "weight_decay": 0.0, **shared})
     if head_bias is not None:
-        groups.append({"params": [head_bias], "weight_decay": 0.0, "lr_factor": recipe.bias_lr})
+        groups.append({"params": [head_bias], "weight_decay": 0.0, "lr_factor": recipe.bias_lr, "frozen": False})
+    groups = [group for group in groups if group["params"]]
     if recipe.optimizer == "sgd":
         return torch.optim.SGD(groups, lr=recipe.lr, momentum=recipe.momentum)
     return torch.optim.AdamW(groups, lr=recipe.lr)
 
 
-def set_lr(optimizer: torch.optim.Optimizer, lr: float) -> None:
-    """Give every group its share of the learning rate."""
+def set_lr(optimizer: torch.optim.Optimizer, lr: float, *, frozen: bool = False) -> None:
+    """Give every group its share of the learning rate; `frozen` leaves the backbone as it is."""
     for group in optimizer.param_groups:
-        group["lr"] = lr * group["lr_factor"]
+        group["lr"] = 0.0 if frozen and group["frozen"] else lr * group["lr_factor"]
 
 
 def make_ema(model: nn.Module, recipe: Recipe) -> AveragedModel | None:
@@ -70,7 +75,7 @@ class Stepper:
         tally: of the epoch so far.
     """
 
-    def __init__(self, model: Backbone, recipe: Recipe, ranks: Ranks, say: Callable[[str], None]) -> None:
+    def __init__(self, model: nn.Module, recipe: Recipe, ranks: Ranks, say: Callable[[str], None]) -> None:
         self.recipe, self.ranks, self.say = recipe, ranks, say
         self.model = model.to(ranks.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.optimizer = make_optimizer(self.model, recipe)
@@ -91,7 +96,7 @@ class Stepper:
             bf16 = self.ranks.device.type == "cuda" and torch.cuda.is_bf16_supported()
         return torch.autocast(self.ranks.device.type, dtype=torch.bfloat16, enabled=bf16)
 
-    def step(self, batch: Batch, lr: float) -> None:
+    def step(self, batch: Batch, lr: float, *, frozen: bool = False) -> None:
         """One optimizer step, or none where images that cannot be read leave too few of the batch.
 
         Raises:
@@ -113,7 +118,7 @@ class Stepper:
             for buffer, value in zip(self.model.buffers(), before, strict=True):  # BatchNorm's statistics, once only
                 buffer.copy_(value)
         self._check(losses)
-        set_lr(self.optimizer, lr)
+        set_lr(self.optimizer, lr, frozen=frozen)
         self.optimizer.step()
         if self.ema is not None:
             self.ema.update_parameters(self.model)
