@@ -11,9 +11,9 @@ import tyro
 
 from selkern.cli.greet import greet
 from selkern.cli.parse import ImageOptions, Run, parse
+from selkern.data import LARGEST_IMAGE
 from selkern.errors import UsageError
 from selkern.progress import Progress, say
-from selkern.train.options import LARGEST_IMAGE
 from selkern.tuning import measured_threads, tune
 
 _PASSES = 10  # that the studies make over their images, roughly: for the choice of threads

@@ -14,11 +14,11 @@ from tyro.conf import Positional
 
 from selkern import __version__
 from selkern.cli.parse import parse
+from selkern.data import LARGEST_IMAGE
 from selkern.data.table_options import TableOptions
 from selkern.errors import UsageError, printable
 from selkern.io import require_new, write_csv
 from selkern.progress import Progress, aligned, say
-from selkern.train.options import LARGEST_IMAGE
 
 if TYPE_CHECKING:
     from selkern.data.check import DataCheck, Place

@@ -11,3 +11,5 @@
 - looking           ``check``; ``sheet``
 - objects           ``detection``: pictures with boxes to crops; ``boxes``: sizes of objects
 """
+
+LARGEST_IMAGE = 8192  # px a side, 200 MB for each image of a batch

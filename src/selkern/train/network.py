@@ -13,12 +13,13 @@ from torch import Tensor, nn
 from selkern.adapt.selectify import selectify, selectify_plan
 from selkern.adapt.unit import SelectiveConv
 from selkern.convert.subject import check_outputs, find_subject, is_code
+from selkern.data import LARGEST_IMAGE
 from selkern.errors import CheckpointError, UsageError
 from selkern.layers.memory import Memory, set_memory
 from selkern.models.backbone import Backbone
 from selkern.models.registry import create_model
 from selkern.models.weights import Card, describes_itself, read_card, read_tensors, require_fit
-from selkern.train.options import LARGEST_IMAGE, PRETRAINED
+from selkern.train.options import PRETRAINED
 
 
 @dataclass(frozen=True)

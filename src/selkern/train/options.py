@@ -14,6 +14,7 @@ from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
 import tyro
 import yaml
 
+from selkern.data import LARGEST_IMAGE
 from selkern.data.table_options import TableOptions
 from selkern.errors import CheckpointError, UsageError
 from selkern.train.recipe import RECIPES, Recipe
@@ -23,7 +24,6 @@ T = TypeVar("T")
 _LARGEST = 1 << 18  # bytes of a config.yaml; ours have 2,000
 _LONGEST_WORD = 4200  # characters; no path is longer, and YAML makes a number of 1:1:1:... in quadratic time
 _MOST_WORKERS = 1024  # processes: a slip of the keyboard is not to fill the machine
-LARGEST_IMAGE = 8192  # px a side, 200 MB for each image of a batch
 # What versions before do not know, of a recipe: left out at the defaults, as the table is, since a study compares its
 # runs' options with those that it wrote before an update.
 _LATER = ("resize", "white_level", "lr_backbone", "freeze_epochs")

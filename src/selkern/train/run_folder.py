@@ -22,6 +22,7 @@ from torch import Tensor
 
 from selkern import __version__
 from selkern.convert import hub
+from selkern.data import LARGEST_IMAGE
 from selkern.data.decode import show
 from selkern.data.listing import is_file, is_folder, some
 from selkern.data.preprocess import Preprocess
@@ -32,7 +33,7 @@ from selkern.io import append, new_folder, write_atomic, write_csv
 from selkern.models.weights import Card, find_bundled, save_weights
 from selkern.train.distributed import Ranks
 from selkern.train.network import Construction
-from selkern.train.options import LARGEST_IMAGE, OUTPUT, TrainOptions, read_options
+from selkern.train.options import OUTPUT, TrainOptions, read_options
 
 _SPOKEN = 5  # shown one by one; the file has them all
 _MANY = 0.1  # share of a split from which on a warning counts them
