@@ -206,7 +206,7 @@ def _pads_only(module: nn.Module) -> bool:
 def _verified(
     model: nn.Module, example: Example, chains: list[Chain], unchanged: list[Chain], design: Design
 ) -> tuple[list[Chain], Differences]:
-    """The chains that are equal on the example when they are changed; the others join the unchanged, with the reason."""
+    """The chains that are equal on the example when they are changed; the others join the unchanged, with a reason."""
     expected = Outputs.of(duplicate(model), example)
     if not chains:
         return [], Differences(0.0, None if expected.trained is None else 0.0)
