@@ -1,4 +1,4 @@
-"""A selective unit made of a convolution, restated from the formulas: explicit zeros, moments, Eq. 1 to 6 as they are written."""
+"""A unit made of a convolution, restated: explicit padding, moments, Eq. 1 to 6 as they are written."""
 
 from __future__ import annotations
 
@@ -28,13 +28,18 @@ class SameConv(nn.Conv2d):
 class FrozenBatchNorm(nn.Module):
     """Detection's: four buffers."""
 
+    weight: Tensor
+    bias: Tensor
+    running_mean: Tensor
+    running_var: Tensor
+
     def __init__(self, channels: int) -> None:
         super().__init__()
         for name in ("weight", "bias", "running_mean", "running_var"):
             self.register_buffer(name, torch.rand(channels) + 0.5)
 
     def forward(self, x: Tensor) -> Tensor:
-        scale = self.weight * (self.running_var + 1e-5).rsqrt()
+        scale: Tensor = self.weight * (self.running_var + 1e-5).rsqrt()
         shift = self.bias - self.running_mean * scale
         return x * scale[:, None, None] + shift[:, None, None]
 
@@ -83,9 +88,9 @@ class Case:
     stride: int = 1
     mode: str = "constant"
     norm: str = "none"  # or batch, group, layer, frozen
-    act: Callable[[Tensor], Tensor] = lambda x: x  # noqa: E731 - of the unit
-    behind: Callable[[Tensor], Tensor] = lambda x: x  # noqa: E731
-    before: Callable[[Tensor], Tensor] = lambda x: x  # noqa: E731
+    act: Callable[[Tensor], Tensor] = lambda x: x  # of the unit
+    behind: Callable[[Tensor], Tensor] = lambda x: x
+    before: Callable[[Tensor], Tensor] = lambda x: x
     form: str = "residual"
     options: dict[str, Any] = field(default_factory=dict)
 
@@ -103,7 +108,7 @@ def normalised(case: Case, model: nn.Module, t: Tensors, prefix: str, y: Tensor)
         axes = (0, *range(2, y.ndim))
         mean, var = y.mean(axes, keepdim=True), y.var(axes, correction=0, keepdim=True)
     elif case.norm == "group":  # of two groups
-        parts = y.unflatten(1, (2, -1)).flatten(2)
+        parts = y.reshape(len(y), 2, -1)
         mean, var = parts.mean(2), parts.var(2, correction=0)
         mean, var = (v.repeat_interleave(y.shape[1] // 2, 1).reshape(*y.shape[:2], 1, 1) for v in (mean, var))
     else:
@@ -118,13 +123,14 @@ def restated(case: Case, model: nn.Module) -> Callable[[Tensors], Tensor]:
     def function(t: Tensors) -> Tensor:
         x = case.before(t["x"])
         dims = x.ndim - 2
-        maps, u = [], []
+        maps: list[Tensor] = []
+        u: list[Tensor] = []
         for m, window in enumerate(case.windows):
             place = "conv.conv" if m == 0 else f"conv.further.{m - 1}.conv"
             place = place if f"{place}.weight" in t else f"{place}.1"
             padded = F.pad(x, window.pads, mode=case.mode)
             weight, bias = t[f"{place}.weight"], t.get(f"{place}.bias")
-            y = CONVOLVE[dims](padded, weight, bias, case.stride, 0, window.dilation, window.groups)  # type: ignore[operator]
+            y = CONVOLVE[dims](padded, weight, bias, case.stride, 0, window.dilation, window.groups)
             maps.append(y if m == 0 or case.form == "widened" else maps[0] + y)
             place = "conv.norm" if m == 0 else f"conv.further.{m - 1}.norm"
             u.append(case.act(normalised(case, model, t, place, maps[m])))

@@ -13,13 +13,14 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 import selkern
+from selkern.adapt.plan import Plan
 from selkern.adapt.unit import SelectiveConv
 
 timm = timm_or_skip()
 
 
 def stirred(model: nn.Module, seed: int) -> nn.Module:
-    """Scales, biases and statistics moved: random networks have zeros in front of their sums, behind which all is equal."""
+    """Scales, biases and statistics moved: random networks often have zeros in front of their sums."""
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
@@ -58,8 +59,8 @@ def buffers_of_both(model: nn.Module, selective: nn.Module) -> list[tuple[str, T
     return found
 
 
-def assert_exact(model: nn.Module, x: Tensor, seed: int, least: int, **options: Any) -> selkern.adapt.plan.Plan:  # type: ignore[name-defined]
-    """Fail unless the network is equal to itself with every spatial convolution changed, and not equal any more when moved."""
+def assert_exact(model: nn.Module, x: Tensor, seed: int, least: int, **options: Any) -> Plan:
+    """Fail unless the network is equal to the bit when it is changed, and differs once the units are moved."""
     model = stirred(model, seed)
     before = copy.deepcopy(model.state_dict())
     plan = selkern.selectify_plan(model, example=x, **options)
@@ -108,7 +109,7 @@ def test_timm_networks(name: str, side: int, least: int, seed: int) -> None:
     assert_exact(model, torch.randn(2, 3, side, side), seed, least, where="*")
 
 
-LARGE = """
+NAMES = """
 bat_resnext26ts botnet26t_256 coatnet_nano_rw_224 convmixer_768_32 convnextv2_atto cspdarknet53 cspresnet50 darknet17
 davit_tiny dla34 dm_nfnet_f0 dpn48b eca_nfnet_l0 ecaresnet26t edgenext_xx_small efficientformer_l1 efficientnetv2_rw_t
 efficientvit_b0 efficientvit_m0 ese_vovnet19b_dw fastvit_t8 fbnetc_100 focalnet_tiny_srf gernet_s ghostnetv2_100
@@ -119,7 +120,8 @@ nfnet_l0 poolformer_s12 pvt_v2_b0 rdnet_tiny regnety_002 regnetz_b16 repvit_m0_9
 resnet50 resnetv2_50 resnext50_32x4d rexnet_100 selecsls42 semnasnet_075 seresnet50 shvit_s1 skresnet18 starnet_s1
 swiftformer_xs tf_efficientnet_b0 tf_efficientnetv2_b0 tiny_vit_5m_224 tinynet_e tresnet_m vgg11 vgg11_bn visformer_tiny
 vovnet39a wide_resnet50_2 xception41 xception41p
-""".split()
+"""
+LARGE = NAMES.split()
 
 
 @pytest.mark.exhaustive
@@ -176,8 +178,8 @@ def test_networks_without_a_middle_are_left_as_they_are(name: str) -> None:
 def test_pointwise_convolutions_too(seed: int) -> None:
     torch.manual_seed(seed)
     model = timm.create_model("resnet26", num_classes=5)
-    plan = assert_exact(model, torch.randn(2, 3, 32, 32), seed, 29, where="*", pointwise=True, branches=3)
-    assert not plan.left_out
+    plan = assert_exact(model, torch.randn(2, 3, 32, 32), seed, 25, where="*", pointwise=True, branches=3)
+    assert set(plan.left_out.values()) == {"its map has one position"}  # of 32 px stage 4 leaves one
 
 
 @pytest.mark.parametrize("name", ["resnet18", "tf_efficientnet_lite0"])
