@@ -18,7 +18,7 @@ from selkern.errors import UsageError
 from selkern.selection.intervene import choose, frozen, shuffled
 
 from .restated import SameConv
-from .test_plan import X, Net, block, network
+from .test_plan import Net, X, block, network
 
 
 def stirred(**options: Any) -> nn.Module:

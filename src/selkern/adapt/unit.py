@@ -229,8 +229,10 @@ class SelectiveConv(nn.Module, HasMemory):
                 widen(conv, branch.get_submodule("conv"))
         shared |= {"reduction": design.reduction, "min_width": design.min_width, "norm": design.gate_norm}
         self.gate = Gate(geometry.out_channels, design.branches, **shared)
-        self.training = conv.training
-        self.gate.train(conv.training)
+        for part in (self.gate, *(branch.get_submodule("conv") for branch in self.further)):
+            part.train(conv.training)
+        for part in (self, self.further, *self.further):  # not their norms, which may be frozen
+            part.training = conv.training
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, C_in, *) to (N, C_out, *)."""
