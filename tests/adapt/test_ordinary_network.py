@@ -6,6 +6,7 @@ import copy
 import io
 import pickle
 import warnings
+from collections import OrderedDict
 from typing import Any
 
 import pytest
@@ -23,7 +24,7 @@ from .test_plan import Net, X, block, network
 
 def stirred(**options: Any) -> nn.Module:
     """A changed network whose every weight has moved."""
-    model = selkern.selectify(network(), example=X, where="*", **options)
+    model = selkern.selectify(network(), example=X, **{"where": "*", **options})
     generator = torch.Generator().manual_seed(1)
     with torch.no_grad():
         for p in model.parameters():
@@ -56,12 +57,17 @@ def test_copies_and_files(make: Any) -> None:
     assert torch.equal(other(X), expected)
 
 
-@pytest.mark.parametrize("make", [stirred, same_padded])
+def two_units() -> nn.Module:
+    return stirred(where=["b2", "b3"])
+
+
+@pytest.mark.parametrize("make", [two_units, same_padded])
 def test_graphs(make: Any) -> None:
     model = make()
     larger = torch.randn(3, 3, 21, 18)
     expected = model(X), model(larger)
-    torch.testing.assert_close(torch.compile(model, backend="aot_eager", fullgraph=True)(X), expected[0])
+    compiled: Any = torch.compile(model, backend="aot_eager", fullgraph=True)
+    torch.testing.assert_close(compiled(X), expected[0])
     torch._dynamo.reset()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -74,7 +80,7 @@ def test_graphs(make: Any) -> None:
 
 
 def test_compiled_in_training_has_the_gradients() -> None:
-    model = stirred().train()
+    model = two_units().train()
     twin = copy.deepcopy(model)
     torch.compile(model, backend="aot_eager")(X).square().sum().backward()
     twin(X).square().sum().backward()
@@ -247,6 +253,31 @@ def test_inserted_modules_add_nothing_at_first_and_learn(module: Any, after: str
         selkern.deselectify(deeper)
     again = selkern.insert(model, after=after, module=module, example=X, inplace=False)
     assert str(selkern.deselectify(again)) == str(model)
+
+
+def test_undone_in_whatever_order_they_came() -> None:
+    model = network()
+    named = nn.Sequential(OrderedDict(layer=block(3, 8)))
+    for original, after, where in ((model, "b5.conv", "b5"), (model, "b4", "b5"), (named, "layer", "*")):
+        first = selkern.selectify(original, example=X, where=where)
+        twice = selkern.insert(selkern.insert(first, after=after, example=X), after=after, example=X)
+        assert torch.equal(twice.eval()(X), original.eval()(X))
+        assert str(selkern.deselectify(twice)) == str(original)
+        first = selkern.insert(original, after=after, example=X)
+        second = selkern.selectify(first, example=X, where=where)
+        assert torch.equal(second.eval()(X), original.eval()(X))
+        back = selkern.deselectify(second)
+        assert str(back) == str(original)
+        assert torch.equal(back.eval()(X), original.eval()(X))
+
+
+def test_a_unit_in_another_place_is_not_undone() -> None:
+    selective = selkern.selectify(network(), example=X, where="b5")
+    moved = nn.Sequential(*selective.children())
+    shown = str(moved)
+    with pytest.raises(UsageError, match=r"was made as b5\.conv"):
+        selkern.deselectify(moved, inplace=True)
+    assert str(moved) == shown
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import re
 import warnings
@@ -248,8 +249,11 @@ def test_what_cannot_be_changed_is_left_with_the_reason(make: Callable[[], nn.Mo
 
 def with_a_graph() -> nn.Module:
     net = Net(lambda s, x: s.a(x), a=conv())
-    net.cache = net.get_parameter("a.weight") * 2  # type: ignore[assignment]
+    net.cache = net.get_parameter("a.weight") * 2
     return net
+
+
+COUNT = itertools.count()
 
 
 class Named(nn.Module):
@@ -314,6 +318,8 @@ def test_wrong_arguments_are_one_line_and_change_nothing(options: dict[str, Any]
         (conv, "nothing can be changed.*is the model itself"),
         (lambda: "resnet50", "a network is an nn.Module, got str"),
         (with_a_graph, "cannot be copied"),
+        (lambda: torch.compile(network(), backend="eager"), "is compiled"),
+        (lambda: Net(lambda s, x: s.a(x) + next(COUNT), a=conv()), "gives other outputs in a second run"),
         (lambda: Net(lambda s, x: str(s.a(x)), a=conv()), "holds no tensor to compare"),
     ],
 )
