@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import importlib
+import warnings
 from typing import Any
 
 import pytest
@@ -140,7 +141,9 @@ TORCHVISION = [("resnet18", 32, 17), ("mobilenet_v2", 32, 17), ("shufflenet_v2_x
 
 def torchvision_model(name: str) -> nn.Module:
     models = importlib.import_module("torchvision.models")
-    model: nn.Module = models.get_model(name, weights=None, num_classes=5)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # two families announce another initialisation
+        model: nn.Module = models.get_model(name, weights=None, num_classes=5)
     return model
 
 

@@ -325,7 +325,7 @@ def test_wrong_arguments_are_one_line_and_change_nothing(options: dict[str, Any]
 )
 def test_networks_that_cannot_be_changed(make: Callable[[], Any], message: str) -> None:
     with pytest.raises(UsageError, match=message):
-        selkern.selectify(make(), example=X)
+        selkern.selectify(make(), example=X, budget=9.0)
 
 
 def test_a_plan_changes_nothing() -> None:
