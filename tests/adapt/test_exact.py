@@ -156,7 +156,7 @@ def test_torchvision_networks(name: str, side: int, least: int, seed: int) -> No
 # One of each family that has a convolution with a middle (ViT has none: its only one is 16x16).
 FAMILIES = [
     ("alexnet", 96), ("convnext_tiny", 32), ("densenet121", 32), ("efficientnet_b0", 32), ("efficientnet_v2_s", 32),
-    ("googlenet", 96), ("inception_v3", 128), ("maxvit_t", 224), ("mnasnet0_5", 32), ("mobilenet_v3_small", 32),
+    ("googlenet", 96), ("inception_v3", 299), ("maxvit_t", 224), ("mnasnet0_5", 32), ("mobilenet_v3_small", 32),
     ("regnet_x_400mf", 32), ("regnet_y_400mf", 32), ("resnext50_32x4d", 32), ("shufflenet_v2_x1_0", 32), ("vgg11", 32),
     ("vgg11_bn", 32), ("wide_resnet50_2", 32),
 ]  # fmt: skip
@@ -189,7 +189,7 @@ def test_pointwise_convolutions_too(seed: int) -> None:
 def test_widened_is_equal_up_to_rounding(name: str, seed: int) -> None:
     torch.manual_seed(seed)
     model = stirred(timm.create_model(name, num_classes=5), seed).double()
-    x = torch.randn(2, 3, 64, 64, dtype=torch.float64)
+    x = torch.randn(2, 3, 32, 32, dtype=torch.float64)
     plan = selkern.selectify_plan(model, example=x, where="*", form="widened")
     assert len(plan.changed) == 17
     assert plan.differences.evaluating is not None

@@ -209,7 +209,7 @@ class Particular(nn.Module):
         self.a, self.bn, self.fine = conv(), nn.BatchNorm2d(3), conv()
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.fine(self.bn(self.a(x))) + (0 if isinstance(self.bn, nn.BatchNorm2d) else 1)
+        return self.fine(self.bn(self.a(x))) + (0 if isinstance(self.bn, nn.BatchNorm2d) else 0.5)
 
 
 @pytest.mark.parametrize(
@@ -251,6 +251,42 @@ def with_a_graph() -> nn.Module:
     net = Net(lambda s, x: s.a(x), a=conv())
     net.cache = net.get_parameter("a.weight") * 2
     return net
+
+
+def ends(**more: nn.Module) -> dict[str, nn.Module]:
+    """A norm and an activation, beside convolutions."""
+    return {"a": conv(), "b": conv(), "norm": nn.BatchNorm2d(3), "act": nn.ReLU(inplace=True), **more}
+
+
+@pytest.mark.parametrize(
+    ("run", "parts", "was"),
+    [
+        (lambda s, x: s.act(s.norm(s.a(x))), {}, "BatchNorm2d, ReLU"),
+        (lambda s, x: s.act(s.norm(s.a(x)) + x), {}, "BatchNorm2d"),
+        (lambda s, x: s.act(s.norm(s.a(x))) + s.act(s.b(x)), {}, "BatchNorm2d"),
+        (lambda s, x: s.act(s.norm(s.a(x))) + s.norm(s.b(x)), {}, ""),  # a norm that runs twice
+        (lambda s, x: s.act(s.norm(y := s.a(x))) + y, {}, ""),
+        (lambda s, x: [(y := s.a(x)), s.norm(y)], {}, ""),
+        (lambda s, x: [(y := s.norm(s.a(x))), F.relu(y)], {}, "BatchNorm2d"),
+        (lambda s, x: (y := s.norm(s.a(x))).relu() + y, {}, "BatchNorm2d"),
+        (lambda s, x: s.norm(s.a(x)).clamp(max=0.5), {}, "BatchNorm2d"),
+        (lambda s, x: s.act(s.norm(s.a(x).permute(0, 2, 3, 1)).permute(0, 3, 1, 2)), {"norm": nn.LayerNorm(3)}, ""),
+        (lambda s, x: s.act(s.norm(s.a(x))), {"norm": nn.InstanceNorm2d(3, affine=True)}, "InstanceNorm2d, ReLU"),
+        (lambda s, x: s.act(s.norm(s.a(x))), {"act": nn.PReLU(3)}, "BatchNorm2d, PReLU"),
+        (lambda s, x: s.act(s.norm(s.a(x))) + s.act(x), {"act": nn.GELU()}, "BatchNorm2d"),
+        (lambda s, x: s.norm(s.act(s.a(x))), {}, "ReLU"),
+        (lambda s, x: s.norm(s.a(x)), {"norm": nn.Conv2d(3, 3, 1)}, ""),
+        (lambda s, x: s.norm(s.a(x)), {"norm": nn.MaxPool2d(3, 1, 1)}, ""),
+        (lambda s, x: s.norm(s.a(x)), {"norm": nn.Dropout(0.5)}, ""),
+        (lambda s, x: s.norm(s.a(x)).relu() + s.norm(x).relu(), {"norm": nn.Identity()}, ""),
+    ],
+)  # fmt: skip
+def test_what_follows_is_found_by_the_flow_of_tensors(run: Any, parts: dict[str, nn.Module], was: str) -> None:
+    model = Net(run, **ends(**parts))
+    plan = selkern.selectify_plan(model, example=X, where="a")
+    assert plan.changed == ("a",)
+    assert (plan.differences.evaluating, plan.differences.training) == (0, 0)
+    assert plan.rows[0].was == ", ".join(["3x3 3-3", *([was] if was else [])])
 
 
 COUNT = itertools.count()
