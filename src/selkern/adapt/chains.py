@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 from torch.utils._pytree import tree_leaves
@@ -163,6 +164,8 @@ class _Finder:
         return isinstance(module, _ConvNd) or quantised or scripted
 
     def _why_not_seen(self, name: str, module: nn.Module) -> str:
+        if isinstance(module, torch.jit.ScriptModule):
+            return "is scripted"
         if "quantized" in type(module).__module__:
             return "is quantised"
         reader = self._foreign_reader(name, module)
@@ -205,6 +208,7 @@ class _Finder:
             f"shares its weight with {tied[0] if tied else ''}": bool(tied),
             "is part of a selective kernel": bool(inside),
             f"its weight is read by {reader} without a call": bool(reader),
+            "reads a single image without a batch axis": _ndim(calls[0]) == nodes[0].args[1].ndim - 1,
             "computes more than one convolution": len(nodes) > 1 or calls[0].outputs != (nodes[0],),
             "is called with more than a map": not calls[0].plain or len(calls[0].inputs) != 1,
             "has no parameters": not any(True for _ in module.parameters()),
@@ -251,6 +255,11 @@ class _Finder:
         return bool(inside) and all(node.op in _ELEMENTWISE for node in inside)
 
 
+def _ndim(call: Call) -> int:
+    """Axes of what a module was given first."""
+    return call.inputs[0].value.ndim if call.inputs else 0
+
+
 def _interval(node: Node) -> tuple[float, float] | None:
     """What an operation clamps to; None where that is no pair of numbers."""
     low, high = {"relu": (0.0, math.inf), "relu6": (0.0, 6.0), "hardtanh": (-1.0, 1.0)}.get(
@@ -271,8 +280,6 @@ def _geometry(module: nn.Module, node: Node, x: Node) -> Geometry | str:
     kernel = tuple(weight.shape[2:])
     if any(k % 2 == 0 for k in kernel):
         return f"has an even kernel, {'x'.join(map(str, kernel))}, which has no middle"
-    if x.value.ndim != axes + 2:
-        return "reads a single image without a batch axis"
     made = Geometry(read.shape[1], weight.shape[0], groups, kernel, widths[0], widths[2], ((0, 0),) * axes, "zeros")
     before = node.inputs[0]
     if before is x:

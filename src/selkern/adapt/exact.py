@@ -14,6 +14,7 @@ from torch.utils._pytree import tree_leaves, tree_map_only
 
 from selkern.errors import UsageError
 from selkern.layers.parts import evaluating
+from selkern.selection.record import as_written
 
 # What a network raises on an example that is not for it.
 FAILURES = (
@@ -159,12 +160,14 @@ def duplicate(model: nn.Module) -> nn.Module:
 
 
 def check_model(model: nn.Module) -> None:
-    """Raise UsageError for what cannot be changed as a whole: no module, scripted, on meta, not yet initialised."""
+    """Raise UsageError for what cannot be changed as a whole: no module, scripted or compiled, on meta, lazy."""
     if not isinstance(model, nn.Module):
         raise UsageError(f"a network is an nn.Module, got {type(model).__name__}", "model", "give the module itself")
     kind = type(model).__name__
     if isinstance(model, torch.jit.ScriptModule):
         raise UsageError("is scripted: its code is fixed", kind, "change the network before torch.jit compiles it")
+    if as_written(model) is not model:
+        raise UsageError("is compiled", kind, "change the network that was given to torch.compile, then compile it")
     state = [*model.parameters(), *model.buffers()]
     if any(nn.parameter.is_lazy(p) for p in state):
         raise UsageError("has lazy modules without weights", kind, "run it once first")

@@ -30,11 +30,14 @@ class Inserted(nn.Module):
         module: keeps the shape.
         channels: C.
         dims: spatial axes.
+
+    Attributes:
+        wraps: whether `insert` made the `nn.Sequential` that this is in.
     """
 
     def __init__(self, module: nn.Module, channels: int, dims: int, *, device: Any = None, dtype: Any = None) -> None:
         super().__init__()
-        self.module = module
+        self.module, self.wraps = module, False
         self.gamma = nn.Parameter(torch.zeros(channels, *[1] * dims, device=device, dtype=dtype))
 
     def forward(self, y: Tensor) -> Tensor:
@@ -144,6 +147,7 @@ def _put_behind(model: nn.Module, name: str, inserted: Inserted) -> None:
     if type(layer) is nn.Sequential:
         layer.add_module(_free_name(layer), inserted)
         return
+    inserted.wraps = True
     parent, _, last = name.rpartition(".")
     both = nn.Sequential(OrderedDict(layer=layer, inserted=inserted))
     both.training = layer.training
@@ -151,11 +155,11 @@ def _put_behind(model: nn.Module, name: str, inserted: Inserted) -> None:
 
 
 def _free_name(layer: nn.Sequential) -> str:
-    """The next number; a word where the others have names."""
-    following = str(len(layer))
-    return (
-        following if all(name.isdigit() for name in layer._modules) and following not in layer._modules else "inserted"
-    )
+    """The next number; where the others have names, a word that none of them has."""
+    taken = set(layer._modules)
+    names = [str(len(layer))] if all(name.isdigit() for name in taken) else []
+    names += ["inserted", *(f"inserted{number}" for number in range(2, len(layer) + 2))]
+    return next(name for name in names if name not in taken)
 
 
 def is_zero(inserted: Inserted) -> bool:
@@ -163,11 +167,11 @@ def is_zero(inserted: Inserted) -> bool:
     return not inserted.gamma.detach().count_nonzero()
 
 
-def take_out(model: nn.Module, name: str, _inserted: Inserted) -> None:
+def take_out(model: nn.Module, name: str, inserted: Inserted) -> None:
     """Undo what `insert` did."""
     around, _, last = name.rpartition(".")
     sequence = model.get_submodule(around)
-    if list(sequence._modules) == ["layer", "inserted"]:
+    if inserted.wraps:
         parent, _, place = around.rpartition(".")
         model.get_submodule(parent)._modules[place] = sequence._modules["layer"]
     else:

@@ -17,6 +17,7 @@ from selkern.adapt.exact import (
     Outputs,
     check_model,
     compare,
+    difference,
     duplicate,
     refuses,
     seeded,
@@ -84,7 +85,7 @@ def selectify(
 
     Raises:
         UsageError: an argument outside its range; no example, or one that the model does not run on; nothing that
-            matches or can be changed; a model with units already; a scripted model, lazy modules, the meta device. The
+            matches or can be changed; a model with units already; a scripted or compiled one, lazy modules, meta. The
             model is left as it was.
 
     Example:
@@ -206,7 +207,7 @@ def _pads_only(module: nn.Module) -> bool:
 def _verified(
     model: nn.Module, example: Example, chains: list[Chain], unchanged: list[Chain], design: Design
 ) -> tuple[list[Chain], Differences]:
-    """The chains that are equal on the example when they are changed; the others join the unchanged, with the reason."""
+    """The chains that are equal on the example when they are changed; the others join the unchanged, with a reason."""
     expected = Outputs.of(duplicate(model), example)
     if not chains:
         return [], Differences(0.0, None if expected.trained is None else 0.0)
@@ -217,6 +218,10 @@ def _verified(
         reason = str(error) or type(error).__name__
     if not reason:
         return chains, differences
+    again = Outputs.of(duplicate(model), example)
+    if difference(expected.evaluated, again.evaluated) or difference(expected.trained, again.trained):
+        fix = "it must give the same twice, so that it can be compared: seed it in its forward"
+        raise UsageError("gives other outputs in a second run on the same example", type(model).__name__, fix)
     kept = []
     for chain in chains:  # which of them is it? each by itself
         try:

@@ -36,14 +36,12 @@ def deselectify(model: Model, *, inplace: bool = False) -> Model:
         )
     """
     _check(model)
-    target = model if inplace else duplicate(model)
-    for name, module in list(target.named_modules()):
-        if isinstance(module, SelectiveConv):
-            _restore(target, name, module)
-    for name, module in list(target.named_modules()):
-        if isinstance(module, Inserted):
-            take_out(target, name, module)
-    return target  # type: ignore[return-value]
+    copied = duplicate(model)
+    _undo(copied)  # on a copy first: a place that is not known leaves the model as it was
+    if not inplace:
+        return copied  # type: ignore[return-value]
+    _undo(model)
+    return model
 
 
 def _check(model: nn.Module) -> None:
@@ -55,10 +53,24 @@ def _check(model: nn.Module) -> None:
     if moved:
         what = f"{len(moved)} of {len(units)} selective kernels have been trained: without them it is another network"
         raise UsageError(what, f"{kind}: {', '.join(moved[:3])}", "keep them; selkern.fold makes it fast")
-    for name, module in units.items():
-        if isinstance(module, SelectiveConv) and not f".{name}".endswith(f".{module.origin.conv}"):
-            what = f"was made as {module.origin.conv}: the places of its norm and activation are not known"
-            raise UsageError(what, name, "give the network that selectify gave, or one around it")
+
+
+def _undo(model: nn.Module) -> None:
+    """Put everything back: units that have their names, insertions, and units that have their names without those."""
+    _restore_units(model)
+    while inserted := [(name, module) for name, module in model.named_modules() if isinstance(module, Inserted)]:
+        take_out(model, *inserted[-1])
+    _restore_units(model)
+    left = [(name, module) for name, module in model.named_modules() if isinstance(module, SelectiveConv)]
+    for name, unit in left:
+        what = f"was made as {unit.origin.conv}: the places of its norm and activation are not known"
+        raise UsageError(what, name, "give the network that selectify gave, or one around it")
+
+
+def _restore_units(model: nn.Module) -> None:
+    for name, module in list(model.named_modules()):
+        if isinstance(module, SelectiveConv) and f".{name}".endswith(f".{module.origin.conv}"):
+            _restore(model, name, module)
 
 
 def _restore(model: nn.Module, name: str, unit: SelectiveConv) -> None:

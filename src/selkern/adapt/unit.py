@@ -159,10 +159,8 @@ def same_padding(size: int, extent: int, stride: int) -> int:
     """Zeros on both sides together, so that `size` positions become ceil(size / stride)."""
     needed: Any = ((size + stride - 1) // stride - 1) * stride + extent - size
     if isinstance(needed, Tensor):  # a size of torch.jit.trace
-        needed = needed.clamp(min=0)
-    else:
-        needed = torch.sym_max(needed, 0)  # type: ignore[no-untyped-call]
-    return needed
+        return needed.clamp(min=0)  # type: ignore[return-value]
+    return torch.sym_max(needed, 0)  # type: ignore[no-untyped-call]
 
 
 class Further(nn.Module):
@@ -231,8 +229,10 @@ class SelectiveConv(nn.Module, HasMemory):
                 widen(conv, branch.get_submodule("conv"))
         shared |= {"reduction": design.reduction, "min_width": design.min_width, "norm": design.gate_norm}
         self.gate = Gate(geometry.out_channels, design.branches, **shared)
-        self.training = conv.training
-        self.gate.train(conv.training)
+        for part in (self.gate, *(branch.get_submodule("conv") for branch in self.further)):
+            part.train(conv.training)
+        for part in (self, self.further, *self.further):  # not their norms, which may be frozen
+            part.training = conv.training
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, C_in, *) to (N, C_out, *)."""
@@ -254,7 +254,8 @@ class SelectiveConv(nn.Module, HasMemory):
         """V, to the bit U_1 where all branches are equal."""
         if len(u) == 2:
             return recompute.select_unsaved(u, a_NMC, self.dims)
-        a = a_NMC.to(u[0].dtype)[(..., *[None] * self.dims)]
+        spatial: tuple[Any, ...] = (..., *[None] * self.dims)
+        a = a_NMC.to(u[0].dtype)[spatial]
         v = u[0]
         for m, u_m in enumerate(u[1:], start=1):
             v = torch.addcmul(v, a[:, m], u_m - u[0])

@@ -179,6 +179,8 @@ def _calls_noted(model: nn.Module, recorder: _Recorder, stack: list[str]) -> Ite
 
     handles = []
     for path, module in model.named_modules():
+        if isinstance(module, torch.jit.ScriptModule):  # which takes no hooks; it runs in the module that calls it
+            continue
         handles.append(module.register_forward_pre_hook(enter(path), with_kwargs=True))
         handles.append(module.register_forward_hook(leave, always_call=True))
     try:
