@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 
 import torch
 from torch import Tensor, nn
+from torch._functorch import config as functorch
 from torch.func import functional_call
 
 Tensors = Mapping[str, Tensor]
@@ -21,6 +22,7 @@ def _of(name: str) -> Callable[[str], str]:
 TOLERANCE = {torch.float64: (1e-9, 1e-10), torch.float32: (1.3e-6, 1e-5), torch.bfloat16: (6e-2, 6e-2)}
 
 
+@functorch.patch(donated_buffer=False)  # type: ignore[untyped-decorator]  # a compiled backward pass may otherwise run once only
 def output_and_gradients(function: Function, inputs: Tensors) -> dict[str, Tensor]:
     """`function`'s output and the gradient of every input, under one fixed cotangent.
 
