@@ -5,6 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from shim import timm_or_skip
+
+timm_or_skip()
 
 ROOT = Path(__file__).parents[1]
 
