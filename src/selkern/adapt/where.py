@@ -37,9 +37,10 @@ def choose(found: Survey, names: Iterable[str], where: Where, design: Design, bu
     if isinstance(where, str) and (stages := _STAGES.fullmatch(where)):
         asked = _last_stages(found, int(stages[1] or 1))
     else:
+        for each in [where] if isinstance(where, (str, re.Pattern)) or callable(where) else where:
+            if not any(_matches(each, chain) for chain in found.chains):
+                raise _nothing_matches(each, names)
         asked = [chain for chain in found.chains if _matches(where, chain)]
-        if not asked:
-            raise _nothing_matches(where, names)
     taken, left = [], []
     for chain in asked:
         if not chain.refusal and not chain.spatial and not pointwise:
@@ -112,7 +113,7 @@ def _matches(where: Where, chain: Chain) -> bool:
 def _nothing_matches(where: Where, names: Iterable[str]) -> UsageError:
     if callable(where):
         return UsageError("where() is true for no convolution", "where")
-    pattern = where if isinstance(where, str) else where.pattern if isinstance(where, re.Pattern) else ", ".join(where)
+    pattern = where.pattern if isinstance(where, re.Pattern) else str(where)
     return UsageError(f"no convolution matches {pattern!r}", "where", nearest(pattern, names))
 
 
@@ -120,3 +121,8 @@ def nearest(pattern: str, names: Iterable[str]) -> str:
     """What to do about a pattern that matches nothing: the most similar names."""
     near = difflib.get_close_matches(pattern, [name for name in names if name], n=3, cutoff=0.3)
     return f"nearest modules: {', '.join(near)}" if near else "names are those of model.named_modules()"
+
+
+def named(text: str) -> str | list[str]:
+    """`where` as people write it on a command line: several globs have commas between them."""
+    return [part.strip() for part in text.split(",")] if "," in text else text

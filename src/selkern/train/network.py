@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from selkern.adapt.selectify import selectify, selectify_plan
 from selkern.adapt.unit import SelectiveConv
+from selkern.adapt.where import named
 from selkern.convert.subject import check_outputs, find_subject, is_code
 from selkern.data import LARGEST_IMAGE
 from selkern.errors import CheckpointError, UsageError
@@ -141,9 +142,8 @@ def new_network(
             raise UsageError(
                 "the weights are of a network with selective kernels already", "--selectify", "leave it out"
             )
-        where: str | list[str] = pattern if "," not in pattern else [part.strip() for part in pattern.split(",")]
         try:
-            plan = selectify_plan(model, example=example(size), where=where)
+            plan = selectify_plan(model, example=example(size), where=named(pattern))
         except UsageError as error:
             raise UsageError(error.what, f"--selectify {pattern}", error.fix) from error
         if not plan.changed:

@@ -1,0 +1,60 @@
+"""`selkern selectify` shows what would change, its cost and its exactness, and changes nothing."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from selkern.cli import main
+
+CODE = """
+from torch import nn
+
+class Net(nn.Sequential):
+    def __init__(self):
+        first = nn.Conv2d(3, 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU()
+        last = nn.Conv2d(8, 16, 3, padding=1), nn.BatchNorm2d(16), nn.ReLU(), nn.AdaptiveAvgPool2d(1)
+        super().__init__(*first, *last, nn.Flatten(), nn.Linear(16, 2))
+"""
+
+
+@pytest.fixture
+def word(tmp_path: Path) -> str:
+    (tmp_path / "mine.py").write_text(CODE)
+    return f"{tmp_path / 'mine.py'}:Net"
+
+
+def test_the_table_has_every_convolution_that_was_asked_for(word: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["selectify", word, "--where", "0, 3", "--image-size", "16"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == f"{word} on (2, 3, 16, 16)"
+    assert [line.split()[0] for line in lines[4:6]] == ["0", "3"]
+    assert lines[-1] == "largest difference on the example: 0 in eval mode, 0 in train mode"
+
+
+def test_json_has_the_same(word: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["selectify", word, "--json", "--form", "widened", "--image-size", "16", "--budget", "9"]) == 0
+    plan = json.loads(capsys.readouterr().out)
+    assert [row["module"] for row in plan["rows"]] == ["3"]
+    before, after = plan["macs"]
+    assert after > before
+
+
+@pytest.mark.parametrize(
+    ("words", "where"),
+    [
+        (["--where", "0, 9"], "--where 0, 9"),
+        (["--where", "last 9 stages"], "--where last 9 stages"),
+        (["--branches", "1"], ""),
+        (["--image-size", "0"], "--image-size"),
+        (["--budget", "-1"], ""),
+    ],
+)
+def test_a_mistake_is_one_line(words: list[str], where: str, word: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["selectify", word, *words]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("error: ")
+    assert line.count(" | ") >= 1
+    assert f"| {where}" in line
