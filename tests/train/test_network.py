@@ -54,7 +54,7 @@ def done(data: Path, word: str, tmp_path_factory: pytest.TempPathFactory) -> Run
     return train_quietly(options)
 
 
-def train_quietly(options: job.TrainOptions) -> RunFolder:
+def train_quietly(options: TrainOptions) -> RunFolder:
     run = job.train(options)
     assert run is not None
     return run
