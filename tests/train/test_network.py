@@ -21,6 +21,7 @@ from selkern.models.weights import read_card, save_weights
 from selkern.selection.record import record
 from selkern.train import run as job
 from selkern.train.network import Construction, bare, new_network, open_network
+from selkern.train.options import TrainOptions
 from selkern.train.run_folder import RunFolder
 from selkern.train.step import make_optimizer, set_lr
 
