@@ -122,9 +122,9 @@ def test_labels_are_their_own_where_a_block_has_several_units() -> None:
 def test_fold_and_check(options: dict[str, Any]) -> None:
     model = stirred(**options)
     torch.testing.assert_close(selkern.fold(model, example=X)(X), model(X), rtol=1e-4, atol=1e-4)
-    found = selkern.check(model, torch.randn(5, 3, 16, 16))
-    assert len(found.units) == 6
-    rules = {finding.rule for finding in found.broken}
+    result = selkern.check(model, torch.randn(5, 3, 16, 16))
+    assert len(result.units) == 6
+    rules = {finding.rule for finding in result.broken}
     gate = "the gate is linear, BN, ReLU, linear"
     assert (gate in rules) == ("gate_norm" not in options), rules
 

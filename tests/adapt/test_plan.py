@@ -303,9 +303,38 @@ class Named(nn.Module):
         return {"out": self.a(pixels) * scale}
 
 
+class Standardised(nn.Conv2d):
+    """Makes its weight anew in every pass."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        weight = self.weight - self.weight.mean((1, 2, 3), keepdim=True)
+        return F.conv2d(x, weight, self.bias, padding=1)
+
+
+def test_normalised_weights_stay_normalised() -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        old: nn.Module = nn.utils.spectral_norm(conv())
+    new = nn.utils.parametrizations.spectral_norm(conv())
+    model = nn.Sequential(old, new, nn.utils.parametrizations.weight_norm(conv()))
+    plan = selkern.selectify_plan(model, example=X, where="*", budget=9.0)
+    assert plan.changed == ("0", "1", "2")
+    assert (plan.differences.evaluating, plan.differences.training) == (0, 0)
+
+
+def test_a_weight_that_is_computed_cannot_be_widened() -> None:
+    model = Net(lambda s, x: s.fine(s.a(x)), a=Standardised(3, 3, 3), fine=conv())
+    assert selkern.selectify_plan(model, example=X, where="*").changed == ("a", "fine")
+    plan = selkern.selectify_plan(model, example=X, where="*", form="widened")
+    assert "makes its weight anew" in plan.left_out["a"]
+    assert plan.changed == ("fine",)
+
+
 def test_examples_of_every_form() -> None:
-    for example in (X, [X], (X, 2.0), {"pixels": X, "scale": 2.0}):
+    for example in (X, (X,), (X, 2.0), {"pixels": X, "scale": 2.0}):
         assert selkern.selectify_plan(Named(), example=example, where="a").changed == ("a",)
+    listed = Net(lambda s, images: [s.a(image[None]) for image in images], a=conv())
+    assert selkern.selectify_plan(listed, example=[X[0]], where="a").changed == ("a",)  # as detectors take images
 
 
 @pytest.mark.parametrize(

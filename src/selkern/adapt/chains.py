@@ -49,6 +49,7 @@ class Chain:
         norm: name of the module that alone reads its result and normalises it; None without one.
         act: name of the module that alone reads what follows, an activation that nobody else uses.
         clamp: the interval of an activation that others share, or that is a function: it may run twice.
+        keeps_weight: whether the weight that ran is a parameter, and not computed from others in every pass.
         refusal: why it cannot be changed; empty if it can.
     """
 
@@ -59,6 +60,7 @@ class Chain:
     norm: str | None = None
     act: str | None = None
     clamp: tuple[float, float] | None = None
+    keeps_weight: bool = True
     refusal: str = ""
 
     @property
@@ -189,7 +191,8 @@ class _Finder:
         geometry = _geometry(module, node, self.calls[name][0].inputs[0])
         if isinstance(geometry, str):
             return replace(bare, refusal=geometry)
-        bare = replace(bare, geometry=geometry)
+        kept = all(source.op == "parameter" for source in node.inputs[1:])
+        bare = replace(bare, geometry=geometry, keeps_weight=kept)
         if bare.positions == 1 and not bare.spatial:
             return replace(bare, refusal="its map has one position")
         return self._followed(bare, node)

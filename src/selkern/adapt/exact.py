@@ -31,7 +31,7 @@ class Example:
 
     @classmethod
     def of(cls, example: Any) -> Example:
-        """A tensor or another single argument, a tuple or list of arguments, or a dict of named ones.
+        """A tensor or another single argument, a tuple of arguments, or a dict of named ones.
 
         Raises:
             UsageError: no example, or one without a tensor.
@@ -43,7 +43,7 @@ class Example:
             raise UsageError("the example holds no tensor", "example", fix)
         if isinstance(example, Mapping):
             return cls((), example)
-        return cls(tuple(example) if isinstance(example, (tuple, list)) else (example,), {})
+        return cls(example if isinstance(example, tuple) else (example,), {})
 
     def fresh(self) -> tuple[tuple[Any, ...], dict[str, Any]]:
         """Copies, since a network may change its input in place."""

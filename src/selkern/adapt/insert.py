@@ -82,11 +82,11 @@ def insert(
     for name in made:
         _put_behind(tried, name, copy.deepcopy(made[name]))
     try:
-        found = compare(expected, tried, run)
+        differences = compare(expected, tried, run)
     except FAILURES as error:
         line = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise UsageError(f"the network does not run with it: {line}", after, "give another module or layer") from error
-    if not found.exact:
+    if not differences.exact:
         raise UsageError("the network is not what it was with it", after, "choose another layer")
     target = model if inplace else duplicate(model)
     for name, inserted in made.items():
@@ -107,15 +107,15 @@ def _shapes(model: nn.Module, example: Example, after: str) -> dict[str, Tensor]
             calls = trace_calls(looked_at, args, kwargs).calls
         except FAILURES as error:
             raise refuses(model, error) from error
-    found = {}
+    maps = {}
     for name in asked:
         of_name = [call for call in calls if call.path == name]
         outputs = of_name[0].outputs if len(of_name) == 1 else ()
         if len(outputs) != 1 or not 3 <= outputs[0].value.ndim <= 5:
             what = f"runs {len(of_name)} times" if len(of_name) != 1 else "gives no single map (N, C, *)"
             raise UsageError(f"{what} on the example", name, "name a layer that gives one map")
-        found[name] = outputs[0].value
-    return found
+        maps[name] = outputs[0].value
+    return maps
 
 
 def _made(module: Made | None, y: Tensor) -> Inserted:

@@ -73,8 +73,7 @@ class Plan:
         total = [f"{len(self.changed)} of {len(self.rows)}", "", "", _change(*self.parameters), _macs(*self.macs)]
         lines = _aligned([head, *body, total])
         lines.insert(1, "-" * max(map(len, lines)))
-        found = self.differences
-        modes = [("in eval mode", found.evaluating), ("in train mode", found.training)]
+        modes = [("in eval mode", self.differences.evaluating), ("in train mode", self.differences.training)]
         seen = ", ".join(f"{'not measured' if apart is None else f'{apart:g}'} {mode}" for mode, apart in modes)
         return "\n".join([*lines, f"largest difference on the example: {seen}"])
 

@@ -53,7 +53,7 @@ def selectify(
     Convolutions become units of several branches (`SelectiveConv`). Branch 1 is the convolution that was there, with
     its weights; each further branch sees more, and starts equal to the first. So the network computes what it did, in
     eval and in train mode, until training moves the new weights, which have a gradient from the first step on. The norm
-    and the activation that follow a convolution are found by the flow of tensors in one pass over the example; each
+    and the activation that follow a convolution are surveyed by the flow of tensors in one pass over the example; each
     branch has its own copy of them. What cannot be changed is left as it is: `selectify_plan` gives the reasons.
 
     Args:
@@ -176,32 +176,20 @@ def _prepare(model: nn.Module, example: Any, where: Where, design: Design, budge
     looked_at = duplicate(model)
     with evaluating(looked_at), seeded(model):
         try:
-            found = survey(looked_at, *run.fresh())
+            surveyed = survey(looked_at, *run.fresh())
         except FAILURES as error:
             raise refuses(model, error) from error
     names = [name for name, _ in model.named_modules()]
-    choice = choose(found, names, where, design, budget, pointwise)
+    choice = choose(surveyed, names, where, design, budget, pointwise)
     unchanged = [*choice.left_out]
     chains = []
     for chain in choice.chains:
-        if design.form == "widened" and not _is_plain(chain):
+        if design.form == "widened" and not chain.keeps_weight:
             unchanged.append(refused(chain, "makes its weight anew in every pass, which a widened kernel cannot hold"))
         else:
             chains.append(chain)
     exact, differences = _verified(model, run, chains, unchanged, design)
-    return _Prepared(_plan(looked_at, found, exact, unchanged, design, differences), tuple(exact))
-
-
-def _is_plain(chain: Chain) -> bool:
-    """Whether the convolution uses its weight as it is kept."""
-    return type(chain.module) in (nn.Conv1d, nn.Conv2d, nn.Conv3d) or _pads_only(chain.module)
-
-
-def _pads_only(module: nn.Module) -> bool:
-    """Whether a convolution of another class has no state but a weight and a bias, as one that pads has."""
-    names = {name for name, _ in module.named_parameters()} | {name for name, _ in module.named_buffers()}
-    kind = type(module).__name__.lower()
-    return names <= {"weight", "bias"} and not ("std" in kind or "standard" in kind)
+    return _Prepared(_plan(looked_at, surveyed, exact, unchanged, design, differences), tuple(exact))
 
 
 def _verified(
@@ -218,6 +206,7 @@ def _verified(
         reason = str(error) or type(error).__name__
     if not reason:
         return chains, differences
+    together = reason
     again = Outputs.of(duplicate(model), example)
     if difference(expected.evaluated, again.evaluated) or difference(expected.trained, again.trained):
         fix = "it must give the same twice, so that it can be compared: seed it in its forward"
@@ -233,7 +222,9 @@ def _verified(
         else:
             kept.append(chain)
     if len(kept) == len(chains):
-        raise UsageError(f"each unit is exact, all together are not: {reason}", type(model).__name__, "change fewer")
+        raise UsageError(
+            f"each unit by itself can be put in, not all: {together}", type(model).__name__, "change fewer"
+        )
     return _verified(model, example, kept, unchanged, design)
 
 
@@ -257,9 +248,11 @@ def _tried(
 
 def _reason(differences: Differences, expected: Outputs, design: Design) -> str:
     """Why a change is not exact enough; empty if it is."""
-    apart = max(differences.evaluating or 0.0, differences.training or 0.0)
+    apart = differences.evaluating or 0.0
     if design.form == "residual":
+        apart = max(apart, differences.training or 0.0)
         return f"is not exact here: outputs differ by {apart:.1e}" if apart else ""
+    # In train mode a norm over a few values makes much of rounding: it is shown, and decides nothing.
     largest = max(
         (t.abs().max().item() for t in expected.evaluated if t.is_floating_point() and t.numel()), default=1.0
     )
@@ -294,7 +287,7 @@ def put(model: nn.Module, name: str, module: nn.Module) -> None:
 
 def _plan(
     model: nn.Module,
-    found: Survey,
+    surveyed: Survey,
     chains: Sequence[Chain],
     unchanged: Sequence[Chain],
     design: Design,
@@ -316,10 +309,10 @@ def _plan(
     for chain in unchanged:
         sizes, macs = (before[chain.name],) * 2, (chain.macs,) * 2
         rows[chain.name] = Row(chain.name, was[chain.name], "", sizes, macs, chain.refusal)
-    order = [chain.name for chain in found.chains if chain.name in rows]
+    order = [chain.name for chain in surveyed.chains if chain.name in rows]
     added = sum(row.macs[1] - row.macs[0] for row in rows.values())
     total = parameters, sum(p.numel() for p in model.parameters())
-    return Plan(tuple(rows[name] for name in order), total, (found.macs, found.macs + added), differences)
+    return Plan(tuple(rows[name] for name in order), total, (surveyed.macs, surveyed.macs + added), differences)
 
 
 def _parts(chain: Chain) -> list[str]:

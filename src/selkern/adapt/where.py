@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 
 from torch import nn
@@ -26,21 +26,23 @@ class Choice:
     left_out: tuple[Chain, ...]
 
 
-def choose(found: Survey, names: Iterable[str], where: Where, design: Design, budget: float, pointwise: bool) -> Choice:
+def choose(
+    surveyed: Survey, names: Iterable[str], where: Where, design: Design, budget: float, pointwise: bool
+) -> Choice:
     """The convolutions that `where` means; see `selectify`.
 
     Raises:
         UsageError: nothing matches.
     """
     if isinstance(where, str) and where == "auto":
-        return _auto(found, design, budget)
+        return _auto(surveyed, design, budget)
     if isinstance(where, str) and (stages := _STAGES.fullmatch(where)):
-        asked = _last_stages(found, int(stages[1] or 1))
+        asked = _last_stages(surveyed, int(stages[1] or 1))
     else:
         for each in [where] if isinstance(where, (str, re.Pattern)) or callable(where) else where:
-            if not any(_matches(each, chain) for chain in found.chains):
+            if not any(_matches(each, chain) for chain in surveyed.chains):
                 raise _nothing_matches(each, names)
-        asked = [chain for chain in found.chains if _matches(where, chain)]
+        asked = [chain for chain in surveyed.chains if _matches(where, chain)]
     taken, left = [], []
     for chain in asked:
         if not chain.refusal and not chain.spatial and not pointwise:
@@ -54,9 +56,7 @@ def choose(found: Survey, names: Iterable[str], where: Where, design: Design, bu
 
 def refused(chain: Chain, reason: str) -> Chain:
     """The chain as one that is not changed."""
-    return Chain(
-        chain.name, chain.module, chain.geometry, chain.size, chain.norm, chain.act, chain.clamp, refusal=reason
-    )
+    return replace(chain, refusal=reason)
 
 
 def added_macs(chain: Chain, design: Design) -> int:
@@ -67,16 +67,16 @@ def added_macs(chain: Chain, design: Design) -> int:
     return further * chain.positions + width * chain.geometry.out_channels * (1 + design.branches)
 
 
-def _auto(found: Survey, design: Design, budget: float) -> Choice:
+def _auto(surveyed: Survey, design: Design, budget: float) -> Choice:
     """The spatial convolutions of the last half, from the end, as far as the budget goes."""
-    ran = [chain for chain in found.chains if chain.spatial or (chain.refusal and chain.size)]
+    ran = [chain for chain in surveyed.chains if chain.spatial or (chain.refusal and chain.size)]
     spatial = [chain for chain in ran if chain.spatial and not chain.refusal]
     last = spatial[len(spatial) // 2 :]
     start = ran.index(last[0]) if last else len(ran)
     left = [chain for chain in ran[start:] if chain.refusal and chain.refusal != "its map has one position"]
     if not last:
-        left = [chain for chain in found.chains if chain.refusal]
-    rest, taken = budget * found.macs, []
+        left = [chain for chain in surveyed.chains if chain.refusal]
+    rest, taken = budget * surveyed.macs, []
     for chain in reversed(last):
         cost = added_macs(chain, design)
         if cost <= rest:
@@ -84,14 +84,14 @@ def _auto(found: Survey, design: Design, budget: float) -> Choice:
             taken.append(chain)
         else:
             left.append(refused(chain, f"is beyond the budget of {budget:.0%} more multiply-adds"))
-    order = {chain.name: i for i, chain in enumerate(found.chains)}
+    order = {chain.name: i for i, chain in enumerate(surveyed.chains)}
     left.sort(key=lambda chain: order[chain.name])
     return Choice(tuple(reversed(taken)), tuple(left))
 
 
-def _last_stages(found: Survey, count: int) -> list[Chain]:
+def _last_stages(surveyed: Survey, count: int) -> list[Chain]:
     """The convolutions whose results have the last `count` sizes of maps."""
-    maps = [chain for chain in found.chains if chain.geometry is not None and (chain.spatial or chain.positions > 1)]
+    maps = [chain for chain in surveyed.chains if chain.geometry is not None and (chain.spatial or chain.positions > 1)]
     sizes = list(dict.fromkeys(chain.size for chain in reversed(maps)))
     if not 1 <= count <= len(sizes):
         raise UsageError(f"last {count} stages", "where", f"the network has maps of {len(sizes)} sizes on this example")

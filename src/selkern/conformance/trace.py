@@ -181,7 +181,7 @@ def _calls_noted(model: nn.Module, recorder: _Recorder, stack: list[str]) -> Ite
     for path, module in model.named_modules():
         if isinstance(module, torch.jit.ScriptModule):  # which takes no hooks; it runs in the module that calls it
             continue
-        handles.append(module.register_forward_pre_hook(enter(path), with_kwargs=True))
+        handles.append(module.register_forward_pre_hook(enter(path), prepend=True, with_kwargs=True))
         handles.append(module.register_forward_hook(leave, always_call=True))
     try:
         yield calls
