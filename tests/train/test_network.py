@@ -20,6 +20,7 @@ from selkern.models.registry import create_model
 from selkern.models.weights import read_card, save_weights
 from selkern.selection.record import record
 from selkern.train import run as job
+from selkern.train.defaults import Asked, choose_defaults
 from selkern.train.network import Construction, bare, new_network, open_network
 from selkern.train.options import TrainOptions
 from selkern.train.run_folder import RunFolder
@@ -64,7 +65,8 @@ def train_quietly(options: TrainOptions) -> RunFolder:
 def test_the_network_of_a_run_is_built_again(done: RunFolder, word: str) -> None:
     card = read_card(done.best)
     assert card.model == word
-    assert card.network == {"arguments": "", "changed": ["second"], "size": 16}
+    design = {"branches": 2, "form": "residual", "groups": 32, "reduction": 16, "min_width": 32, "gate_norm": "layer"}
+    assert card.network == {"arguments": "", "changed": ["second"], "size": 16, "design": design}
     loaded = load(str(done.path), "cpu", word)
     assert isinstance(loaded.model.get_submodule("second"), SelectiveConv)
     with torch.inference_mode(), record(loaded.model) as selection:
@@ -72,13 +74,15 @@ def test_the_network_of_a_run_is_built_again(done: RunFolder, word: str) -> None
     assert {name: tuple(a.shape) for name, a in selection.items()} == {"second": (2, 2, 16)}
 
 
-def test_code_is_run_only_where_the_user_names_it(done: RunFolder, word: str) -> None:
+def test_code_is_run_only_where_the_user_names_it(done: RunFolder, word: str, data: Path) -> None:
     for given in ("", "other.py:Net"):
         with pytest.raises(UsageError) as error:
             load(str(done.path), "cpu", given)
         assert f"--model {word} runs that code" in str(error.value)
         with pytest.raises(UsageError, match="is made by code of its own"):
             job.resume(done, "cpu", epochs=3, extend="rescale", model=given)
+    with pytest.raises(UsageError, match="is made by code of its own"):
+        choose_defaults(Asked(data=str(data), weights=str(done.path)))
 
 
 def test_every_command_opens_it(done: RunFolder, word: str, data: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -151,7 +155,9 @@ def test_no_file_has_weights_fetched(arguments: str, word: str, tmp_path: Path, 
 
 
 @pytest.mark.parametrize(
-    "network", [{"size": "x"}, {"size": 9000}, {"changed": "x"}, {"changed": [1]}, {"arguments": 1}], ids=str
+    "network",
+    [{"size": "x"}, {"size": 9000}, {"changed": "x"}, {"changed": [1]}, {"arguments": 1}, {"design": {"x": 1}}],
+    ids=str,
 )
 def test_a_damaged_description_is_one_line(network: dict[str, object], done: RunFolder) -> None:
     with pytest.raises(CheckpointError, match="does not say how its network is made"):

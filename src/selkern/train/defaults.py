@@ -264,12 +264,15 @@ def _read_card(asked: Asked, *, fetch: bool) -> tuple[str, Preprocess | None]:
     # Here, since a command's help comes without torch.
     from selkern.convert import hub
     from selkern.models.registry import card_of
+    from selkern.models.weights import read_card
+    from selkern.train.network import is_built, require_consent
     from selkern.train.run_folder import find_weights, require_preprocess
 
     if hub.is_reference(asked.weights) and not fetch:
         return "", None
     path = find_weights(asked.weights)
-    card = card_of(path, asked.model or None)
+    card = read_card(path) if is_built(path) else card_of(path, asked.model or None)
+    require_consent(card.model, asked.model, str(path))
     if card.in_chans != 3:
         what = f"weights take images of {card.in_chans} channel{'s' * (card.in_chans != 1)}, those of data have 3"
         raise CheckpointError(what, str(path), "take weights of a network with in_chans=3")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from selkern.adapt.selectify import selectify, selectify_plan
-from selkern.adapt.unit import SelectiveConv
+from selkern.adapt.unit import Design, SelectiveConv
 from selkern.adapt.where import named
 from selkern.convert.subject import check_outputs, find_subject, is_code
 from selkern.data import LARGEST_IMAGE
@@ -34,6 +34,7 @@ class Construction:
         norms: of one of ours, as `create_model` takes them.
         arguments: of code, as in Python.
         changed: convolutions that are units of `selectify`, by name; none for a network as it is.
+        design: of these units, the arguments of `selectify`.
     """
 
     model: str
@@ -42,6 +43,7 @@ class Construction:
     norms: Mapping[str, Any] = field(default_factory=dict)
     arguments: str = ""
     changed: tuple[str, ...] = ()
+    design: Mapping[str, Any] = field(default_factory=lambda: asdict(Design()))
 
     @classmethod
     def of_card(cls, card: Card) -> Construction:
@@ -52,18 +54,20 @@ class Construction:
     def of_dict(cls, model: str, classes: int, norms: Mapping[str, Any], network: Mapping[str, Any]) -> Construction:
         """Of what `to_dict` gave, and the rest."""
         size, arguments = network.get("size", 0), network.get("arguments", "")
-        changed = network.get("changed", [])
+        changed, design = network.get("changed", []), {**asdict(Design()), **network.get("design", {})}
         texts = [arguments, *changed] if isinstance(changed, list) else [None]
-        if type(size) is not int or not 0 <= size <= LARGEST_IMAGE or not all(isinstance(text, str) for text in texts):
+        sized = type(size) is int and 0 <= size <= LARGEST_IMAGE
+        if not sized or not all(isinstance(text, str) for text in texts) or design.keys() != asdict(Design()).keys():
             raise CheckpointError("does not say how its network is made", model, "the file is damaged; take another")
         require_no_fetching(arguments, model)
-        return cls(model, classes, size, norms, arguments, tuple(changed))
+        return cls(model, classes, size, norms, arguments, tuple(changed), design)
 
     def to_dict(self) -> dict[str, Any]:
         """What a card keeps beside model, classes and norms; empty for a network of ours as it is."""
         if not (self.changed or is_code(self.model)):
             return {}
-        return {"arguments": self.arguments, "changed": list(self.changed), "size": self.size}
+        design = {"design": dict(self.design)} if self.changed else {}
+        return {"arguments": self.arguments, "changed": list(self.changed), "size": self.size, **design}
 
     def build(self) -> nn.Module:
         """The network with random weights.
@@ -74,7 +78,7 @@ class Construction:
         model = bare(self.model, self.classes, self.size, self.arguments, norms=self.norms)
         if not self.changed:
             return model
-        changed = selectify(model, example=example(self.size), where=list(self.changed), pointwise=True)
+        changed = selectify(model, example=example(self.size), where=list(self.changed), pointwise=True, **self.design)
         units = {name for name, module in changed.named_modules() if isinstance(module, SelectiveConv)}
         if units != set(self.changed):
             missing = ", ".join(sorted(set(self.changed) - units)[:3])
@@ -161,7 +165,7 @@ def _started(
     word: str, classes: int, size: int, weights: Path | str | None, arguments: str
 ) -> tuple[nn.Module, Construction]:
     """The network with its first weights, before `selectify`."""
-    if isinstance(weights, Path) and _is_built(weights):
+    if isinstance(weights, Path) and is_built(weights):
         card = read_card(weights)
         if card.model != word:
             raise CheckpointError(f"weights are of {card.model}, not {word}", str(weights), f"use --model {card.model}")
@@ -209,9 +213,9 @@ def _classifier_name(model: nn.Module) -> str:
     if isinstance(model, Backbone):
         return "fc" if isinstance(model.fc, nn.Linear) else ""
     known = getattr(model, "default_cfg", None)
-    named = known.get("classifier") if isinstance(known, dict) else None
-    if isinstance(named, str):
-        return named
+    classifier = known.get("classifier") if isinstance(known, dict) else None
+    if isinstance(classifier, str):
+        return classifier
     units = [f"{name}." for name, module in model.named_modules() if isinstance(module, SelectiveConv)]
     linear = [
         name
@@ -232,7 +236,7 @@ def open_network(path: Path, code: str = "") -> tuple[nn.Module, Card]:
         CheckpointError: a file that cannot be read, or does not fit.
         UsageError: code that is not given, or cannot be run.
     """
-    card = read_card(path) if _is_built(path) else None
+    card = read_card(path) if is_built(path) else None
     if card is None:
         ours = create_model(weights=path)
         return ours, ours.card or read_card(path)
@@ -244,7 +248,7 @@ def open_network(path: Path, code: str = "") -> tuple[nn.Module, Card]:
     return model, card
 
 
-def _is_built(path: Path) -> bool:
+def is_built(path: Path) -> bool:
     """Whether a file is of a network that `create_model` alone does not make."""
     if not describes_itself(path):
         return False

@@ -46,7 +46,7 @@ def train(options: TrainOptions, defaults: Defaults | None = None) -> RunFolder 
     """
     # torchrun started all processes again after one was lost: it is this run that goes on, not a new one.
     if int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) and (run := RunFolder.unfinished(options)):
-        return resume(run, options.device)
+        return resume(run, options.device, model=options.model)
     with ExitStack() as held:
         with join(options.device) as ranks:
             with Progress("listing the images", quiet=not ranks.main) as line:
