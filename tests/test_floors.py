@@ -31,6 +31,7 @@ FLOORS = {
     "train": 5,
     "timm": 6,
     "inference": 6,
+    "adapt": 7,
     "report": 7,
     "study": 8,
     "cli": 9,

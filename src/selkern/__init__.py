@@ -10,6 +10,10 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from selkern.adapt.groups import param_groups
+    from selkern.adapt.insert import insert
+    from selkern.adapt.selectify import selectify, selectify_plan
+    from selkern.adapt.undo import deselectify
     from selkern.conformance.check import check
     from selkern.deploy.fold import fold
     from selkern.layers.article import Attention, MLPAttention, SKAttention
@@ -31,10 +35,15 @@ _HOME = {
     "SelectiveKernel": "layers.selective_kernel",
     "check": "conformance.check",
     "create_model": "models.registry",
+    "deselectify": "adapt.undo",
     "fold": "deploy.fold",
     "from_pretrained": "models.registry",
+    "insert": "adapt.insert",
     "list_models": "models.registry",
+    "param_groups": "adapt.groups",
     "record": "selection.record",
+    "selectify": "adapt.selectify",
+    "selectify_plan": "adapt.selectify",
     "set_kernels": "ops.kernels",
     "set_memory": "layers.memory",
 }
@@ -47,10 +56,15 @@ __all__ = [
     "SelectiveKernel",
     "check",
     "create_model",
+    "deselectify",
     "fold",
     "from_pretrained",
+    "insert",
     "list_models",
+    "param_groups",
     "record",
+    "selectify",
+    "selectify_plan",
     "set_kernels",
     "set_memory",
 ]

@@ -26,8 +26,8 @@ def test_every_public_name_resolves(name: str) -> None:
 
 def test_the_public_names_are_these() -> None:
     expected = ["Attention", "Branch", "MLPAttention", "SKAttention", "SKFusion", "SelectiveKernel"]
-    expected += ["check", "create_model", "fold", "from_pretrained", "list_models", "record"]
-    expected += ["set_kernels", "set_memory"]
+    expected += ["check", "create_model", "deselectify", "fold", "from_pretrained", "insert", "list_models"]
+    expected += ["param_groups", "record", "selectify", "selectify_plan", "set_kernels", "set_memory"]
     assert selkern.__all__ == expected
 
 
@@ -47,6 +47,10 @@ EXAMPLES = [
     ("conformance.check", 4),
     ("deploy.fold", 3),
     ("layers.memory", 3),
+    ("adapt.selectify", 6),
+    ("adapt.insert", 3),
+    ("adapt.undo", 4),
+    ("adapt.groups", 4),
 ]
 
 

@@ -6,7 +6,7 @@ look alike, and any code that runs can be traced.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -124,36 +124,89 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
             source.users.append(node)
 
 
+@dataclass(frozen=True, eq=False)
+class Call:
+    """One call of a module.
+
+    Attributes:
+        path: of the module, by the first of its names.
+        inputs: the nodes of the tensors that it was given.
+        outputs: the nodes of the tensors that it returned.
+        plain: whether it was given one tensor by position and nothing else.
+    """
+
+    path: str
+    inputs: tuple[Node, ...]
+    outputs: tuple[Node, ...]
+    plain: bool
+
+
+@dataclass(frozen=True, eq=False)
+class Trace:
+    """A forward pass.
+
+    Attributes:
+        nodes: all that ran, in order, after the parameters and the inputs.
+        calls: of the modules, in the order they returned.
+        output: of the model.
+    """
+
+    nodes: list[Node]
+    calls: list[Call]
+    output: Any
+
+
+def _nodes_of(recorder: _Recorder, values: Any) -> tuple[Node, ...]:
+    return tuple(recorder._node_of(leaf) for leaf in tree_leaves(values) if isinstance(leaf, Tensor))
+
+
 @contextmanager
-def _module_paths(model: nn.Module) -> Iterator[Callable[[], str]]:
-    """A function that returns which module is running."""
-    stack = [""]
+def _calls_noted(model: nn.Module, recorder: _Recorder, stack: list[str]) -> Iterator[list[Call]]:
+    """Within the block the last entry of the stack is the module that is running, and its calls are noted."""
+    calls: list[Call] = []
+    given: list[tuple[tuple[Node, ...], bool]] = []
 
     def enter(path: str) -> Any:
-        return lambda _module, _inputs: stack.append(path)
+        def hook(_module: nn.Module, args: Any, kwargs: Any) -> None:
+            stack.append(path)
+            given.append((_nodes_of(recorder, (args, kwargs)), len(args) == 1 and not kwargs))
 
-    def leave(_module: nn.Module, _inputs: Any, _output: Any) -> None:
-        stack.pop()
+        return hook
+
+    def leave(_module: nn.Module, _args: Any, output: Any) -> None:
+        inputs, plain = given.pop()
+        calls.append(Call(stack.pop(), inputs, _nodes_of(recorder, output), plain))
 
     handles = []
     for path, module in model.named_modules():
-        handles.append(module.register_forward_pre_hook(enter(path)))
+        if isinstance(module, torch.jit.ScriptModule):  # which takes no hooks; it runs in the module that calls it
+            continue
+        handles.append(module.register_forward_pre_hook(enter(path), prepend=True, with_kwargs=True))
         handles.append(module.register_forward_hook(leave, always_call=True))
     try:
-        yield lambda: stack[-1]
+        yield calls
     finally:
         for handle in handles:
             handle.remove()
 
 
 @torch.no_grad()
-def trace(model: nn.Module, inputs: Sequence[Any]) -> tuple[list[Node], Any]:
-    """Run `model(*inputs)` and give its nodes, in the order they ran, and its output."""
+def trace_calls(model: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any] | None = None) -> Trace:
+    """Run `model(*args, **kwargs)`, and give what ran and which module it ran in."""
     known: dict[int, Node] = {}
-    for op, tensors in (("parameter", [*model.parameters(), *model.buffers()]), ("input", tree_leaves(list(inputs)))):
+    state = [*model.parameters(), *model.buffers()]
+    for op, tensors in (("parameter", state), ("input", tree_leaves((list(args), dict(kwargs or {}))))):
         for tensor in tensors:
             if isinstance(tensor, Tensor):
                 known[id(tensor)] = Node(op, (), (), tensor, "", len(known))
-    with _module_paths(model) as module_path, _Recorder(known, module_path) as recorder:
-        output = model(*inputs)
-    return recorder.nodes, output
+    stack = [""]
+    recorder = _Recorder(known, lambda: stack[-1])
+    with _calls_noted(model, recorder, stack) as calls, recorder:
+        output = model(*args, **(kwargs or {}))
+    return Trace(recorder.nodes, calls, output)
+
+
+def trace(model: nn.Module, inputs: Sequence[Any]) -> tuple[list[Node], Any]:
+    """Run `model(*inputs)` and give its nodes, in the order they ran, and its output."""
+    traced = trace_calls(model, inputs)
+    return traced.nodes, traced.output

@@ -8,9 +8,10 @@ circulating code: a list of convolutions, one per branch, beside an `nn.Softmax`
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -25,8 +26,8 @@ class UnitInfo:
 
     Attributes:
         name: path of its module in the model.
-        label: the paper's way to call it, SK_3_4 for the fourth unit of stage 3 (the stem is stage 1);
-            the name where the path names no stage.
+        label: the paper's way to call it, SK_3_4 for the fourth unit of stage 3 (the stem is stage 1), with the last
+            part of its name where a block has several; the name where the path names no stage.
         extents: side of the window each branch sees, in the unit's input positions; empty if unknown.
         axis: of the branches in what its softmax gives; the images' is the other one of the first two.
     """
@@ -124,7 +125,11 @@ def find_units(model: nn.Module) -> dict[str, tuple[UnitInfo, nn.Module]]:
         name = owner or type(modules[owner]).__name__
         axis = module.dim or 0 if isinstance(module, nn.Softmax) else 1
         units[name] = (UnitInfo(name, label_of(name), extents, axis), module)
-    return units
+    seen = Counter(unit.label for unit, _ in units.values())
+    return {
+        name: (replace(unit, label=f"{unit.label}_{name.rpartition('.')[2]}") if seen[unit.label] > 1 else unit, module)
+        for name, (unit, module) in units.items()
+    }
 
 
 class Selections(Mapping[str, Tensor]):
