@@ -231,7 +231,9 @@ def test_not_undone_once_it_has_moved(moved: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "module", [None, selkern.SKAttention, lambda channels: nn.Conv2d(channels, channels, 3, padding=1)], ids=str
+    "module",
+    [None, selkern.SKAttention, lambda channels: nn.Conv2d(channels, channels, 3, padding=1)],
+    ids=["ours", "article", "function"],
 )
 @pytest.mark.parametrize("after", ["b3", "b3.act", "b[345]"])
 def test_inserted_modules_add_nothing_at_first_and_learn(module: Any, after: str) -> None:

@@ -55,7 +55,7 @@ def convs(*numbers: int) -> tuple[str, ...]:
         ("last 2 stages", convs(2, 3, 4, 5)),
         ("last 3 stages", convs(0, 1, 2, 3, 4, 5)),
     ],
-    ids=str,
+    ids=lambda value: "function" if callable(value) else str(value),
 )
 def test_where(where: Any, expected: tuple[str, ...]) -> None:
     plan = selkern.selectify_plan(network(), example=X, where=where, budget=1.0)
