@@ -40,8 +40,8 @@ def poison(monkeypatch: pytest.MonkeyPatch, what: str, steps: range) -> None:
             list(self.model.parameters())[-1].grad[0] = math.inf
         return losses, right
 
-    def broken_update(self: Stepper, batch: Batch, lr: float) -> None:
-        update(self, batch, lr)
+    def broken_update(self: Stepper, batch: Batch, lr: float, **named: Any) -> None:
+        update(self, batch, lr, **named)
         if seen[0] in steps and what in ("weight", "statistic"):
             tensors = self.model.parameters() if what == "weight" else self.model.buffers()
             with torch.no_grad():
