@@ -61,8 +61,9 @@ def test_without_a_model_sknet50_and_its_plain_twin_are_timed(
 
 def test_images_have_the_size_that_a_model_is_made_for(capsys: pytest.CaptureFixture[str]) -> None:
     timm_or_skip()
-    result = run(["sknet_mini.digits", "timm:resnet10t", "--batch-size", "1", "--budget", "0.01"], capsys)
-    assert result["inputs"] == {"sknet_mini.digits": [3, 48, 48], "timm:resnet10t": [3, 176, 176]}
+    names = ["sknet_mini.digits", "resnet_mini", "timm:resnet10t"]
+    result = run([*names, "--batch-size", "1", "--budget", "0.01"], capsys)
+    assert result["inputs"] == dict(zip(names, ([3, 48, 48], [3, 48, 48], [3, 176, 176]), strict=True))
 
 
 def test_a_module_of_the_users_is_timed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -21,6 +21,7 @@ from selkern.data.decode import show
 from selkern.data.preprocess import Preprocess
 from selkern.errors import CheckpointError, UsageError
 from selkern.layers.parts import evaluating
+from selkern.models.backbone import Backbone
 from selkern.models.registry import architecture, create_model, list_models
 
 IMAGES = 5  # a batch size that is seldom a number of branches or channels
@@ -64,10 +65,12 @@ def find_subject(name: str, arguments: str = "") -> nn.Module:
 
 
 def own_size(model: nn.Module) -> int:
-    """Height and width of the images that a model is made for, in pixels: by its weights, by timm, or 224."""
+    """Height and width of the images that a model is made for, in pixels: by its weights, its design, by timm, or 224."""
     card, of_timm = getattr(model, "card", None), getattr(model, "default_cfg", None)
     if card is not None and card.preprocess:
         return Preprocess.from_dict(card.preprocess).size
+    if isinstance(model, Backbone):
+        return model.arch.input_size
     if isinstance(of_timm, dict) and len(of_timm.get("input_size", ())) == 3:
         return int(of_timm["input_size"][-1])
     return 224
