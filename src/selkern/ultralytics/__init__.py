@@ -2,8 +2,8 @@
 
 Model YAMLs may name `SelectiveKernel`, `SKAttention` and `SKFusion`; see `rows`. `trainer` makes the trainer that puts
 selective kernels into a pretrained network without a further row, so that every weight keeps its place. What is trained
-with either is an ordinary checkpoint: it validates, predicts, exports, resumes and trains again. Loading it imports this
-module, wherever selkern is installed.
+with either is an ordinary checkpoint: it validates, predicts, exports, resumes and trains again. Where it is loaded,
+this module is imported by it, so selkern has to be installed there and nothing else.
 
 Three functions of ultralytics are extended, and do for every other network what they did: `nn.tasks.parse_model`,
 `nn.tasks.fuse_conv_and_bn` and `BaseModel.load`. Importing fails with a message where a version does not have them.
@@ -11,9 +11,9 @@ Three functions of ultralytics are extended, and do for every other network what
 Ultralytics is an optional package of the user's, under AGPL-3.0; nothing else of selkern imports it.
 
 Example:
-    >>> from ultralytics import YOLO                                                           # doctest: +SKIP
-    >>> import selkern.ultralytics                                                             # doctest: +SKIP
-    >>> YOLO("yolov8n.pt").train(data="coco8.yaml", trainer=selkern.ultralytics.trainer("last 2 stages"))  # doctest: +SKIP
+    >>> import selkern.ultralytics, ultralytics  # doctest: +SKIP
+    >>> trainer = selkern.ultralytics.trainer("last 2 stages")  # doctest: +SKIP
+    >>> ultralytics.YOLO("yolov8n.pt").train(data="coco8.yaml", trainer=trainer)  # doctest: +SKIP
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ import torch
 from selkern.errors import PackageError
 
 try:
-    import ultralytics.nn.tasks
+    import ultralytics.nn.tasks  # noqa: F401 - what is extended
 except ModuleNotFoundError as error:
     if error.name != "ultralytics":
         raise PackageError(
