@@ -87,7 +87,7 @@ def stirred(network: Any) -> Any:
     return network.eval()
 
 
-def moved(network: nn.Module) -> nn.Module:
+def moved(network: Any) -> Any:
     """As after training: the branches of the units differ."""
     with torch.no_grad():
         for unit in network.modules():
@@ -194,13 +194,23 @@ def test_a_wrong_row_is_one_line(row: str, parts: list[str], bridge: Any, tmp_pa
     assert all(part in str(raised.value) for part in parts), raised.value
 
 
+def other_parser(d: Any, channels: int) -> Any:
+    return d, channels
+
+
+def empty_parser(d: Any, ch: int, verbose: bool = True) -> Any:
+    return nn.Sequential(), [] * (ch + bool(d) + verbose)
+
+
 @needed
 def test_another_ultralytics_is_told_apart(bridge: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     hooks = importlib.import_module("selkern.ultralytics.hooks")
-    monkeypatch.setattr(bridge.tasks, "parse_model", lambda d, channels: None)
-    with pytest.raises(PackageError, match=r"ultralytics \S+ has no .*parse_model\(d, ch, verbose\) \| .* \| pip install"):
+    monkeypatch.setattr(bridge.tasks, "parse_model", other_parser)
+    with pytest.raises(
+        PackageError, match=r"ultralytics \S+ has no .*parse_model\(d, ch, verbose\) \| .* \| pip install"
+    ):
         hooks.register()
-    monkeypatch.setattr(bridge.tasks, "parse_model", lambda d, ch, verbose=True: (nn.Sequential(), []))
+    monkeypatch.setattr(bridge.tasks, "parse_model", empty_parser)
     with pytest.raises(PackageError, match="cannot read rows of ours"):
         hooks.register()
 
@@ -223,7 +233,9 @@ def test_a_selectified_yolov8n_is_equal_to_the_bit(where: str, bridge: Any) -> N
 
 
 @needed
-@pytest.mark.parametrize("file", ["yolov5n.yaml", "yolov9t.yaml", "yolov10n.yaml", "yolo11n.yaml", "yolo26n.yaml", "yolov8n-cls.yaml"])
+@pytest.mark.parametrize(
+    "file", ["yolov5n.yaml", "yolov9t.yaml", "yolov10n.yaml", "yolo11n.yaml", "yolo26n.yaml", "yolov8n-cls.yaml"]
+)
 @pytest.mark.exhaustive
 def test_other_networks_are_equal_too(file: str, bridge: Any) -> None:
     plain, changed = selectified(bridge, file, "*")
@@ -242,8 +254,8 @@ def test_fuse_leaves_the_results_of_units_as_they_are(bridge: Any) -> None:
     assert fused.is_fused()
     assert len(units(fused)) == len(units(changed))
     torch.testing.assert_close(boxes(fused, x), boxes(changed, x), rtol=1e-5, atol=1e-3)
-    block, alone = changed.model[0], fused.model[0]  # one convolution: its results are the same to the bit
-    assert torch.equal(block(x), alone(x))
+    # One convolution alone: its results are the same to the bit.
+    assert torch.equal(changed.model[0](x), fused.model[0](x))
 
 
 @needed
@@ -306,7 +318,16 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def options(data: Path, folder: Path, **more: Any) -> dict[str, Any]:
-    quick = {"imgsz": 64, "batch": 4, "workers": 0, "device": "cpu", "plots": False, "amp": False, "verbose": False}
+    quick = {
+        "imgsz": 64,
+        "batch": 4,
+        "nbs": 4,
+        "workers": 0,
+        "device": "cpu",
+        "plots": False,
+        "amp": False,
+        "verbose": False,
+    }
     return {"data": str(data), "epochs": 1, "project": str(folder), "exist_ok": True, "name": "run", **quick, **more}
 
 
@@ -345,7 +366,7 @@ class Stopped(Exception):
     pass
 
 
-def stop(trainer: Any) -> None:
+def stop(_: Any) -> None:
     raise Stopped
 
 
@@ -353,7 +374,9 @@ def program(text: str, prelude: str = PRELUDE) -> str:
     """What a new process prints at the end."""
     path = os.pathsep.join([str(Path(__file__).parent), *sys.path])
     environment = {**ENVIRONMENT, **os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
-    done = subprocess.run([sys.executable, "-c", prelude + text], env=environment, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", prelude + text], env=environment, capture_output=True, text=True, check=False
+    )
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
     return done.stdout
 
@@ -443,7 +466,7 @@ def test_exported_to_onnx_it_gives_the_same(kind: str, runs: Run, bridge: Any) -
 
 @needed
 @pytest.mark.exhaustive
-def test_the_weights_of_a_checkpoint_all_transfer(runs: Run, bridge: Any, data: Path, tmp_path: Path) -> None:
+def test_the_weights_of_a_checkpoint_all_transfer(bridge: Any, data: Path, tmp_path: Path) -> None:
     """A plain checkpoint, then selective kernels: the first step begins with the network that was trained."""
     plain = bridge.Yolo("yolov8n.yaml")
     plain.train(**options(data, tmp_path))
@@ -466,7 +489,16 @@ def test_the_command_trains_with_selective_kernels(bridge: Any, data: Path, tmp_
     program(f"{start}sys.exit(main({train!r}))", "from shim import fix_torchvision\nfix_torchvision()\n" + NMS)
     best = tmp_path / "run" / "weights" / "best.pt"
     assert units(bridge.Yolo(best).model)
-    val = ["yolo", "val", f"model={best}", f"data={data}", "imgsz=64", "plots=False", "device=cpu", f"project={tmp_path}"]
+    val = [
+        "yolo",
+        "val",
+        f"model={best}",
+        f"data={data}",
+        "imgsz=64",
+        "plots=False",
+        "device=cpu",
+        f"project={tmp_path}",
+    ]
     program(f"{start}sys.exit(main({val!r}))", "from shim import fix_torchvision\nfix_torchvision()\n" + NMS)
     wrong = ["yolo", "train", "model=yolov8n.yaml", "epohcs=1"]
     said = program(f"{start}print(main({wrong!r}))", "from shim import fix_torchvision\nfix_torchvision()\n")
