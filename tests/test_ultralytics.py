@@ -111,7 +111,7 @@ def selectified(bridge: Any, file: str = "yolov8n.yaml", where: Any = "auto") ->
     """A network of random weights as it is, and with selective kernels."""
     plain = stirred(bridge.Yolo(file).model)
     changed = copy.deepcopy(plain)
-    importlib.import_module("selkern.ultralytics.trainer").put_kernels(changed, where=where)
+    importlib.import_module("selkern.ultralytics.training").put_kernels(changed, where=where)
     return plain, changed
 
 

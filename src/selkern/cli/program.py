@@ -20,11 +20,11 @@ COMMANDS = {  # name and summary; each is `main` of the module of its name
     "convert": "weights of timm, Caffe or a torch state dict to a file that describes itself",
     "check": "is this SK code, ours or anybody's, what the paper says? rule by rule",
     "selectify": "selective kernels in a network that you have: what would change, its cost, and that it stays exact",
-    "yolo": "the command line of Ultralytics YOLO, with our modules and `selectify=WHERE`",
     "models": "the networks, their parameters and multiply-adds",
     "data": "check a data set before training, or cut the objects out of pictures with boxes",
     "study": "networks compared: each trained several times on the same images in the same order",
     "bench": "time and memory of any models on this machine, side by side",
+    "yolo": "the command line of Ultralytics YOLO, with our modules and `selectify=WHERE`",
     "doctor": "versions, devices, cores, settings and missing packages of this machine",
 }
 

@@ -35,7 +35,7 @@ except (ImportError, RuntimeError, AttributeError, OSError) as error:  # what a 
     raise PackageError(f"ultralytics cannot be imported ({error})", __name__, _fix) from error
 
 from selkern.ultralytics.hooks import register
-from selkern.ultralytics.trainer import SelectiveTrainer, trainer, training_with
+from selkern.ultralytics.training import SelectiveTrainer, trainer, training_with
 
 register()
 

@@ -1,4 +1,4 @@
-"""Rows of a model YAML that name our modules: read by ultralytics' own parser, with stand-ins in their places.
+"""Rows of a model YAML that name our modules: read by ultralytics' own parser, with placeholders where ours are.
 
 `[from, repeats, SelectiveKernel, [channels, kernels, stride, groups, reduction]]`
     kernels (3, 5), stride 1, groups 32 (or what divides the channels), reduction 16. SiLU, and a LayerNorm in the gate,
@@ -85,7 +85,7 @@ class Row:
         sources = self.source if self.name == "SKFusion" else [self.source]
         return [source if source >= 0 else self.index + source for source in sources]
 
-    def stand_in(self) -> list[Any]:
+    def placeholder(self) -> list[Any]:
         """A row that ultralytics can read, whose result has as many channels."""
         source = self.source[0] if self.name == "SKFusion" else self.source
         if self.channels is None:
@@ -140,7 +140,7 @@ def _unit(c1: int, c2: int, kernels: Sequence[int] = (3, 5), groups: int = 32, *
 def reading(parser: Parser, note: Callable[[str], None], taken: Callable[[str], bool]) -> Parser:
     """A parser of model YAMLs that knows our modules as well.
 
-    Ours are read as stand-ins of ultralytics' own; rows behind the last tell what came into them, and go again.
+    Ours are read as rows of ultralytics' own; further ones behind the last show what comes into them, and go again.
 
     Args:
         parser: of ultralytics: (d, ch, verbose) to the layers and which results are kept.
@@ -156,16 +156,16 @@ def reading(parser: Parser, note: Callable[[str], None], taken: Callable[[str], 
             return parser(d, ch, verbose)
         rows = list(written)
         for row in ours:
-            rows[row.index] = row.stand_in()
+            rows[row.index] = row.placeholder()
         asked = sorted({source for row in ours for source in row.inputs if source >= 0})
         probes = [[source, 1, "Conv", [8, 1, 1]] for source in asked]
         made, _ = parser({**d, "backbone": rows, "head": probes}, ch, False)
         layers = [*made.children()]
         width = {-1: ch, **{s: _conv(probe).in_channels for s, probe in zip(asked, layers[len(rows) :], strict=True)}}
         for row in ours:
-            channels, stand_in = [width[source] for source in row.inputs], layers[row.index]
-            result = channels[0] if row.channels is None else _conv(stand_in).out_channels
-            repeats = len(stand_in) if isinstance(stand_in, nn.Sequential) else 1
+            channels, placed = [width[source] for source in row.inputs], layers[row.index]
+            result = channels[0] if row.channels is None else _conv(placed).out_channels
+            repeats = len(placed) if isinstance(placed, nn.Sequential) else 1
             layers[row.index] = _placed(row.build(channels, result, repeats), row)
         layers = layers[: len(rows)]
         if verbose:
