@@ -9,7 +9,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -31,15 +31,12 @@ pytestmark = pytest.mark.filterwarnings("ignore", "error:::selkern")  # other pe
 
 # Every program of these tests begins with it: a torchvision built for another torch lacks its operators.
 PRELUDE = """
-import sys, torch
 from shim import fix_torchvision
 fix_torchvision()
 import torchvision
 from ultralytics.utils.nms import TorchNMS
 torchvision.ops.nms = TorchNMS.nms
 """
-
-NMS = "import torchvision\nfrom ultralytics.utils.nms import TorchNMS\ntorchvision.ops.nms = TorchNMS.nms\n"
 
 OURS = """
 nc: 3
@@ -59,17 +56,18 @@ head:
 
 
 @pytest.fixture(scope="module")
-def bridge(tmp_path_factory: pytest.TempPathFactory) -> Any:
+def bridge(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     """Ultralytics with a folder of its own for its settings, offline, and `selkern.ultralytics`."""
     torch.set_num_threads(1)
-    os.environ["YOLO_CONFIG_DIR"], os.environ["YOLO_OFFLINE"] = str(tmp_path_factory.mktemp("settings")), "true"
-    fix_torchvision()
-    module = importlib.import_module("selkern.ultralytics")
-    nms, torchvision = importlib.import_module("ultralytics.utils.nms"), importlib.import_module("torchvision")
-    torchvision.ops.nms = nms.TorchNMS.nms
-    yolo = importlib.import_module("ultralytics").YOLO
-    tasks = importlib.import_module("ultralytics.nn.tasks")
-    return SimpleNamespace(ours=module, Yolo=yolo, tasks=tasks)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("YOLO_CONFIG_DIR", str(tmp_path_factory.mktemp("settings")))
+        patch.setenv("YOLO_OFFLINE", "true")
+        fix_torchvision()
+        module = importlib.import_module("selkern.ultralytics")
+        nms = importlib.import_module("ultralytics.utils.nms")
+        patch.setattr(importlib.import_module("torchvision").ops, "nms", nms.TorchNMS.nms)
+        yolo = importlib.import_module("ultralytics").YOLO
+        yield SimpleNamespace(ours=module, Yolo=yolo, tasks=importlib.import_module("ultralytics.nn.tasks"))
 
 
 def stirred(network: Any) -> Any:
@@ -370,12 +368,12 @@ def stop(_: Any) -> None:
     raise Stopped
 
 
-def program(text: str, prelude: str = PRELUDE) -> str:
+def program(text: str) -> str:
     """What a new process prints at the end."""
     path = os.pathsep.join([str(Path(__file__).parent), *sys.path])
     environment = {**ENVIRONMENT, **os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
     done = subprocess.run(
-        [sys.executable, "-c", prelude + text], env=environment, capture_output=True, text=True, check=False
+        [sys.executable, "-c", PRELUDE + text], env=environment, capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
     return done.stdout
@@ -474,10 +472,16 @@ def test_the_weights_of_a_checkpoint_all_transfer(bridge: Any, data: Path, tmp_p
     kept: list[Any] = []
     model = bridge.Yolo(tmp_path / "run" / "weights" / "best.pt")
     model.add_callback("on_pretrain_routine_end", lambda trainer: kept.append(copy.deepcopy(trainer.model).eval()))
-    model.train(**options(data, tmp_path, name="changed"), trainer=bridge.ours.SelectiveTrainer)
+    model.train(**options(data, tmp_path, name="changed"), trainer=bridge.ours.trainer("last 2 stages"))
     x = torch.rand(2, 3, 64, 64)
     assert units(kept[0])
     assert torch.equal(boxes(kept[0], x), boxes(before.model.float().eval(), x))
+    cloudpickle = pytest.importorskip("cloudpickle", reason="cloudpickle is not installed: make clients")
+    (tmp_path / "kind").write_bytes(
+        cloudpickle.dumps(type(model.trainer))
+    )  # as it goes to the processes of several GPUs
+    said = program(f"import pickle; print(pickle.load(open({str(tmp_path / 'kind')!r}, 'rb')).selection['where'])")
+    assert said.splitlines()[-1] == "last 2 stages"
 
 
 @needed
@@ -486,7 +490,7 @@ def test_the_command_trains_with_selective_kernels(bridge: Any, data: Path, tmp_
     words = [f"{key}={value}" for key, value in options(data, tmp_path).items()]
     start = "from selkern.cli import main\nimport sys\n"
     train = ["yolo", "train", "model=yolov8n.yaml", "selectify=last 2 stages", *words]
-    program(f"{start}sys.exit(main({train!r}))", "from shim import fix_torchvision\nfix_torchvision()\n" + NMS)
+    program(f"{start}sys.exit(main({train!r}))")
     best = tmp_path / "run" / "weights" / "best.pt"
     assert units(bridge.Yolo(best).model)
     val = [
@@ -499,9 +503,9 @@ def test_the_command_trains_with_selective_kernels(bridge: Any, data: Path, tmp_
         "device=cpu",
         f"project={tmp_path}",
     ]
-    program(f"{start}sys.exit(main({val!r}))", "from shim import fix_torchvision\nfix_torchvision()\n" + NMS)
+    program(f"{start}sys.exit(main({val!r}))")
     wrong = ["yolo", "train", "model=yolov8n.yaml", "epohcs=1"]
-    said = program(f"{start}print(main({wrong!r}))", "from shim import fix_torchvision\nfix_torchvision()\n")
+    said = program(f"{start}print(main({wrong!r}))")
     assert said.splitlines()[-1] == "2"
 
 
@@ -514,4 +518,4 @@ def test_a_run_without_selective_kernels_is_not_resumed_with_them(bridge: Any, d
         model.train(**options(data, tmp_path, epochs=2))
     again = bridge.Yolo(tmp_path / "run" / "weights" / "last.pt")
     with pytest.raises(UsageError, match="the run to resume has no selective kernels"):
-        again.train(resume=True, trainer=bridge.ours.trainer())
+        again.train(resume=True, trainer=bridge.ours.SelectiveTrainer)

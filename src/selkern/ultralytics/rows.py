@@ -9,7 +9,7 @@
     maps of one size and channel count; reduction 16, min_width 32.
 
 What is left out has these values. Channels are those of the rows that `from` names; a number is the result's, scaled by
-the width as for `Conv`, and has to be theirs with SKAttention and SKFusion. Exporters trace all three.
+the width as for `Conv`, and has to be theirs with SKAttention and SKFusion.
 """
 
 from __future__ import annotations
@@ -113,8 +113,7 @@ class Row:
             if self.name == "SKFusion":
                 return SKFusion(result, len(channels), norm="layer", **self.options)
             if self.name == "SKAttention":
-                # torch.jit.trace, which exporters run, does not take the other memories' own operators.
-                modules: list[nn.Module] = [SKAttention(result, **self.options, memory="plain") for _ in range(repeats)]
+                modules: list[nn.Module] = [SKAttention(result, **self.options) for _ in range(repeats)]
             else:
                 modules = [_unit(channels[0], result, **self.options)]
                 modules += [_unit(result, result, **{**self.options, "stride": 1}) for _ in range(repeats - 1)]
@@ -132,8 +131,8 @@ def _value(arg: Any) -> Any:
 
 
 def _unit(c1: int, c2: int, kernels: Sequence[int] = (3, 5), groups: int = 32, **options: Any) -> SelectiveKernel:
-    """A unit with the activation of the networks around it, which an exporter can trace."""
-    shared: dict[str, Any] = {"activation": "silu", "gate_norm": "layer", "memory": "plain"}
+    """A unit with the activation of the networks around it, and a gate that learns from a single image too."""
+    shared: dict[str, Any] = {"activation": "silu", "gate_norm": "layer"}
     return SelectiveKernel(c1, c2, kernels, groups=math.gcd(c1, c2, groups), **shared, **options)
 
 
