@@ -504,9 +504,9 @@ def test_the_command_trains_with_selective_kernels(bridge: Any, data: Path, tmp_
         f"project={tmp_path}",
     ]
     program(f"{start}sys.exit(main({val!r}))")
-    wrong = ["yolo", "train", "model=yolov8n.yaml", "epohcs=1"]
-    said = program(f"{start}print(main({wrong!r}))")
-    assert said.splitlines()[-1] == "2"
+    for wrong in ("epohcs=1", f"data={tmp_path / 'none.yaml'}"):
+        said = program(f"{start}print(main(['yolo', 'train', 'model=yolov8n.yaml', {wrong!r}]))")
+        assert said.splitlines()[-1] == "2"
 
 
 @needed

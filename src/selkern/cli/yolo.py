@@ -43,7 +43,7 @@ def main(argv: list[str]) -> int:
             cfg.entrypoint()
     except (*_THEIRS, RuntimeError) as error:
         theirs = isinstance(error, _THEIRS) or str(error).startswith("Dataset ")
-        if isinstance(error, UsageError) or getattr(error, "errno", None) or not theirs:
+        if isinstance(error, UsageError) or not theirs:
             raise
         lines = [line.strip() for line in str(error).splitlines() if line.strip()]
         raise UsageError(lines[0] if lines else type(error).__name__, "selkern yolo", "selkern yolo help") from error
