@@ -62,7 +62,11 @@ def of_the_core(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[int
     lines = [[name, *more] for name in cli.COMMANDS for more in ([], ["--help"], ["x", "--json"])]
     lines += [["data", "check", "x"], ["data", "check", "--help"], ["train", "--resume"], ["doctor", "--json"]]
     lines += [["--help"], ["--version"], []]
-    said = without(roots(["train", "convert", "hub", "timm", "ray"]), *lines, folder=tmp_path_factory.mktemp("core"))
+    said = without(
+        [*roots(["train", "convert", "hub", "timm", "ray"]), "ultralytics"],
+        *lines,
+        folder=tmp_path_factory.mktemp("core"),
+    )
     return {" ".join(words): answer for words, answer in zip(lines, said, strict=True)}
 
 
@@ -71,10 +75,14 @@ def test_a_command_of_a_core_installation_names_its_extra(
     command: str, of_the_core: dict[str, tuple[int, str, str]]
 ) -> None:
     reported = (1, "", f"error: tyro is not installed | selkern {command} | pip install 'selkern[train]'\n")
+    if command == "yolo":  # whose arguments are not read by tyro
+        reported = (1, "", "error: ultralytics is not installed | selkern.ultralytics | pip install ultralytics\n")
     answers = {line: said for line, said in of_the_core.items() if line.partition(" ")[0] == command}
-    lives = {"doctor": {"doctor", "doctor --json"}, "data": {"data", "data --help", "data x --json"}}.get(
-        command, set()
-    )
+    lives = {
+        "doctor": {"doctor", "doctor --json"},
+        "data": {"data", "data --help", "data x --json"},
+        "yolo": {"yolo", "yolo --help"},
+    }.get(command, set())
     assert {line: said for line, said in answers.items() if line not in lives} == dict.fromkeys(
         answers.keys() - lives, reported
     )
@@ -127,7 +135,8 @@ def test_every_package_that_selkern_imports_is_of_the_core_or_has_an_extra() -> 
                 result |= {alias.name.partition(".")[0] for alias in node.names}
     optional = set(roots([package.extra for package in OPTIONAL]))
     others = result - set(sys.stdlib_module_names) - CORE - optional - {"selkern", "typing_extensions"}
-    assert others == {"pandas", "markupsafe"}  # of `to_frame` alone, which says so itself; comes with jinja2
+    # Of `to_frame` alone, which says so itself; comes with jinja2; the user's own, which `selkern.ultralytics` extends.
+    assert others == {"pandas", "markupsafe", "ultralytics"}
     assert optional - result == {"ray"}  # which is imported by name
 
 

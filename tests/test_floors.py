@@ -30,6 +30,7 @@ FLOORS = {
     "selection": 5,
     "timm": 6,
     "adapt": 7,
+    "ultralytics": 8,
     "train": 8,
     "inference": 9,
     "report": 10,

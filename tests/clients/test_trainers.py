@@ -6,6 +6,7 @@ One of them: `.venv-clients/bin/python -m pytest -m exhaustive tests/clients/tes
 from __future__ import annotations
 
 import copy
+import importlib
 from pathlib import Path
 from typing import Any
 
@@ -317,9 +318,9 @@ nc: 3
 backbone:
   - [-1, 1, Conv, [8, 3, 2]]
   - [-1, 1, Conv, [32, 3, 2]]
-  - [-1, 1, SelectiveKernel, [32, 32]]
+  - [-1, 1, SelectiveKernel, [32]]
   - [-1, 1, Conv, [32, 3, 2]]
-  - [-1, 1, SKAttention, [32]]
+  - [-1, 1, SKAttention, []]
   - [-1, 1, Conv, [32, 3, 2]]
 head:
   - [[4, 5], 1, Detect, [nc]]
@@ -330,20 +331,18 @@ head:
     "Ultralytics YOLO",
     "ultralytics",
     "a detector with both layers in its YAML: an epoch on drawn images, validated, exported to ONNX",
-    "put the layers into ultralytics.nn.tasks' names first; arguments are those of the layer",
+    "import selkern.ultralytics: both are names for the YAML then",
 )
 def test_yolo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("YOLO_CONFIG_DIR", str(tmp_path))
     monkeypatch.setenv("YOLO_OFFLINE", "true")
-    import ultralytics.nn.tasks as tasks
     from ultralytics import YOLO as Yolo
     from ultralytics.utils.nms import TorchNMS
 
     # A torchvision that was built for another torch lacks its operators (tests/shim.py): Ultralytics' own is the same.
     if not torch._C._dispatch_has_kernel_for_dispatch_key("torchvision::nms", "CPU"):
         monkeypatch.setattr("torchvision.ops.nms", TorchNMS.nms)
-    monkeypatch.setattr(tasks, "SelectiveKernel", selkern.SelectiveKernel, raising=False)
-    monkeypatch.setattr(tasks, "SKAttention", selkern.SKAttention, raising=False)
+    importlib.import_module("selkern.ultralytics")
     draw_boxes(tmp_path)
     (tmp_path / "sk.yaml").write_text(YOLO)
     model = Yolo(tmp_path / "sk.yaml", task="detect")

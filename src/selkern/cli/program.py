@@ -24,6 +24,7 @@ COMMANDS = {  # name and summary; each is `main` of the module of its name
     "data": "check a data set before training, or cut the objects out of pictures with boxes",
     "study": "networks compared: each trained several times on the same images in the same order",
     "bench": "time and memory of any models on this machine, side by side",
+    "yolo": "the command line of Ultralytics YOLO, with our modules and `selectify=WHERE`",
     "doctor": "versions, devices, cores, settings and missing packages of this machine",
 }
 
