@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -19,6 +20,23 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     """The size and the seed of the tests that draw their cases."""
     parser.addoption("--seed", type=int, default=0, help="seed of the tests that draw their cases")
     parser.addoption("--cases", type=int, help="how many cases an exhaustive test of tests/guarantees draws")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Of the cases of a test that is marked `share(n)`, every n-th stays, unless `--cases 0` asks for all."""
+    if config.getoption("--cases") == 0:
+        return
+    counts: Counter[str] = Counter()
+    left_out = []
+    for item in items:
+        if (mark := item.get_closest_marker("share")) is not None:
+            name = item.nodeid.partition("[")[0]
+            if counts[name] % mark.args[0]:
+                left_out.append(item)
+            counts[name] += 1
+    if left_out:
+        config.hook.pytest_deselected(items=left_out)
+        items[:] = [item for item in items if item not in set(left_out)]
 
 
 @pytest.fixture

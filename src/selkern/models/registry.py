@@ -207,16 +207,12 @@ def card_of(path: Path, name: str | None = None) -> Card:
 
 def _read(path: Path, name: str | None) -> tuple[Card, dict[str, Tensor]]:
     """Card and tensors of a file of ours, or of timm's."""
-    try:
-        if not describes_itself(path):
-            from selkern.convert.foreign import read_timm
+    if not describes_itself(path):
+        from selkern.convert.foreign import read_timm
 
-            if (result := read_timm(path, name)) is not None:
-                return result
-        return read_card(path), read_tensors(path)
-    except RuntimeError as error:  # a file that is larger than memory can map
-        reason = str(error).splitlines()[0]
-        raise CheckpointError(f"cannot be read ({reason})", str(path), "the file is damaged; take another") from error
+        if (result := read_timm(path, name)) is not None:
+            return result
+    return read_card(path), read_tensors(path)
 
 
 def _from_weights(

@@ -124,8 +124,8 @@ def _metadata(path: Path) -> dict[str, str]:
     try:
         with safe_open(str(path), framework="pt") as file:
             return file.metadata() or {}
-    except (SafetensorError, OSError) as error:
-        raise _damaged(path, error) from error
+    except (SafetensorError, OSError, RuntimeError) as error:  # the last: larger than memory can map
+        raise _damaged(path, str(error).splitlines()[0]) from error
 
 
 def describes_itself(path: Path) -> bool:
@@ -160,8 +160,8 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     try:
         with safe_open(str(path), framework="pt") as file:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
-    except (SafetensorError, OSError) as error:
-        raise _damaged(path, error) from error
+    except (SafetensorError, OSError, RuntimeError) as error:
+        raise _damaged(path, str(error).splitlines()[0]) from error
     if metadata.get("format") == FORMAT and metadata.get("sha256") != _digest(metadata.get("card", ""), tensors):
         raise CheckpointError("differs from what was written", str(path), "the file is damaged; take another")
     return tensors
