@@ -65,7 +65,7 @@ def find_subject(name: str, arguments: str = "") -> nn.Module:
 
 
 def own_size(model: nn.Module) -> int:
-    """Height and width of the images that a model is made for, in pixels: by its weights, its design, by timm, or 224."""
+    """Side of the images that a model is made for, px: by its weights, its design, by timm, or 224."""
     card, of_timm = getattr(model, "card", None), getattr(model, "default_cfg", None)
     if card is not None and card.preprocess:
         return Preprocess.from_dict(card.preprocess).size
