@@ -59,6 +59,7 @@ NETWORKS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
     for name, side in {"sknet_mini": 24, "sknet26": 33, "sk_shufflenet_v2_x05": 64, "skresnet18": 64}.items()
 }
 every_layer = pytest.mark.parametrize("name", LAYERS)
+# Of the networks two are in the fast tests.
 SLOW = [pytest.param(name, marks=pytest.mark.exhaustive) for name in ("sk_shufflenet_v2_x05", "skresnet18")]
 everything = pytest.mark.parametrize("name", [*LAYERS, "sknet_mini", "sknet26", *SLOW])
 every_memory = pytest.mark.parametrize("memory", MEMORY)
