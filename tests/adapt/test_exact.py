@@ -125,7 +125,7 @@ LARGE = NAMES.split()
 
 
 @pytest.mark.exhaustive
-@pytest.mark.share(3)
+@pytest.mark.share(5)
 @pytest.mark.parametrize("name", LARGE)
 def test_many_timm_networks(name: str, seed: int) -> None:
     torch.manual_seed(seed)
