@@ -143,13 +143,19 @@ def test_the_core_builds_trains_records_folds_exports_and_saves(core: Environmen
     assert done.stdout.startswith(f"ok: selkern {__version__} on Python ")
 
 
-@pytest.mark.parametrize("command", [name for name in cli.COMMANDS if name != "doctor"])
+@pytest.mark.parametrize("command", [name for name in cli.COMMANDS if name not in ("doctor", "yolo")])
 def test_a_command_of_the_core_is_one_line(command: str, core: Environment, tmp_path: Path) -> None:
     lines = [[command], [command, "--help"]] if command != "data" else [["data", "check", "x"]]
     for words in lines:
         done = core.selkern(*words, folder=tmp_path)
         reported = f"error: tyro is not installed | selkern {command} | pip install 'selkern[train]'\n"
         assert (done.returncode, done.stdout, done.stderr) == (1, "", reported)
+
+
+def test_yolo_of_the_core_names_what_is_missing(core: Environment, tmp_path: Path) -> None:
+    done = core.selkern("yolo", "train", folder=tmp_path)
+    reported = "error: ultralytics is not installed | selkern.ultralytics | pip install ultralytics\n"
+    assert (done.returncode, done.stdout, done.stderr) == (1, "", reported)
 
 
 def test_help_version_and_doctor_of_the_core(core: Environment, tmp_path: Path) -> None:
