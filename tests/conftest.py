@@ -27,16 +27,16 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     if config.getoption("--cases") == 0:
         return
     counts: Counter[str] = Counter()
-    left_out = []
+    left_out = set()
     for item in items:
         if (mark := item.get_closest_marker("share")) is not None:
             name = item.nodeid.partition("[")[0]
             if counts[name] % mark.args[0]:
-                left_out.append(item)
+                left_out.add(item)
             counts[name] += 1
     if left_out:
-        config.hook.pytest_deselected(items=left_out)
-        items[:] = [item for item in items if item not in set(left_out)]
+        config.hook.pytest_deselected(items=list(left_out))
+        items[:] = [item for item in items if item not in left_out]
 
 
 @pytest.fixture

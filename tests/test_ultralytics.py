@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 import torch
 from shim import fix_torchvision
-from tiny import ENVIRONMENT
+from tiny import ENVIRONMENT, draw_boxes
 from torch import Tensor, nn
 
 import selkern
@@ -297,21 +297,8 @@ def test_a_pattern_that_matches_nothing_is_one_line(bridge: Any) -> None:
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Nine pictures of a bright square, with its box, for training and validation."""
-    import numpy as np
-    from PIL import Image
-
     root = tmp_path_factory.mktemp("squares")
-    for part in ("train", "val"):
-        for kind in ("images", "labels"):
-            (root / kind / part).mkdir(parents=True)
-        for number in range(9):
-            pixels = np.random.default_rng(number).integers(0, 80, (64, 64, 3))
-            left = 4 * number
-            pixels[16:40, left : left + 24, number % 3] = 250
-            Image.fromarray(pixels.astype(np.uint8)).save(root / "images" / part / f"{number}.png")
-            box = f"{number % 3} {(left + 12) / 64} {28 / 64} {24 / 64} {24 / 64}\n"
-            (root / "labels" / part / f"{number}.txt").write_text(box)
-    (root / "data.yaml").write_text(f"path: {root}\ntrain: images/train\nval: images/val\nnames: [red, green, blue]\n")
+    draw_boxes(root)
     return root / "data.yaml"
 
 

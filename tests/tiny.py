@@ -186,3 +186,18 @@ def tree(root: Path) -> dict[str, tuple[str, int]]:
 def order_of(file: Path) -> NDArray[np.int64]:
     """(k, 3) epoch, step and sample number of every row of an order.rank*.csv."""
     return np.loadtxt(file, delimiter=",", dtype=np.int64, ndmin=2)
+
+
+def draw_boxes(root: Path) -> None:
+    """Nine images (so that the last batch has one) of a bright square, with its box, for training and validation."""
+    for part in ("train", "val"):
+        for kind in ("images", "labels"):
+            (root / kind / part).mkdir(parents=True)
+        for number in range(9):
+            pixels = np.random.default_rng(number).integers(0, 80, (64, 64, 3))
+            left = 4 * number
+            pixels[16:40, left : left + 24, number % 3] = 250
+            Image.fromarray(pixels.astype(np.uint8)).save(root / "images" / part / f"{number}.png")
+            box = f"{number % 3} {(left + 12) / 64} {28 / 64} {24 / 64} {24 / 64}\n"
+            (root / "labels" / part / f"{number}.txt").write_text(box)
+    (root / "data.yaml").write_text(f"path: {root}\ntrain: images/train\nval: images/val\nnames: [red, green, blue]\n")

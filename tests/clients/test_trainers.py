@@ -26,6 +26,7 @@ from subjects import (
     subjects,
     train,
 )
+from tiny import draw_boxes
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, TensorDataset
@@ -360,21 +361,3 @@ def test_yolo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         got = session.run(None, {session.get_inputs()[0].name: x.numpy()})[0]
         want = model.model.float().eval()(x)
         assert_close(got, want[0] if isinstance(want, tuple) else want, 1e-3)
-
-
-def draw_boxes(root: Path) -> None:
-    """Nine images (so that the last batch has one) of a bright square, with its box, for training and validation."""
-    import numpy as np
-    from PIL import Image
-
-    for part in ("train", "val"):
-        for kind in ("images", "labels"):
-            (root / kind / part).mkdir(parents=True)
-        for number in range(9):
-            pixels = np.random.default_rng(number).integers(0, 80, (64, 64, 3))
-            left = 4 * number
-            pixels[16:40, left : left + 24, number % 3] = 250
-            Image.fromarray(pixels.astype(np.uint8)).save(root / "images" / part / f"{number}.png")
-            box = f"{number % 3} {(left + 12) / 64} {28 / 64} {24 / 64} {24 / 64}\n"
-            (root / "labels" / part / f"{number}.txt").write_text(box)
-    (root / "data.yaml").write_text(f"path: {root}\ntrain: images/train\nval: images/val\nnames: [red, green, blue]\n")

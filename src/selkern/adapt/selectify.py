@@ -53,7 +53,7 @@ def selectify(
     Convolutions become units of several branches (`SelectiveConv`). Branch 1 is the convolution that was there, with
     its weights; each further branch sees more, and starts equal to the first. So the network computes what it did, in
     eval and in train mode, until training moves the new weights, which have a gradient from the first step on. The norm
-    and the activation that follow a convolution are surveyed by the flow of tensors in one pass over the example; each
+    and the activation that follow a convolution are found by the flow of tensors in one pass over the example; each
     branch has its own copy of them. What cannot be changed is left as it is: `selectify_plan` gives the reasons.
 
     Args:
@@ -103,12 +103,26 @@ def selectify(
         {'0': (2, 2, 16), '3': (2, 2, 16)}
     """
     design = _design(branches, form, groups, reduction, min_width, gate_norm)
+    return changed(model, example, where, design, budget=budget, pointwise=pointwise, inplace=inplace)[0]
+
+
+def changed(
+    model: Model,
+    example: Any,
+    where: Where,
+    design: Design,
+    *,
+    budget: float = 0.10,
+    pointwise: bool = False,
+    inplace: bool = False,
+) -> tuple[Model, Plan]:
+    """What `selectify` returns, and the plan that `selectify_plan` would: both of one trial."""
     done = _prepare(model, example, where, design, budget, pointwise)
     if not done.chains:
         raise _nothing_changeable(done.plan, model)
     target = model if inplace else duplicate(model)
     put_units(target, done.chains, design)
-    return target  # type: ignore[return-value]
+    return target, done.plan  # type: ignore[return-value]
 
 
 def selectify_plan(

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from selkern.adapt.selectify import selectify, selectify_plan
+from selkern.adapt.selectify import changed, selectify
 from selkern.adapt.unit import Design, SelectiveConv
 from selkern.adapt.where import named
 from selkern.convert.subject import check_outputs, find_subject, is_code
@@ -54,13 +54,13 @@ class Construction:
     def of_dict(cls, model: str, classes: int, norms: Mapping[str, Any], network: Mapping[str, Any]) -> Construction:
         """Of what `to_dict` gave, and the rest."""
         size, arguments = network.get("size", 0), network.get("arguments", "")
-        changed, design = network.get("changed", []), {**asdict(Design()), **network.get("design", {})}
-        texts = [arguments, *changed] if isinstance(changed, list) else [None]
+        names, design = network.get("changed", []), {**asdict(Design()), **network.get("design", {})}
+        texts = [arguments, *names] if isinstance(names, list) else [None]
         sized = type(size) is int and 0 <= size <= LARGEST_IMAGE
         if not sized or not all(isinstance(text, str) for text in texts) or design.keys() != asdict(Design()).keys():
             raise CheckpointError("does not say how its network is made", model, "the file is damaged; take another")
         require_no_fetching(arguments, model)
-        return cls(model, classes, size, norms, arguments, tuple(changed), design)
+        return cls(model, classes, size, norms, arguments, tuple(names), design)
 
     def to_dict(self) -> dict[str, Any]:
         """What a card keeps beside model, classes and norms; empty for a network of ours as it is."""
@@ -78,12 +78,12 @@ class Construction:
         model = bare(self.model, self.classes, self.size, self.arguments, norms=self.norms)
         if not self.changed:
             return model
-        changed = selectify(model, example=example(self.size), where=list(self.changed), pointwise=True, **self.design)
-        units = {name for name, module in changed.named_modules() if isinstance(module, SelectiveConv)}
+        model = selectify(model, example=example(self.size), where=list(self.changed), pointwise=True, **self.design)
+        units = {name for name, module in model.named_modules() if isinstance(module, SelectiveConv)}
         if units != set(self.changed):
             missing = ", ".join(sorted(set(self.changed) - units)[:3])
             raise UsageError(f"{missing} cannot be changed any more", self.model, "take the versions it was made with")
-        return changed
+        return model
 
 
 def require_no_fetching(arguments: str, where: str) -> None:
@@ -147,16 +147,9 @@ def new_network(
                 "the weights are of a network with selective kernels already", "--selectify", "leave it out"
             )
         try:
-            plan = selectify_plan(model, example=example(size), where=named(pattern))
+            model, plan = changed(model, example(size), named(pattern), Design())
         except UsageError as error:
             raise UsageError(error.what, f"--selectify {pattern}", error.fix) from error
-        if not plan.changed:
-            raise UsageError(
-                "nothing can be changed",
-                f"--selectify {pattern}",
-                "; ".join(f"{name} {reason}" for name, reason in list(plan.left_out.items())[:3]),
-            )
-        model = selectify(model, example=example(size), where=list(plan.changed), pointwise=True)
         table, how = str(plan), replace(how, changed=plan.changed)
     return set_memory(model, memory), how, table
 
@@ -165,8 +158,7 @@ def _started(
     word: str, classes: int, size: int, weights: Path | str | None, arguments: str
 ) -> tuple[nn.Module, Construction]:
     """The network with its first weights, before `selectify`."""
-    if isinstance(weights, Path) and is_built(weights):
-        card = read_card(weights)
+    if isinstance(weights, Path) and (card := built_card(weights)) is not None:
         if card.model != word:
             raise CheckpointError(f"weights are of {card.model}, not {word}", str(weights), f"use --model {card.model}")
         known = Construction.of_card(card)
@@ -236,7 +228,7 @@ def open_network(path: Path, code: str = "") -> tuple[nn.Module, Card]:
         CheckpointError: a file that cannot be read, or does not fit.
         UsageError: code that is not given, or cannot be run.
     """
-    card = read_card(path) if is_built(path) else None
+    card = built_card(path)
     if card is None:
         ours = create_model(weights=path)
         return ours, ours.card or read_card(path)
@@ -248,12 +240,12 @@ def open_network(path: Path, code: str = "") -> tuple[nn.Module, Card]:
     return model, card
 
 
-def is_built(path: Path) -> bool:
-    """Whether a file is of a network that `create_model` alone does not make."""
+def built_card(path: Path) -> Card | None:
+    """The card of a file whose network `create_model` alone does not make; None for any other file."""
     if not describes_itself(path):
-        return False
+        return None
     card = read_card(path)
-    return bool(card.network) or is_code(card.model)
+    return card if card.network or is_code(card.model) else None
 
 
 def require_consent(word: str, code: str, where: str) -> None:
