@@ -44,7 +44,7 @@ def test_kernels_of_every_form(tmp_path: Path) -> None:
     assert isinstance(row, Architecture)
     assert row.kernels == (3, Branch(5, groups=4), Branch(3, dilation=3))
     assert row.min_width == (8, 16)
-    assert study.arms[0].model.startswith('sknet_mini(depths=[1,1], groups=2, kernels=[3,{"kernel_size":5,')
+    assert study.arms[0].options.model.startswith('sknet_mini(depths=[1,1], groups=2, kernels=[3,{"kernel_size":5,')
 
 
 def test_runs_go_seed_by_seed_and_share_their_options(tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ from selkern.layers.gate import Gate
 from selkern.layers.memory import HasMemory, Memory
 from selkern.layers.parts import CONVS, Norm, are_replaceable, norm_relu
 from selkern.ops import recompute
+from selkern.ops.dilated import depthwise_conv2d
 from selkern.ops.select import fuse
 
 Form = Literal["residual", "widened"]
@@ -107,7 +108,7 @@ class Geometry:
     def build(self, *, bias: bool, device: Any, dtype: Any) -> nn.Module:
         """A convolution of this geometry, all zero."""
         symmetric = self.mode != "same" and all(before == after for before, after in self.padding)
-        kind: Any = CONVS[len(self.kernel)]
+        kind: Any = DepthwiseConv2d if self.depthwise and self.kernel == (3, 3) else CONVS[len(self.kernel)]
         conv: nn.Module = kind(
             self.in_channels,
             self.out_channels,
@@ -125,6 +126,18 @@ class Geometry:
             for p in conv.parameters():
                 p.zero_()
         return conv if symmetric else nn.Sequential(Pad(self), conv)
+
+
+class DepthwiseConv2d(nn.Conv2d):
+    """A depthwise 3x3 convolution that trains faster where it is dilated: see `ops.dilated`."""
+
+    def _conv_forward(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        (stride, other), (padding, *rest), (dilation, *more) = self.stride, self.padding, self.dilation
+        square = stride == other and rest == [padding] and more == [dilation]
+        if bias is None and square and self.padding_mode == "zeros" and self.out_channels == self.in_channels:
+            assert isinstance(padding, int)
+            return depthwise_conv2d(input, weight, stride, padding, dilation)
+        return super()._conv_forward(input, weight, bias)
 
 
 class Pad(nn.Module):

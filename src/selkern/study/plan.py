@@ -6,20 +6,24 @@ import difflib
 import hashlib
 import re
 from collections.abc import Mapping
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 import yaml
+from torch import nn
 
+from selkern.convert.subject import is_code
 from selkern.data.sources import open_source
 from selkern.errors import UsageError
 from selkern.models import registry
 from selkern.models.backbone import Row
 from selkern.models.change import change_row, join_name, placed
 from selkern.models.cost import Cost, count
-from selkern.train.options import TrainOptions, build, recipe_named
+from selkern.train.network import new_network
+from selkern.train.options import PRETRAINED, TrainOptions, build, recipe_named
 from selkern.train.recipe import Recipe
 
 REQUIRED = ("title", "claim", "baseline", "arms")
@@ -87,19 +91,29 @@ class Arm:
     """One of the networks that are compared.
 
     Attributes:
-        model: its name in `selkern models`, with the change where it is a changed one.
-        base: the name of the model that was changed.
+        base: the model's name as the file has it.
         change: fields of `Architecture` as the file has them.
-        row: what builds it.
-        options: of its training, but for seed and output.
+        row: what builds it; None of code, and of what `selectify` changes.
+        options: of its training, but for seed and output; they name the model with its change.
     """
 
     name: str
-    model: str
     base: str
     change: Mapping[str, Any]
-    row: Row
+    row: Row | None
     options: TrainOptions
+
+    def build(self, classes: int) -> nn.Module:
+        """The network with random weights, on the default device where that is possible.
+
+        Raises:
+            UsageError: code that cannot be run or gives no classifier, nothing that `selectify` can change.
+            ValueError: an architecture that cannot be.
+        """
+        if self.row is not None:
+            return self.row.build(classes, 3, False)
+        asked, size = self.options, self.options.training.image_size
+        return new_network(asked.model, classes, size, arguments=asked.arguments, pattern=asked.selectify)[0]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -152,10 +166,13 @@ class _File:
 
 @dataclass(frozen=True, kw_only=True)
 class _Arm:
-    """The plain entries of an arm; `change` and `training` are read apart."""
+    """The plain entries of an arm; `change` and `training` are read apart, and `arguments` is called `with` there."""
 
     model: str
     data: str | None = None
+    arguments: str = ""
+    selectify: str = ""
+    weights: str | None = None
 
 
 def find(name: str) -> Path:
@@ -249,6 +266,7 @@ def _recipe(base: Recipe, changes: Any, where: str) -> Recipe:
 
 
 def _arm(name: Any, entry: Any, common: TrainOptions, where: str, short: bool) -> Arm:
+    folder = Path(where).absolute().parent
     where = f"{where}, arm {name}"
     if not isinstance(name, str) or not _NAME.fullmatch(name):
         raise UsageError(f"an arm is called {name!r}", where, "use letters, digits, _ + and .")
@@ -256,19 +274,42 @@ def _arm(name: Any, entry: Any, common: TrainOptions, where: str, short: bool) -
         raise UsageError("model is missing", where, "give a name; `selkern models` lists them")
     plain = dict(entry)
     change, training = plain.pop("change", {}), plain.pop("training", {})
+    if "with" in plain:
+        plain["arguments"] = plain.pop("with")
     asked = build(_Arm, plain, where)
-    row = change_row(registry.architecture(asked.model), change, where)
     recipe = _recipe(common.training, training, where)
     data = common.data if asked.data is None else _data(asked.data, None, where, short)
     if short:
         recipe = replace(recipe, epochs=1, schedule_epochs=0, milestones=(), warmup=0.0)
         data = _little(data)
-    model = join_name(asked.model, change)
+    row, model = _network(asked, change, folder, where)
+    weights = _weights(asked.weights, folder)
+    network = replace(common, model=model, arguments=asked.arguments, selectify=asked.selectify, weights=weights)
     try:
-        options = replace(common, data=data, model=model, training=recipe)
+        options = replace(network, data=data, training=recipe)
     except UsageError as error:
         raise placed(error, where) from error
-    return Arm(name=name, model=model, base=asked.model, change=change, row=row, options=options)
+    return Arm(name=name, base=asked.model, change=change, row=row, options=options)
+
+
+def _network(asked: _Arm, change: Any, folder: Path, where: str) -> tuple[Row | None, str]:
+    """What builds an arm's network, where its shapes say all, and the name by which a run builds it."""
+    if is_code(asked.model):
+        if change:
+            raise UsageError("code has no fields that could be changed", where, "give its arguments as `with`")
+        home, _, name = asked.model.rpartition(":")
+        return None, f"{folder / home}:{name}" if home.endswith(".py") else asked.model
+    if asked.arguments:
+        raise UsageError("`with` is for code, timm:NAME or FILE.py:NAME", where, "give fields as `change`")
+    row = change_row(registry.architecture(asked.model), change, where)
+    return None if asked.selectify else row, join_name(asked.model, change)
+
+
+def _weights(named: str | None, folder: Path) -> str | None:
+    """Weights as a run reads them; a path is meant from where the study's file is."""
+    if named is None or named == PRETRAINED or named.startswith("hf-hub:"):
+        return named
+    return str(folder / Path(named).expanduser())
 
 
 def _little(data: str) -> str:
@@ -306,8 +347,8 @@ def costs(study: Study) -> dict[str, Cost]:
             source = open_source(data, on_bad=asked.on_bad_image, table=asked.table)
             classes[data] = len(source.classes)
         try:
-            with torch.device("meta"):
-                model = arm.row.build(classes[data], 3, False)
+            with torch.device("meta") if arm.row is not None else nullcontext():
+                model = arm.build(classes[data])
         except ValueError as error:
             raise placed(error, f"{study.path}, arm {arm.name}") from error
         result[arm.name] = count(model, arm.options.training.image_size)

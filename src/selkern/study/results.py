@@ -81,7 +81,7 @@ def _measure(study: Study, classes: int, rounds: int | None) -> dict[str, dict[s
     for arm in study.arms:
         recipe = arm.options.training
         device = torch.device(arm.options.device)
-        model = set_memory(arm.row.build(classes, 3, False), recipe.memory)
+        model = set_memory(arm.build(classes), recipe.memory)
         model = model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         images = torch.randn(recipe.batch_size, 3, recipe.image_size, recipe.image_size, device=device)
         images = images.contiguous(memory_format=torch.channels_last)

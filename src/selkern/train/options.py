@@ -26,7 +26,7 @@ _LONGEST_WORD = 4200  # characters; no path is longer, and YAML makes a number o
 _MOST_WORKERS = 1024  # processes: a slip of the keyboard is not to fill the machine
 # What versions before do not know, of a recipe: left out at the defaults, as the table is, since a study compares its
 # runs' options with those that it wrote before an update.
-_LATER = ("resize", "white_level", "lr_backbone", "freeze_epochs")
+_LATER = ("resize", "white_level", "lr_backbone", "lr_new", "freeze_epochs")
 _UNLESS_GIVEN = ("threads", "arguments", "selectify")  # likewise, of a run
 PRETRAINED = "pretrained"  # as weights: those that timm has for its network
 OUTPUT = "runs/train"  # where runs are made, and looked for by name

@@ -77,6 +77,8 @@ class Recipe:
     """Factor on the learning rate of the classifier's bias (2 in the authors' prototxt)."""
     lr_backbone: float = 1.0
     """Factor on the learning rate of all but the classifier and what --selectify adds: of what was pretrained."""
+    lr_new: float = 1.0
+    """Factor on the learning rate of what --selectify adds: further kernels and gates."""
     freeze_epochs: int = 0
     """Epochs at the start in which the classifier and what --selectify adds learn alone."""
     schedule: Literal["cosine", "steps"] = "cosine"
@@ -112,6 +114,7 @@ class Recipe:
             "weight_decay": (self.weight_decay >= 0, "at least 0"),
             "bias_lr": (self.bias_lr > 0, "above 0"),
             "lr_backbone": (0 <= self.lr_backbone < math.inf, "at least 0"),
+            "lr_new": (0 <= self.lr_new < math.inf, "at least 0"),
             "freeze_epochs": (0 <= self.freeze_epochs < self.epochs or not self.freeze_epochs, "less than epochs"),
             "warmup": (0 <= self.warmup <= self.epochs, "from 0 to epochs"),
             "label_smoothing": (0 <= self.label_smoothing < 1, "in [0, 1)"),

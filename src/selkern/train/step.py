@@ -27,18 +27,24 @@ from selkern.train.state import load_optimizer, optimizer_tensors
 def make_optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
     """SGD or AdamW over three groups: decayed weights; norms and biases without decay; the classifier's bias.
 
-    Where the recipe treats the backbone and new parts differently, the first two are there for each. A group keeps its
-    factor on the recipe's learning rate as `lr_factor`, and whether it is of a backbone that may be frozen.
+    Where the recipe treats the backbone, the classifier and what `selectify` adds differently, the first two are there
+    for each. A group keeps its factor on the recipe's learning rate as `lr_factor`, and whether it is of a backbone
+    that may be frozen.
     """
     head = classifier_of(model)
     head_bias = getattr(head, "bias", None)
-    parameters = [p for p in model.parameters() if p.requires_grad and p is not head_bias]
+    classifier = {*head.parameters()} if head is not None else set()
+    new = new_parameters(model)
+    alike: dict[tuple[bool, float], list[nn.Parameter]] = {}  # by whether they may be frozen, and their factor
     apart = recipe.lr_backbone != 1 or recipe.freeze_epochs > 0
-    new = {*new_parameters(model), *(head.parameters() if head is not None else ())} if apart else set()
+    for p in model.parameters():
+        if p.requires_grad and p is not head_bias:
+            backbone = apart and p not in new and p not in classifier
+            factor = recipe.lr_backbone if backbone else recipe.lr_new if p in new else 1.0
+            alike.setdefault((backbone, factor), []).append(p)
     groups: list[dict[str, Any]] = []
-    for frozen, factor in ((True, recipe.lr_backbone), (False, 1.0)) if apart else ((False, 1.0),):
-        part = [p for p in parameters if not apart or (p in new) != frozen]
-        shared = {"lr_factor": factor, "frozen": frozen}
+    for frozen, factor in sorted(alike, reverse=True):
+        part, shared = alike[frozen, factor], {"lr_factor": factor, "frozen": frozen}
         groups.append({"params": [p for p in part if p.ndim > 1], "weight_decay": recipe.weight_decay, **shared})
         groups.append({"params": [p for p in part if p.ndim <= 1], "weight_decay": 0.0, **shared})
     if head_bias is not None:
