@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from typing import Any
 
 import pytest
 import torch
@@ -37,12 +38,12 @@ def test_equal_to_torchs(stride: int, padded: bool, dilation: int) -> None:
     for size, channels_last in itertools.product(SIZES, (False, True)):
         if min(size) + 2 * (padding - dilation) < 1:
             continue
-        given = drawn(size, channels_last)
-        y, expected = depthwise_conv2d(*given, *geometry), torchs(*given, *geometry)
+        x, weight = drawn(size, channels_last)
+        y, expected = depthwise_conv2d(x, weight, *geometry), torchs(x, weight, *geometry)
         assert "_Depthwise" in type(y.grad_fn).__name__
         assert torch.equal(y, expected)
         dy = torch.randn_like(y)
-        for mine, theirs in zip(*(torch.autograd.grad(out, given, dy) for out in (y, expected)), strict=True):
+        for mine, theirs in zip(*(torch.autograd.grad(out, (x, weight), dy) for out in (y, expected)), strict=True):
             torch.testing.assert_close(mine, theirs, rtol=1e-12, atol=1e-12)
         compared += 1
     assert compared
@@ -73,7 +74,7 @@ def test_where_something_else_sees_the_operators_they_are_torchs() -> None:
     x = torch.randn(4, 3, 8, 8)
     parameters = dict(conv.named_parameters())
 
-    def loss(values: dict[str, Tensor], one: Tensor) -> Tensor:
+    def loss(values: Any, one: Tensor) -> Tensor:
         return functional_call(conv, values, one[None]).square().sum()
 
     each = vmap(grad(loss), (None, 0))(parameters, x)["weight"]

@@ -132,11 +132,10 @@ class DepthwiseConv2d(nn.Conv2d):
     """A depthwise 3x3 convolution that trains faster where it is dilated: see `ops.dilated`."""
 
     def _conv_forward(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        (stride, other), (padding, *rest), (dilation, *more) = self.stride, self.padding, self.dilation
-        square = stride == other and rest == [padding] and more == [dilation]
+        geometry = {self.stride, self.padding, self.dilation}
+        square = all(isinstance(pair, tuple) and pair[0] == pair[1] for pair in geometry)
         if bias is None and square and self.padding_mode == "zeros" and self.out_channels == self.in_channels:
-            assert isinstance(padding, int)
-            return depthwise_conv2d(input, weight, stride, padding, dilation)
+            return depthwise_conv2d(input, weight, self.stride[0], int(self.padding[0]), self.dilation[0])
         return super()._conv_forward(input, weight, bias)
 
 

@@ -24,7 +24,7 @@ def depthwise_conv2d(x: Tensor, weight: Tensor, stride: int, padding: int, dilat
     The result is `F.conv2d`'s to the bit, the gradients up to rounding.
     """
     if _is_worthwhile(x, weight, padding, dilation):
-        return _Depthwise.apply(x, weight, stride, padding, dilation)  # type: ignore[no-untyped-call, no-any-return]
+        return _Depthwise.apply(x, weight, stride, padding, dilation)  # type: ignore[no-untyped-call]
     return F.conv2d(x, weight, None, stride, padding, dilation, x.shape[1])
 
 
@@ -52,7 +52,7 @@ class _Depthwise(torch.autograd.Function):
         ctx.save_for_backward(x, weight)
         ctx.save_for_forward(x, weight)
         ctx.geometry = stride, padding, dilation
-        return F.conv2d(x, weight, None, *ctx.geometry, x.shape[1])
+        return F.conv2d(x, weight, None, stride, padding, dilation, x.shape[1])
 
     @staticmethod
     def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, Tensor | None, None, None, None]:
@@ -74,8 +74,9 @@ class _Depthwise(torch.autograd.Function):
     @staticmethod
     def jvp(ctx: Any, x_tangent: Tensor | None, weight_tangent: Tensor | None, *_: None) -> Tensor:
         x, weight = ctx.saved_tensors
-        pairs = [(x_tangent, weight), (x, weight_tangent)]
-        terms = [F.conv2d(a, b, None, *ctx.geometry, x.shape[1]) for a, b in pairs if a is not None and b is not None]
+        stride, padding, dilation = ctx.geometry
+        pairs = [(a, b) for a, b in ((x_tangent, weight), (x, weight_tangent)) if a is not None and b is not None]
+        terms = [F.conv2d(a, b, None, stride, padding, dilation, x.shape[1]) for a, b in pairs]
         return sum(terms[1:], start=terms[0])
 
 
@@ -97,7 +98,7 @@ def _weight_gradient(x: Tensor, dy: Tensor, weight: Tensor, padding: int, dilati
     gradients = torch.ops.aten.convolution_backward(
         dy, x, weight, None, ones, [padding] * 2, ones, False, [0, 0], x.shape[1], [False, True, False]
     )
-    return gradients[1]  # type: ignore[no-any-return]
+    return gradients[1]
 
 
 def _interleaved(x: Tensor, step: int) -> Tensor:
