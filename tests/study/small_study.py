@@ -19,6 +19,19 @@ arms:
 """
 
 
+CODE = """
+from torch import nn
+
+def net(width, num_classes=10):
+    def block(a, b):
+        return nn.Sequential(nn.Conv2d(a, b, 3, padding=1), nn.BatchNorm2d(b), nn.ReLU())
+
+    end = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(2 * width, num_classes))
+    return nn.Sequential(block(3, width), block(width, 2 * width), end)
+"""
+PLAIN = f"  plain: {{model: resnet_mini, change: {{{TRUNK}}}}}"
+
+
 def write(folder: Path, *changes: tuple[str, str], name: str = "small") -> Path:
     """The study's file, with texts in it replaced."""
     text = TEXT

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 import pytest
 from scipy.stats import ttest_1samp
-from small_study import write
+from small_study import CODE, PLAIN, write
 from tiny import ENVIRONMENT, PROGRAM, order_of, tree
 
 from selkern.cli import main
@@ -150,6 +150,18 @@ def test_a_finished_study_trains_nothing_again(done: Conducted, file: Path, home
     assert tree(home / "runs") == before
     assert lasting(again.results) == lasting(done.results)
     assert {run["arm"] for run in again.results["circumstances"]["runs"]} == set(ARMS)
+
+
+def test_the_users_own_code_is_trained_and_evaluated(tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text(CODE)
+    own = "  {name}: {{model: 'mine.py:net', with: '8'{more}}}"
+    arms = own.format(name="plain", more="") + "\n" + own.format(name="selective", more=", selectify: '1.0'")
+    file = write(tmp_path, (PLAIN, arms), ("seeds: 2", "seeds: 1\nselection: true"), ("epochs: 2", "epochs: 1"))
+    done = conduct(options(file, tmp_path, jobs=2))
+    assert done.results["arms"]["selective"]["model"] == "mine.py:net"
+    effects = {row["what"] for row in done.results["arms"]["selective"]["selection"]}
+    assert "top-1 with the selection shuffled" in effects
+    assert str(tmp_path) not in json.dumps(done.results)  # no folder of this machine
 
 
 def test_a_run_that_another_study_did_is_not_trained_again(done: Conducted, home: Path, tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 
 import pytest
-from small_study import TRUNK, write
+from small_study import CODE, PLAIN, TRUNK, write
 
 from selkern.errors import UsageError
 from selkern.layers.selective_kernel import Branch
@@ -62,7 +62,32 @@ def test_the_short_form(tmp_path: Path) -> None:
     assert (options.data, options.training.epochs) == ("digits:train=256,val=64,test=96", 1)
 
 
+OWN = """
+  own: {model: "mine.py:net", with: "8", weights: first.safetensors}
+  own_sk: {model: "mine.py:net", with: "8", weights: first.safetensors, selectify: "1.0"}
+  plain: {model: resnet_mini}
+  plain_sk: {model: resnet_mini, selectify: "stages.2.0"}"""
+
+
+def test_code_weights_and_units_of_selectify_are_arms(tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text(CODE)
+    study = read(write(tmp_path, (PLAIN, OWN.strip("\n"))))
+    arms = {arm.name: arm for arm in study.arms}
+    assert arms["own"].options.model == f"{tmp_path}/mine.py:net"
+    assert arms["own"].options.weights == f"{tmp_path}/first.safetensors"
+    cost = costs(study)
+    convolutions = 3 * 8 * 9 + 8 + 8 * 16 * 9 + 16
+    assert cost["own"].parameters == convolutions + 2 * (8 + 16) + 16 * 10 + 10
+    assert cost["own_sk"].parameters > cost["own"].parameters
+    assert cost["own_sk"].macs > cost["own"].macs
+    assert cost["plain_sk"].parameters > cost["plain"].parameters
+    options = next(task.options for task in tasks_of(study, threads=1) if task.arm == "own_sk")
+    assert (options["selectify"], options["arguments"]) == ("1.0", "8")
+
+
 MISTAKES = {
+    "change of code": (PLAIN, "  plain: {model: 'm.py:net', change: {stem: 8}}", "code has no fields that could be"),
+    "with of ours": (PLAIN, "  plain: {model: resnet_mini, with: '8'}", "`with` is for code, timm:NAME or FILE.py"),
     "unknown entry": ("seeds: 2", "sedes: 2", "unknown option 'sedes' | {path} | did you mean seeds?"),
     "no claim": ("claim: none", "", "claim is missing | {path}"),
     "no data": ("data: digits:train=48,val=16,test=40", "data: null", "the study leaves its data open | {path}"),

@@ -291,7 +291,7 @@ def run(folder: Path) -> None:
     torch.set_num_threads(task.threads)
     options = task.options_in(folder)
     trained = _train(task, options, folder)
-    result = _evaluated(task, trained, options.device)
+    result = _evaluated(task, trained, options)
     write_atomic(result_file(folder), json.dumps(result, indent=1, ensure_ascii=False))
 
 
@@ -301,14 +301,14 @@ def _train(task: Task, options: TrainOptions, folder: Path) -> RunFolder:
     if begun is None:
         run = take(task, folder) or job.train(options)
     else:
-        run = begun if is_finished(begun) else job.resume(begun, options.device)
+        run = begun if is_finished(begun) else job.resume(begun, options.device, model=options.model)
     assert run is not None  # there is one rank
     return run
 
 
-def _evaluated(task: Task, run: RunFolder, device: str) -> dict[str, Any]:
+def _evaluated(task: Task, run: RunFolder, options: TrainOptions) -> dict[str, Any]:
     """The figures of a run's best weights on the test images."""
-    loaded = load(str(run.path), device)
+    loaded = load(str(run.path), options.device, code=options.model)
     split = choose_images(loaded).split
     started = time.monotonic()
     observed = Observed(loaded.model, channels=False)
