@@ -29,6 +29,7 @@ from hub_server import Hub, serve
 from PIL import Image
 from safetensors.torch import load as load_torch
 from safetensors.torch import load_file, save
+from tiny import make_folder
 from torch import Tensor
 
 from selkern import cli
@@ -38,6 +39,8 @@ from selkern.errors import CheckpointError, SelkernError, UsageError
 from selkern.models.backbone import Backbone
 from selkern.models.registry import architecture, create_model, from_pretrained
 from selkern.models.weights import Card, bundled, read_card
+from selkern.train.network import new_network, open_network
+from selkern.train.run_folder import RunFolder
 
 SOURCE = Path(__file__).parents[2] / "src"
 BUNDLED = bundled()["sknet_mini.digits"]
@@ -514,6 +517,26 @@ def test_the_commands_take_repositories(client: Client, tmp_path: Path) -> None:
     code, _, err = client.call(run, *words)
     assert (code, err.count("\n")) == (2, 1)
     assert "needs no converting" in err
+
+
+def test_a_third_party_network_starts_from_a_repository(client: Client, tmp_path: Path) -> None:
+    code = """
+from torch import nn
+
+def net(classes=2):
+    return nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(),
+                         nn.Linear(8, classes))
+"""
+    (tmp_path / "mine.py").write_text(code)
+    word, data = f"{tmp_path / 'mine.py'}:net", make_folder(tmp_path / "data")
+    first, _, _ = new_network(word, 2, 16)
+    client.hub.put("me/plain", {"model.safetensors": save(first.state_dict())})
+    words = ["train", "--data", str(data), "--model", word, "--weights", "hf-hub:me/plain", "--selectify", "0"]
+    words += ["--image-size", "16", "--epochs", "1", "--lr", "1e-9", "--no-report", "--threads", "1"]
+    exit_code, _, err = client.call(run, *words, "--output", str(tmp_path), "--name", "run")
+    assert exit_code == 0, err
+    model, _ = open_network(RunFolder(tmp_path / "run").best, word)
+    torch.testing.assert_close(model.get_parameter("0.conv.weight"), first.get_parameter("0.weight"))
 
 
 GARBAGE = b"this is not a safetensors file, whatever its name says"
