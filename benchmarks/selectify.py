@@ -1,23 +1,28 @@
 """What `selectify` costs, and that it is exact on photos with trained weights.
 
     python benchmarks/selectify.py cost [NAME ...]                        # timm's networks, random weights
+    python benchmarks/selectify.py dilated                                # depthwise convolutions, torch's and ours
     python benchmarks/selectify.py exact --photos FOLDER --weights FILE   # tf_efficientnet_lite0, or --model NAME
 
 `cost` prints parameters, multiply-adds, time and memory of all units changed, in both forms, as ratios to the unchanged
 network. `exact` prints how many photos have the same logits to the last bit, in eval and in train mode, and whether the
-norms' statistics are the same afterwards.
+norms' statistics are the same afterwards. `dilated` prints how long forward and backward pass of dilated depthwise
+convolutions as torch has them and as units train with them.
 """
 
 from __future__ import annotations
 
 import argparse
 import copy
-from collections.abc import Iterator
+import statistics
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import torch
 from safetensors.torch import load_file
-from torch import nn
+from torch import Tensor, nn
+from torch.nn import functional as F
 
 import selkern
 from selkern.adapt.unit import Origin, SelectiveConv
@@ -26,9 +31,22 @@ from selkern.data.sources import open_source
 from selkern.evaluation import batches_of, to_input
 from selkern.measure.bench import HELD, INFERENCE, TRAINING, Timing, bench
 from selkern.measure.machine import describe, summary
+from selkern.measure.timing import in_turn
 from selkern.models.cost import count
+from selkern.ops.dilated import depthwise_conv2d
 
 NETWORKS = ("resnet18", "resnet50", "tf_efficientnet_lite0", "mobilenetv3_small_100")
+# Batch, channels, side, stride and dilation: those of tf_efficientnet_lite0's units.
+DILATED = (
+    (32, 144, 32, 1, 2),
+    (32, 144, 16, 2, 2),
+    (32, 240, 16, 1, 3),
+    (32, 240, 16, 2, 3),
+    (32, 480, 8, 1, 2),
+    (32, 672, 8, 1, 3),
+    (32, 1152, 4, 1, 3),
+    (8, 96, 112, 2, 2),
+)
 _BATCH = 20
 
 
@@ -69,6 +87,27 @@ def cost(names: list[str], size: int, batch: int, seconds: float) -> None:
 def _ordered(rows: list[Timing], batch: int) -> Iterator[Timing]:
     for quantity, size in ((INFERENCE, 1), (INFERENCE, batch), (TRAINING, batch), (HELD, batch)):
         yield next(row for row in rows if (row.quantity, row.batch_size) == (quantity, size))
+
+
+def dilated(seconds: float) -> None:
+    """Print a table of milliseconds."""
+    print(summary(describe()))
+    print("| batch, channels, side, stride, dilation | torch, ms | ours, ms | ratio |")
+    print("|---" * 4 + "|")
+    for batch, channels, side, stride, step in DILATED:
+        x = torch.randn(batch, channels, side, side).contiguous(memory_format=torch.channels_last).requires_grad_()
+        weight = torch.randn(channels, 1, 3, 3, requires_grad=True)
+
+        def trained(convolve: Callable[[], Tensor], given: tuple[Tensor, Tensor]) -> None:
+            torch.autograd.grad(convolve().sum(), given)
+
+        jobs = {
+            "torch": partial(trained, partial(F.conv2d, x, weight, None, stride, step, step, channels), (x, weight)),
+            "ours": partial(trained, partial(depthwise_conv2d, x, weight, stride, step, step), (x, weight)),
+        }
+        taken = {name: 1000 * statistics.median(each) for name, each in in_turn(jobs, budget=seconds).items()}
+        numbers = f"{taken['torch']:.1f} | {taken['ours']:.1f} | {taken['torch'] / taken['ours']:.1f}"
+        print(f"| {batch}, {channels}, {side}, {stride}, {step} | {numbers} |")
 
 
 def exact(name: str, photos: str, weights: Path) -> None:
@@ -114,6 +153,8 @@ def main() -> None:
     costs.add_argument("--size", type=int, default=224)
     costs.add_argument("--batch", type=int, default=8)
     costs.add_argument("--seconds", type=float, default=20.0)
+    layers = commands.add_parser("dilated")
+    layers.add_argument("--seconds", type=float, default=3.0)
     exactly = commands.add_parser("exact")
     exactly.add_argument("--model", default="tf_efficientnet_lite0")
     exactly.add_argument("--photos", required=True, help="what `selkern evaluate --data` takes")
@@ -121,6 +162,8 @@ def main() -> None:
     options = parser.parse_args()
     if options.command == "cost":
         cost(options.names, options.size, options.batch, options.seconds)
+    elif options.command == "dilated":
+        dilated(options.seconds)
     else:
         exact(options.model, options.photos, options.weights)
 
