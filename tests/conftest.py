@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,6 +13,8 @@ from interpreter import interpreted
 
 __all__ = ["interpreted"]
 
+# Ultralytics, once a test has imported it, has Pillow install packages for images that it cannot read.
+os.environ["YOLO_AUTOINSTALL"] = "false"
 # Small tensors gain nothing from more threads, and workers on the same cores lose a lot by them.
 torch.set_num_threads(1)
 

@@ -125,7 +125,7 @@ LARGE = NAMES.split()
 
 
 @pytest.mark.exhaustive
-@pytest.mark.share(5)
+@pytest.mark.share(8)
 @pytest.mark.parametrize("name", LARGE)
 def test_many_timm_networks(name: str, seed: int) -> None:
     torch.manual_seed(seed)
@@ -163,6 +163,7 @@ FAMILIES = [
 
 
 @pytest.mark.exhaustive
+@pytest.mark.share(3)
 @pytest.mark.parametrize(("name", "side"), FAMILIES, ids=[name for name, _ in FAMILIES])
 def test_every_torchvision_family(name: str, side: int, seed: int) -> None:
     torch.manual_seed(seed)
