@@ -52,7 +52,7 @@ def squares(count: int = 4, side: int = 64) -> tuple[Tensor, Tensor]:
     return masks + 0.3 * torch.randn(count, 3, side, side), masks
 
 
-@pytest.mark.parametrize("name", ["resnet18", "mobilenetv3_small_050"])
+@pytest.mark.parametrize("name", [pytest.param("resnet18", marks=pytest.mark.exhaustive), "mobilenetv3_small_050"])
 def test_timms_features(name: str) -> None:
     plain = timm.create_model(name, features_only=True, out_indices=(2, 3, 4))
     x, masks = squares()
@@ -70,6 +70,7 @@ def test_timms_features(name: str) -> None:
     assert_learns(whole, loss)
 
 
+@pytest.mark.exhaustive
 def test_an_encoder_of_segmentation_models() -> None:
     how = "pip install -c constraints.txt segmentation-models-pytorch"
     smp = pytest.importorskip("segmentation_models_pytorch", reason=f"it is not installed: {how}")

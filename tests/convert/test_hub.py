@@ -519,6 +519,7 @@ def test_the_commands_take_repositories(client: Client, tmp_path: Path) -> None:
     assert "needs no converting" in err
 
 
+@pytest.mark.exhaustive
 def test_a_third_party_network_starts_from_a_repository(client: Client, tmp_path: Path) -> None:
     code = """
 from torch import nn

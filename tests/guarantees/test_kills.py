@@ -42,10 +42,10 @@ def prove(count: int, seed: int, folder: Path, **named: Any) -> kills.Figures:
 
 
 def test_killed_runs_are_bit_identical(seed: int, tmp_path: Path) -> None:
-    figures = prove(10, seed, tmp_path / "runs", only=["ema-0-workers", "mixed-0-workers"])
+    figures = prove(5, seed, tmp_path / "runs", only=["mixed-0-workers"])
     assert not figures.faults, "\n".join(figures.faults)
-    assert figures.kills == 10
-    assert figures.finished == figures.identical >= 2
+    assert figures.kills == 5
+    assert figures.finished == figures.identical >= 1
     assert figures.most_lost <= 2
 
 
