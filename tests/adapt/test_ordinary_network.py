@@ -7,6 +7,7 @@ import io
 import pickle
 import warnings
 from collections import OrderedDict
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -14,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 import selkern
+from selkern.adapt.folded import FoldedBranches, FoldedSum
 from selkern.adapt.unit import SelectiveConv
 from selkern.errors import UsageError
 from selkern.selection.intervene import choose, frozen, shuffled
@@ -116,6 +118,43 @@ def test_labels_are_their_own_where_a_block_has_several_units() -> None:
     with selkern.record(selkern.selectify(model, example=X, where="*")) as selection:
         labels = [unit.label for unit in selection.units.values()]
     assert labels == ["SK_2_1_conv1", "SK_2_1_conv2"]
+
+
+KINDS: dict[str, Callable[[], tuple[Any, nn.Module, type[nn.Module]]]] = {
+    "depthwise": lambda: (nn.Conv2d(8, 8, 3, padding=1, groups=8, bias=False), nn.ReLU6(), FoldedBranches),
+    "depthwise 5x5, stride 2": lambda: (nn.Conv2d(8, 8, 5, 2, 2, groups=8), nn.ReLU(), FoldedBranches),
+    "depthwise, dilated": lambda: (nn.Conv2d(8, 8, 3, padding=2, dilation=2, groups=8), nn.SiLU(), FoldedBranches),
+    "depthwise 3x5": lambda: (nn.Conv2d(8, 8, (3, 5), padding=(1, 2), groups=8), nn.Identity(), FoldedBranches),
+    "dense": lambda: (nn.Conv2d(8, 16, 3, padding=1, bias=False), nn.ReLU(inplace=True), FoldedSum),
+    "grouped, stride 2": lambda: (nn.Conv2d(8, 16, 3, 2, 1, groups=2), nn.Hardswish(inplace=True), FoldedSum),
+    "same padding": lambda: (SameConv(8, 16, 3, stride=2), nn.ReLU(), SelectiveConv),
+    "reflected": lambda: (nn.Conv2d(8, 16, 3, padding=1, padding_mode="reflect"), nn.ReLU(), SelectiveConv),
+}
+
+
+@pytest.mark.parametrize("branches", [2, 3])
+@pytest.mark.parametrize("kind", KINDS)
+def test_folded_convolutions(kind: str, branches: int) -> None:
+    conv, act, expected = KINDS[kind]()
+    x = torch.randn(3, 8, 13, 13)
+    parts = OrderedDict(conv=conv, norm=nn.BatchNorm2d(conv.out_channels), act=act)
+    model = selkern.selectify(nn.Sequential(parts), example=x, where="*", branches=branches)
+    with torch.no_grad():
+        for tensor in (*model.parameters(), *(b for b in model.buffers() if b.is_floating_point())):
+            tensor.add_(0.3 * torch.rand_like(tensor))
+    folded = selkern.fold(model, example=x)
+    torch.testing.assert_close(folded(x), model.eval()(x), rtol=1e-4, atol=1e-4)
+    assert type(folded.net.get_submodule("conv")) is expected
+    norms = sum(isinstance(module, nn.BatchNorm2d) for module in folded.modules())
+    assert norms == {FoldedBranches: 0, FoldedSum: 1, SelectiveConv: branches}[expected]
+
+
+def test_a_norm_without_statistics_is_not_folded() -> None:
+    x = torch.randn(3, 8, 9, 9)
+    model = nn.Sequential(nn.Conv2d(8, 8, 3, padding=1), nn.BatchNorm2d(8, track_running_stats=False), nn.ReLU())
+    selective = selkern.selectify(model, example=x, where="*").eval()
+    for net in (model.eval(), selective):
+        torch.testing.assert_close(selkern.fold(net, example=x)(x), net(x), rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("options", [{}, {"branches": 3}, {"form": "widened"}, {"gate_norm": "batch"}], ids=str)

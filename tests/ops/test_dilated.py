@@ -12,7 +12,7 @@ from torch.func import functional_call, grad, vmap
 from torch.nn import functional as F
 
 import selkern
-from selkern.adapt.unit import DepthwiseConv2d
+from selkern.layers.depthwise import DepthwiseConv2d
 from selkern.ops.dilated import depthwise_conv2d
 
 # Stride, whether padded by the dilation, dilation: strides that it is, is not and is prime to.

@@ -12,11 +12,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from selkern.adapt.folded import Fused, fold_branches
+from selkern.layers.depthwise import DepthwiseConv2d
 from selkern.layers.gate import Gate
 from selkern.layers.memory import HasMemory, Memory
 from selkern.layers.parts import CONVS, Norm, are_replaceable, norm_relu
 from selkern.ops import recompute
-from selkern.ops.dilated import depthwise_conv2d
 from selkern.ops.select import fuse
 
 Form = Literal["residual", "widened"]
@@ -126,17 +127,6 @@ class Geometry:
             for p in conv.parameters():
                 p.zero_()
         return conv if symmetric else nn.Sequential(Pad(self), conv)
-
-
-class DepthwiseConv2d(nn.Conv2d):
-    """A depthwise 3x3 convolution that trains faster where it is dilated: see `ops.dilated`."""
-
-    def _conv_forward(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        geometry = {self.stride, self.padding, self.dilation}
-        square = all(isinstance(pair, tuple) and pair[0] == pair[1] for pair in geometry)
-        if bias is None and square and self.padding_mode == "zeros" and self.out_channels == self.in_channels:
-            return depthwise_conv2d(input, weight, self.stride[0], int(self.padding[0]), self.dilation[0])
-        return super()._conv_forward(input, weight, bias)
 
 
 class Pad(nn.Module):
@@ -255,6 +245,16 @@ class SelectiveConv(nn.Module, HasMemory):
         u = [self._finished(self.norm, self.act, y)]
         u += [self._finished(branch.norm, branch.act, y_m) for branch, y_m in zip(further, maps, strict=True)]
         return self._selected(u, self.gate(fuse(u, self.dims)))
+
+    def fold_for_inference(self, fused: Fused) -> nn.Module:
+        """What `selkern.fold` makes of a unit in eval mode, which is not used afterwards; itself where it stays.
+
+        Args:
+            fused: makes one of a convolution, the norm behind it, and a ReLU.
+        """
+        branches = [self, *self.further]
+        convs, norms, acts = ([branch.get_submodule(name) for branch in branches] for name in ("conv", "norm", "act"))
+        return fold_branches(self.form, convs, norms, acts, self.gate, fused) or self
 
     def _finished(self, norm: nn.Module, act: nn.Module, y: Tensor) -> Tensor:
         """A branch's map out of its convolution's, which is not saved where `memory` says so."""

@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterable
-from typing import Any, Literal
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.utils.fusion import fuse_conv_bn_eval, fuse_linear_bn_eval
 
-from selkern.deploy.fused import Cache, FusedConv
+from selkern.deploy.fused import CONVS, Cache, FusedConv, can_fold
 from selkern.errors import NumericsError, UsageError
 from selkern.layers.article import SKAttention
 from selkern.layers.gate import Gate
@@ -29,6 +29,14 @@ from selkern.ops import select as ops
 from selkern.ops.eager import is_eager, is_watched
 from selkern.ops.spectral import convolution as spectral
 from selkern.ops.spectral.plan import Plan, worthwhile
+
+
+@runtime_checkable
+class Foldable(Protocol):
+    """A module that says itself what is left of it for inference."""
+
+    def fold_for_inference(self, fused: Callable[..., FusedConv]) -> nn.Module:
+        """That, or itself; `fused` makes one of a convolution, the norm behind it, and a ReLU."""
 
 
 class FoldedSKAttention(nn.Module):
@@ -79,7 +87,6 @@ class FoldedSKAttention(nn.Module):
         )
 
 
-_CONVS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 _HALF = (torch.float16, torch.bfloat16)
 # Largest difference from the original, as a share of its largest value. A sum of thousands of float32 or bfloat16
 # products in another order; a fold that is wrong differs by its whole size.
@@ -291,8 +298,8 @@ def _compare(model: nn.Module, folded: Folded, x: Tensor) -> None:
 def _folded(module: nn.Module, *, packed: bool) -> nn.Module:
     """The module with its norms folded, in place or a new one."""
 
-    def fused(conv: nn.Module, norm: nn.Module, *, relu: bool) -> FusedConv:
-        assert isinstance(conv, _CONVS)
+    def fused(conv: nn.Module, norm: nn.Module, relu: bool) -> FusedConv:
+        assert isinstance(conv, CONVS)
         if isinstance(norm, _BatchNorm):
             conv = fuse_conv_bn_eval(conv, norm)
         return FusedConv(conv, relu=relu, packed=packed)
@@ -301,7 +308,9 @@ def _folded(module: nn.Module, *, packed: bool) -> nn.Module:
         setattr(module, name, _folded(child, packed=packed))
     if is_watched(module):
         return module
-    if isinstance(module, ConvNormAct) and _can_fold(module.conv, module.norm) and not is_watched(module.act):
+    if isinstance(module, Foldable):
+        return module.fold_for_inference(fused)
+    if isinstance(module, ConvNormAct) and can_fold(module.conv, module.norm) and not is_watched(module.act):
         relu = isinstance(module.act, nn.ReLU)
         conv = fused(module.conv, module.norm, relu=relu)
         return conv if relu or isinstance(module.act, nn.Identity) else nn.Sequential(conv, module.act)
@@ -310,19 +319,13 @@ def _folded(module: nn.Module, *, packed: bool) -> nn.Module:
         if all(isinstance(conv, FusedConv) for conv in branches) and not any(map(is_watched, module.convs)):
             return FoldedSKAttention(module, branches, limit=512 if packed and module.spectral else 0)
     if isinstance(module, (Unit, SKResNetUnit)):
-        first = not hasattr(module, "conv1") or _can_fold(module.conv1, module.norm1)
-        return FoldedUnit(module, fused) if first and _can_fold(module.conv3, module.norm3) else module
-    if isinstance(module, Gate) and _can_fold(module.fc1, module.norm) and isinstance(module.norm, _BatchNorm):
+        first = not hasattr(module, "conv1") or can_fold(module.conv1, module.norm1)
+        return FoldedUnit(module, fused) if first and can_fold(module.conv3, module.norm3) else module
+    if isinstance(module, Gate) and can_fold(module.fc1, module.norm) and isinstance(module.norm, _BatchNorm):
         module.fc1, module.norm = fuse_linear_bn_eval(module.fc1, module.norm), nn.Identity()
     if isinstance(module, nn.Sequential):
         _fold_sequence(module, fused)
     return module
-
-
-def _can_fold(layer: nn.Module, norm: nn.Module) -> bool:
-    """Whether both are torch's own and no hook waits for them: parametrised and adapted layers stay as they are."""
-    own = type(layer) in (*_CONVS, nn.Linear) and getattr(layer, "padding_mode", "zeros") == "zeros"
-    return own and isinstance(norm, (_BatchNorm, nn.Identity)) and not (is_watched(layer) or is_watched(norm))
 
 
 def _fold_sequence(sequence: nn.Sequential, fused: Callable[..., FusedConv]) -> None:
@@ -330,7 +333,7 @@ def _fold_sequence(sequence: nn.Sequential, fused: Callable[..., FusedConv]) -> 
     names = list(sequence._modules)
     for i, name in enumerate(names[:-1]):
         conv, norm = sequence[i], sequence[i + 1]
-        if not (isinstance(conv, _CONVS) and isinstance(norm, _BatchNorm) and _can_fold(conv, norm)):
+        if not (isinstance(conv, CONVS) and isinstance(norm, _BatchNorm) and can_fold(conv, norm)):
             continue
         relu = i + 2 < len(names) and isinstance(sequence[i + 2], nn.ReLU) and not is_watched(sequence[i + 2])
         setattr(sequence, name, fused(conv, norm, relu=relu))

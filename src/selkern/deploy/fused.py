@@ -9,12 +9,15 @@ from typing import Any, Generic, TypeVar
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.nn.modules.batchnorm import _BatchNorm
 
-from selkern.ops.eager import is_eager
+from selkern.layers.depthwise import DepthwiseConv2d
+from selkern.ops.eager import is_eager, is_watched
 
 Key = TypeVar("Key")
 Made = TypeVar("Made")
 
+CONVS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 _CONV: dict[int, Callable[..., Tensor]] = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
 
 
@@ -130,3 +133,14 @@ class FusedConv(nn.Module):
     def extra_repr(self) -> str:
         """What `print` adds."""
         return f"{tuple(self.weight.shape)}, stride={self.stride}, groups={self.groups}, relu={self.relu}"
+
+
+def can_fold(layer: nn.Module, norm: nn.Module) -> bool:
+    """Whether both are torch's own and no hook waits for them: parametrised and adapted layers stay as they are.
+
+    A BatchNorm without running statistics takes those of each batch, so it stays too.
+    """
+    if isinstance(norm, _BatchNorm) and norm.running_mean is None:
+        return False
+    own = type(layer) in (*CONVS, DepthwiseConv2d, nn.Linear) and getattr(layer, "padding_mode", "zeros") == "zeros"
+    return own and isinstance(norm, (_BatchNorm, nn.Identity)) and not (is_watched(layer) or is_watched(norm))
