@@ -1,6 +1,6 @@
 """What `selectify` costs, and that it is exact on photos with trained weights.
 
-    python benchmarks/selectify.py cost [NAME ...]                        # timm's networks, random weights
+    python benchmarks/selectify.py cost [NAME ...]                        # timm's networks or yolov8n.yaml
     python benchmarks/selectify.py dilated                                # depthwise convolutions, torch's and ours
     python benchmarks/selectify.py exact --photos FOLDER --weights FILE   # tf_efficientnet_lite0, or --model NAME
 
@@ -14,10 +14,12 @@ from __future__ import annotations
 
 import argparse
 import copy
+import importlib
 import statistics
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import load_file
@@ -29,6 +31,7 @@ from selkern.adapt.unit import Origin, SelectiveConv
 from selkern.convert.subject import preprocess_of
 from selkern.data.sources import open_source
 from selkern.evaluation import batches_of, to_input
+from selkern.layers.gate import Gate
 from selkern.measure.bench import HELD, INFERENCE, TRAINING, Timing, bench
 from selkern.measure.machine import describe, summary
 from selkern.measure.timing import in_turn
@@ -51,11 +54,14 @@ _BATCH = 20
 
 
 def network(name: str, weights: Path | None = None) -> nn.Module:
-    """A network of timm with random weights, or those of a file."""
-    import timm
-
+    """A network of timm with random weights, or those of a file; or of ultralytics, NAME.yaml."""
     torch.manual_seed(0)
-    model: nn.Module = timm.create_model(name)
+    model: nn.Module
+    if name.endswith(".yaml"):
+        ultralytics: Any = importlib.import_module("ultralytics")
+        model = ultralytics.YOLO(name).model
+    else:
+        model = importlib.import_module("timm").create_model(name)
     if weights is not None:
         model.load_state_dict(load_file(weights))
     return model
@@ -74,11 +80,12 @@ def cost(names: list[str], size: int, batch: int, seconds: float) -> None:
         models = {"unchanged": plain}
         for form in ("residual", "widened"):
             models[form] = selkern.selectify(plain, example=x, where="*", form=form)
+        models["residual, folded"] = selkern.fold(models["residual"], example=x)
         rows = bench(models, dict.fromkeys(models, x), (1, batch), seconds)
         for form, model in models.items():
             here = [row for row in rows if row.model == form]
-            cells = [f"{row.ratio.median:.2f}" if row.ratio else "1" for row in _ordered(here, batch)]
-            units = sum(isinstance(module, SelectiveConv) for module in model.modules())
+            cells = [f"{row.ratio.median:.2f}" if row.ratio else "1" * bool(row.value) for row in _ordered(here, batch)]
+            units = sum(isinstance(module, Gate) for module in model.modules())
             total = count(model, size)
             sizes = f"{total.parameters / 1e6:.2f} | {total.macs / 1e6:,.0f}"
             print(f"| {name} | {form} | {units} | {sizes} | {' | '.join(cells)} |")
