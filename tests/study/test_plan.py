@@ -71,6 +71,7 @@ OWN = """
 
 def test_code_weights_and_units_of_selectify_are_arms(tmp_path: Path) -> None:
     (tmp_path / "mine.py").write_text(CODE)
+    (tmp_path / "first.safetensors").touch()
     study = read(write(tmp_path, (PLAIN, OWN.strip("\n"))))
     arms = {arm.name: arm for arm in study.arms}
     assert arms["own"].options.model == f"{tmp_path}/mine.py:net"

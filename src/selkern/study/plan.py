@@ -23,7 +23,7 @@ from selkern.models.backbone import Row
 from selkern.models.change import change_row, join_name, placed
 from selkern.models.cost import Cost, count
 from selkern.train.network import new_network
-from selkern.train.options import PRETRAINED, TrainOptions, build, recipe_named
+from selkern.train.options import TrainOptions, build, recipe_named
 from selkern.train.recipe import Recipe
 
 REQUIRED = ("title", "claim", "baseline", "arms")
@@ -306,10 +306,9 @@ def _network(asked: _Arm, change: Any, folder: Path, where: str) -> tuple[Row | 
 
 
 def _weights(named: str | None, folder: Path) -> str | None:
-    """Weights as a run reads them; a path is meant from where the study's file is."""
-    if named is None or named == PRETRAINED or named.startswith("hf-hub:"):
-        return named
-    return str(folder / Path(named).expanduser())
+    """Weights as a run reads them; a file is meant from where the study's file is."""
+    file = folder / Path(named or "").expanduser()
+    return str(file) if named and file.exists() else named
 
 
 def _little(data: str) -> str:
