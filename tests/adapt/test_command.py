@@ -58,3 +58,18 @@ def test_a_mistake_is_one_line(words: list[str], where: str, word: str, capsys: 
     assert line.startswith("error: ")
     assert line.count(" | ") >= 1
     assert f"| {where}" in line
+
+
+def test_what_is_no_network_yet(word: str, capsys: pytest.CaptureFixture[str]) -> None:
+    file = word.removesuffix(":Net")
+    assert main(["selectify", file]) == 2
+    assert f"give {file}:NAME" in capsys.readouterr().err
+
+
+def test_a_run_with_units_is_opened_and_refused(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["--data", str(data), "--output", str(tmp_path), "--name", "run", "--image-size", "16", "--epochs", "1"]
+    train = ["train", *words, "--model", "resnet_mini", "--selectify", "stages.2", "--no-report", "--threads", "1"]
+    assert main(train) == 0
+    capsys.readouterr()
+    assert main(["selectify", str(tmp_path / "run")]) == 2
+    assert "holds selective kernels of selectify already" in capsys.readouterr().err

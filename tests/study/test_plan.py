@@ -6,13 +6,16 @@ import os
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import save_file
 from small_study import CODE, PLAIN, TRUNK, write
 
-from selkern.errors import UsageError
+from selkern.errors import CheckpointError, UsageError
 from selkern.layers.selective_kernel import Branch
 from selkern.models.trunk import Architecture
 from selkern.study.plan import FOLDER, costs, find, read
 from selkern.study.run import tasks_of
+from selkern.train.network import bare
 
 FILES = sorted(FOLDER.glob("*.yaml"))
 SK = f"  sk: {{model: sknet_mini, change: {{{TRUNK}}}}}"
@@ -71,7 +74,9 @@ OWN = """
 
 def test_code_weights_and_units_of_selectify_are_arms(tmp_path: Path) -> None:
     (tmp_path / "mine.py").write_text(CODE)
-    (tmp_path / "first.safetensors").touch()
+    torch.manual_seed(0)
+    first = bare(f"{tmp_path}/mine.py:net", 10, 16, "8").state_dict()
+    save_file(first, tmp_path / "first.safetensors")
     study = read(write(tmp_path, (PLAIN, OWN.strip("\n"))))
     arms = {arm.name: arm for arm in study.arms}
     assert arms["own"].options.model == f"{tmp_path}/mine.py:net"
@@ -86,8 +91,27 @@ def test_code_weights_and_units_of_selectify_are_arms(tmp_path: Path) -> None:
     assert (options["selectify"], options["arguments"]) == ("1.0", "8")
 
 
+@pytest.mark.parametrize(("tensors", "message"), [(None, "no such run"), ({"x": torch.zeros(1)}, "in its own names")])
+def test_weights_that_do_not_fit_are_known_before_any_training(
+    tensors: dict[str, torch.Tensor] | None, message: str, tmp_path: Path
+) -> None:
+    (tmp_path / "mine.py").write_text(CODE)
+    if tensors is not None:
+        save_file(tensors, tmp_path / "w.safetensors")
+    name = "nothing" if tensors is None else "w.safetensors"
+    path = write(tmp_path, (PLAIN, f"  plain: {{model: 'mine.py:net', with: '8', weights: {name}}}"))
+    with pytest.raises(CheckpointError, match=message) as error:
+        costs(read(path))
+    assert f"{path}, arm plain" in str(error.value)
+
+
 MISTAKES = {
     "change of code": (PLAIN, "  plain: {model: 'm.py:net', change: {stem: 8}}", "code has no fields that could be"),
+    "with as a mapping": (
+        PLAIN,
+        "  plain: {model: 'm.py:net', with: {width: 8}}",
+        "option with has a value of a wrong",
+    ),
     "with of ours": (PLAIN, "  plain: {model: resnet_mini, with: '8'}", "`with` is for code, timm:NAME or FILE.py"),
     "unknown entry": ("seeds: 2", "sedes: 2", "unknown option 'sedes' | {path} | did you mean seeds?"),
     "no claim": ("claim: none", "", "claim is missing | {path}"),

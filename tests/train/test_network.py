@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -21,9 +22,9 @@ from selkern.models.weights import read_card, save_weights
 from selkern.selection.record import record
 from selkern.train import run as job
 from selkern.train.defaults import Asked, choose_defaults
-from selkern.train.network import Construction, bare, new_network, open_network
+from selkern.train.network import Construction, bare, code_of, new_network, open_network
 from selkern.train.options import TrainOptions
-from selkern.train.run_folder import RunFolder
+from selkern.train.run_folder import RunFolder, find_weights
 from selkern.train.step import make_optimizer, set_lr
 
 CODE = """
@@ -75,14 +76,40 @@ def test_the_network_of_a_run_is_built_again(done: RunFolder, word: str) -> None
 
 
 def test_code_is_run_only_where_the_user_names_it(done: RunFolder, word: str, data: Path) -> None:
-    for given in ("", "other.py:Net"):
-        with pytest.raises(UsageError) as error:
+    for given, message in (("", "is made by code of its own"), ("other.py:Other", "--model names other.py:Other")):
+        with pytest.raises(UsageError, match=message) as error:
             load(str(done.path), "cpu", given)
-        assert f"--model {word} runs that code" in str(error.value)
-        with pytest.raises(UsageError, match="is made by code of its own"):
+        assert f"--model {word}" in str(error.value)
+        with pytest.raises(UsageError, match=message):
             job.resume(done, "cpu", epochs=3, extend="rescale", model=given)
     with pytest.raises(UsageError, match="is made by code of its own"):
         choose_defaults(Asked(data=str(data), weights=str(done.path)))
+    with pytest.raises(UsageError, match="leave --model out"):
+        code_of("timm:resnet18", "timm:resnet34", "run")
+
+
+def test_code_may_have_moved(done: RunFolder, word: str, tmp_path: Path) -> None:
+    moved = tmp_path / "there.py"
+    moved.write_text(CODE)
+    here, there = load(str(done.path), "cpu", word), load(str(done.path), "cpu", f"{moved}:Net")
+    x = torch.randn(2, 3, 16, 16)
+    assert torch.equal(here.model(x), there.model(x))
+    shutil.copytree(done.path, tmp_path / "run")
+    run = job.resume(RunFolder(tmp_path / "run"), "cpu", epochs=3, extend="rescale", model=f"{moved}:Net")
+    assert run is not None
+    assert read_card(run.best).model in (word, f"{moved}:Net")
+
+
+def test_the_next_commands_name_the_code(
+    word: str, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["--data", str(data), "--model", word, "--output", str(tmp_path), "--image-size", "16", "--epochs", "1"]
+    assert main(["train", *words, "--no-report", "--threads", "1", "--lr-new", "2"]) == 2
+    assert "nothing was added to the network | --lr-new" in capsys.readouterr().err
+    assert main(["train", *words, "--no-report", "--threads", "1"]) == 0
+    lines = capsys.readouterr().out.strip().splitlines()
+    assert len(lines) == 4
+    assert all(line.endswith(f"--model {word}") for line in lines[1:])
 
 
 def test_every_command_opens_it(done: RunFolder, word: str, data: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -138,9 +165,17 @@ def test_weights_in_the_networks_own_names(word: str, tmp_path: Path) -> None:
     model, _, _ = new_network(word, 2, 16, weights=file, pattern="second")
     x = torch.randn(2, 3, 16, 16)
     assert torch.equal(model.eval()(x), first.eval()(x))
+    save_file({f"module.{name}": tensor for name, tensor in first.state_dict().items()}, file)  # of parallel training
+    assert torch.equal(new_network(word, 2, 16, weights=file)[0].eval()(x), first.eval()(x))
     save_file({"x": torch.zeros(1)}, file)
     with pytest.raises(CheckpointError, match="in its own names"):
         new_network(word, 2, 16, weights=file)
+    save_file(model.state_dict(), file)
+    with pytest.raises(CheckpointError, match="they hold selective kernels already"):
+        new_network(word, 2, 16, weights=file)
+    torch.save(first.state_dict(), tmp_path / "plain.pth")
+    with pytest.raises(CheckpointError, match=r"safetensors\.torch\.save_file"):
+        find_weights(str(tmp_path / "plain.pth"))
 
 
 @pytest.mark.parametrize("arguments", ["pretrained=True", "checkpoint_path='x'", "cache_dir='x'", "features_only=True"])
@@ -200,6 +235,17 @@ def test_the_backbone_has_a_learning_rate_of_its_own(apart: torch.nn.Module) -> 
     assert {"first.weight", "second.conv.weight", "second.norm.weight", "second.further.0.norm.weight"}.isdisjoint(new)
     set_lr(optimizer, 1.0, frozen=True)
     assert {group["lr"] for group in optimizer.param_groups} == {0.0, 1.0}
+
+
+def test_new_parts_have_a_learning_rate_of_their_own(apart: torch.nn.Module) -> None:
+    optimizer = make_optimizer(apart, make_options("x", Path(), lr_new=0.1, lr_backbone=0.5).training)
+    names = {p: name for name, p in apart.named_parameters()}
+    rates = {names[p]: group["lr_factor"] for group in optimizer.param_groups for p in group["params"]}
+    assert {name for name, rate in rates.items() if rate == 1} == {"head.weight", "head.bias"}
+    new = {name for name, rate in rates.items() if rate == 0.1}
+    assert "second.further.0.conv.weight" in new
+    assert "second.gate.fc1.weight" in new
+    assert all("gate" in name or "further.0.conv" in name for name in new)
 
 
 def test_a_frozen_backbone_stays_as_it_was(

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 from tyro.conf import Positional
@@ -11,6 +12,9 @@ from tyro.conf import Positional
 from selkern.cli.parse import parse
 from selkern.data import LARGEST_IMAGE
 from selkern.errors import UsageError
+
+if TYPE_CHECKING:
+    from torch import nn
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,7 +26,7 @@ class SelectifyOptions:
     """
 
     subject: Annotated[Positional[str], tyro.conf.arg(metavar="MODEL")]
-    """A model's name, weights file, hf-hub:user/name, timm:NAME, FILE.py:NAME or module:NAME (whose code is run)."""
+    """A name, run, weights file, hf-hub:user/name, timm:NAME, or code that is run: FILE.py:NAME, module:NAME."""
     where: str = "auto"
     """Which convolutions: auto, "last 2 stages", or names with commas between, as layer4.*,layer3.1."""
     branches: int = 2
@@ -51,9 +55,9 @@ def main(argv: list[str]) -> int:
     options = parse(SelectifyOptions, argv, "selectify")
     from selkern.adapt.selectify import selectify_plan
     from selkern.adapt.where import named
-    from selkern.convert.subject import find_inputs, find_subject, own_size
+    from selkern.convert.subject import find_inputs, own_size
 
-    model = find_subject(options.subject, options.arguments)
+    model = _network(options)
     x = find_inputs(model, side=options.image_size or own_size(model))[:2]
     try:
         plan = selectify_plan(
@@ -70,3 +74,15 @@ def main(argv: list[str]) -> int:
         raise UsageError(error.what, where, error.fix) from error
     print(plan.to_json() if options.json else f"{options.subject} on {tuple(x.shape)}\n\n{plan}")
     return 0
+
+
+def _network(options: SelectifyOptions) -> nn.Module:
+    """What the command was pointed at; a run or a weights file with all that was changed in it."""
+    from selkern.convert.subject import find_subject
+    from selkern.train.network import open_network
+    from selkern.train.run_folder import find_weights
+
+    word = options.subject
+    if Path(word).exists() and not word.endswith(".py"):
+        return open_network(find_weights(word))[0]
+    return find_subject(word, options.arguments)

@@ -87,7 +87,7 @@ def main(argv: list[str]) -> int:
         from selkern.report.analyze import report_run
 
         report_run(run, device, code)
-        print(_next_commands(run.path))
+        print(_next_commands(run.path, code))
     return 0
 
 
@@ -109,12 +109,16 @@ def _train_options(argv: list[str]) -> tuple[TrainOptions, Defaults]:
     return parse(TrainOptions, argv, "train", defaults.options), defaults
 
 
-def _next_commands(run: Path) -> str:
+def _next_commands(run: Path, model: str) -> str:
+    from selkern.convert.subject import is_code
+
+    own = is_code(model) and not model.startswith("timm:")  # which is run only where it is named
+    named = f" --model {shlex.quote(model)}" if own else ""
     report = run / "report.html"
     lines = [f"report: {report}"] if report.is_file() else []
     lines += ["next:"]
     lines += [
-        f"  selkern {words.format(shlex.quote(str(run)))}"
+        f"  selkern {words.format(shlex.quote(str(run)))}{named}"
         for words in ("predict {} IMAGE...", "evaluate {}", "analyze {}")
     ]
     return "\n".join(lines)

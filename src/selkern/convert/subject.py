@@ -44,6 +44,8 @@ def find_subject(name: str, arguments: str = "") -> nn.Module:
         return _make(timm.create_model, f"{name.removeprefix('timm:')!r}, {arguments}", name)
     if name.partition("(")[0] in list_models():
         return _make(create_model, f"{name!r}, {arguments}", name)
+    if name.endswith(".py"):
+        raise UsageError("a file of code, without the name of what is in it", name, f"give {name}:NAME")
     home, colon, attribute = name.rpartition(":")
     if colon and not is_reference(name) and not Path(name).exists():
         module = _import_file(Path(home), name) if home.endswith(".py") else _import(home, name)
@@ -158,7 +160,9 @@ def _make(maker: Any, arguments: str, where: str) -> nn.Module:
         made = maker(*positional, **named)
     except Exception as error:
         reason = f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
-        raise UsageError(f"cannot be made ({reason})", where, 'give its arguments: --with "64, groups=8"') from error
+        given = f"with {arguments}" if arguments else "without arguments"
+        fix = f'it was called {given}; --with gives others, such as "64, groups=8"'
+        raise UsageError(f"cannot be made ({reason})", where, fix) from error
     if not isinstance(made, nn.Module):
         raise UsageError(f"gives a {type(made).__name__}, no torch module", where, "name a class or a function")
     return made
@@ -218,5 +222,5 @@ def check_outputs(model: nn.Module, word: str, side: int, classes: int) -> None:
         raise UsageError(
             f"gives {shape} for two images, and the data have {classes} classes",
             show(word),
-            f'make it with as many outputs: --with "num_classes={classes}"',
+            f"make it with as many outputs: add the argument for it to --with, such as num_classes={classes}",
         )

@@ -225,10 +225,11 @@ def _from_weights(
     drop_path_rate: float,
 ) -> Backbone:
     card, tensors = _read(path, name)
+    if card.network or ":" in str(card.model):
+        fix = "the commands open it; in Python selkern.train.network.open_network(FILE)"
+        what = f"weights of {reprlib.repr(card.model)}, which create_model alone does not make"
+        raise CheckpointError(what, str(path), fix)
     card = _sound(card, path)
-    if card.network:
-        fix = "the commands open it; in Python selkern.train.network.open_network"
-        raise CheckpointError(f"weights of {card.model}, which create_model alone does not make", str(path), fix)
     if name is not None and (asked := _full_name(name)) != card.model:
         raise CheckpointError(f"weights are of {card.model}, not {asked}", str(path), f"use model {card.model}")
     if in_chans not in (None, card.in_chans):

@@ -15,16 +15,18 @@ import torch
 import yaml
 from torch import nn
 
+from selkern.convert.hub import is_reference
 from selkern.convert.subject import is_code
 from selkern.data.sources import open_source
-from selkern.errors import UsageError
+from selkern.errors import CheckpointError, UsageError
 from selkern.models import registry
 from selkern.models.backbone import Row
 from selkern.models.change import change_row, join_name, placed
 from selkern.models.cost import Cost, count
 from selkern.train.network import new_network
-from selkern.train.options import TrainOptions, build, recipe_named
+from selkern.train.options import PRETRAINED, TrainOptions, build, recipe_named
 from selkern.train.recipe import Recipe
+from selkern.train.run_folder import find_weights
 
 REQUIRED = ("title", "claim", "baseline", "arms")
 _LARGEST_FILE = 1 << 16  # bytes of a study's file
@@ -104,16 +106,21 @@ class Arm:
     options: TrainOptions
 
     def build(self, classes: int) -> nn.Module:
-        """The network with random weights, on the default device where that is possible.
+        """The network; with random weights, where its shapes say all, or those of its file.
 
         Raises:
+            CheckpointError: weights that cannot be read, or do not fit.
             UsageError: code that cannot be run or gives no classifier, nothing that `selectify` can change.
             ValueError: an architecture that cannot be.
         """
-        if self.row is not None:
-            return self.row.build(classes, 3, False)
         asked, size = self.options, self.options.training.image_size
-        return new_network(asked.model, classes, size, arguments=asked.arguments, pattern=asked.selectify)[0]
+        fetched = asked.weights is not None and (asked.weights == PRETRAINED or is_reference(asked.weights))
+        if self.row is not None and (asked.weights is None or fetched):
+            return self.row.build(classes, 3, False)
+        file = None if asked.weights is None or fetched else find_weights(asked.weights)
+        return new_network(
+            asked.model, classes, size, weights=file, arguments=asked.arguments, pattern=asked.selectify
+        )[0]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -276,7 +283,10 @@ def _arm(name: Any, entry: Any, common: TrainOptions, where: str, short: bool) -
     change, training = plain.pop("change", {}), plain.pop("training", {})
     if "with" in plain:
         plain["arguments"] = plain.pop("with")
-    asked = build(_Arm, plain, where)
+    try:
+        asked = build(_Arm, plain, where)
+    except UsageError as error:
+        raise UsageError(error.what.replace("option arguments", "option with"), error.where, error.fix) from error
     recipe = _recipe(common.training, training, where)
     data = common.data if asked.data is None else _data(asked.data, None, where, short)
     if short:
@@ -346,8 +356,11 @@ def costs(study: Study) -> dict[str, Cost]:
             source = open_source(data, on_bad=asked.on_bad_image, table=asked.table)
             classes[data] = len(source.classes)
         try:
-            with torch.device("meta") if arm.row is not None else nullcontext():
+            shapes = arm.row is not None and arm.options.weights is None
+            with torch.device("meta") if shapes else nullcontext():
                 model = arm.build(classes[data])
+        except CheckpointError as error:
+            raise CheckpointError(error.what, f"{study.path}, arm {arm.name}, {error.where}", error.fix) from error
         except ValueError as error:
             raise placed(error, f"{study.path}, arm {arm.name}") from error
         result[arm.name] = count(model, arm.options.training.image_size)

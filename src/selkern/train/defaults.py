@@ -264,14 +264,15 @@ def _read_card(asked: Asked, *, fetch: bool) -> tuple[str, Preprocess | None]:
     # Here, since a command's help comes without torch.
     from selkern.convert import hub
     from selkern.models.registry import card_of
-    from selkern.train.network import built_card, require_consent
+    from selkern.train.network import built_card, code_of
     from selkern.train.run_folder import find_weights, require_preprocess
 
     if hub.is_reference(asked.weights) and not fetch:
         return "", None
     path = find_weights(asked.weights)
     card = built_card(path) or card_of(path, asked.model or None)
-    require_consent(card.model, asked.model, str(path))
+    if _is_code(card.model):
+        code_of(card.model, asked.model, str(path))
     if card.in_chans != 3:
         what = f"weights take images of {card.in_chans} channel{'s' * (card.in_chans != 1)}, those of data have 3"
         raise CheckpointError(what, str(path), "take weights of a network with in_chans=3")

@@ -22,6 +22,8 @@ from selkern.models.registry import create_model
 from selkern.models.weights import Card, describes_itself, read_card, read_tensors, require_fit
 from selkern.train.options import PRETRAINED
 
+_PARALLEL = "module."
+
 
 @dataclass(frozen=True)
 class Construction:
@@ -159,10 +161,10 @@ def _started(
 ) -> tuple[nn.Module, Construction]:
     """The network with its first weights, before `selectify`."""
     if isinstance(weights, Path) and (card := built_card(weights)) is not None:
-        if card.model != word:
+        if not _is_same(card.model, word):
             raise CheckpointError(f"weights are of {card.model}, not {word}", str(weights), f"use --model {card.model}")
         known = Construction.of_card(card)
-        how = replace(known, classes=classes, size=size, arguments=arguments or known.arguments)
+        how = replace(known, model=word, classes=classes, size=size, arguments=arguments or known.arguments)
         model = how.build()
         load_body(model, weights)
         return model, how
@@ -186,12 +188,17 @@ def load_body(model: nn.Module, path: Path) -> None:
         CheckpointError: no such file, or names or shapes that do not fit.
     """
     own, tensors = model.state_dict(), read_tensors(path)
+    if tensors and all(name.startswith(_PARALLEL) for name in tensors):  # saved from within DistributedDataParallel
+        tensors = {name.removeprefix(_PARALLEL): tensor for name, tensor in tensors.items()}
     head = _classifier_name(model)
     other = [name for name in own if head and name.startswith(f"{head}.") and name in tensors]
     if any(tensors[name].shape != own[name].shape for name in other):
         tensors = {name: tensor for name, tensor in tensors.items() if name not in other}
         own = {name: tensor for name, tensor in own.items() if name not in other}
-    require_fit(tensors, own, str(path), "give weights of this network, in its own names")
+    fix = "give weights of this network, in its own names"
+    if any(".further.0." in name for name in tensors.keys() - own.keys()):
+        fix = "they hold selective kernels already: give those of before, or the weights file of their run"
+    require_fit(tensors, own, str(path), fix)
     model.load_state_dict(tensors, strict=False)
 
 
@@ -217,7 +224,7 @@ def _classifier_name(model: nn.Module) -> str:
     return linear[-1] if linear else ""
 
 
-def open_network(path: Path, code: str = "") -> tuple[nn.Module, Card]:
+def open_network(path: Path | str, code: str = "") -> tuple[nn.Module, Card]:
     """The network of a weights file, with its tensors, and the file's card.
 
     Args:
@@ -228,12 +235,12 @@ def open_network(path: Path, code: str = "") -> tuple[nn.Module, Card]:
         CheckpointError: a file that cannot be read, or does not fit.
         UsageError: code that is not given, or cannot be run.
     """
+    path = Path(path)
     card = built_card(path)
     if card is None:
         ours = create_model(weights=path)
         return ours, ours.card or read_card(path)
-    require_consent(card.model, code, str(path))
-    model = Construction.of_card(card).build()
+    model = replace(Construction.of_card(card), model=code_of(card.model, code, str(path))).build()
     tensors = read_tensors(path)
     require_fit(tensors, model.state_dict(), str(path), "the file is of another network")
     model.load_state_dict(tensors)
@@ -248,8 +255,30 @@ def built_card(path: Path) -> Card | None:
     return card if card.network or is_code(card.model) else None
 
 
-def require_consent(word: str, code: str, where: str) -> None:
-    """Raise UsageError unless a network is made by ours or timm's code, or by code that the user has named."""
-    if is_code(word) and not word.startswith("timm:") and code != word:
+def code_of(word: str, code: str, where: str) -> str:
+    """The name by which a network is made: ours, timm's, or the user's own code as they name it, wherever it lies now.
+
+    Args:
+        word: what a run or a weights file says.
+        code: what the user says; empty for nothing.
+        where: the run or file, for the error.
+
+    Raises:
+        UsageError: code of the user's own that they have not named, or another network than they name.
+    """
+    own = is_code(word) and not word.startswith("timm:")
+    if own and not code:
         fix = f"--model {word} runs that code, if you trust it"
         raise UsageError(f"the network is made by code of its own, {word}", where, fix)
+    if code and not _is_same(word, code):
+        fix = f"give --model {word}, or where that code lies now" if own else "leave --model out"
+        raise UsageError(f"the network is {word}, and --model names {code}", where, fix)
+    return code or word
+
+
+def _is_same(word: str, code: str) -> bool:
+    """Whether both name one network, if need be of a file that has moved."""
+    if word == code:
+        return True
+    (home, _, name), (other, _, named) = word.rpartition(":"), code.rpartition(":")
+    return home.endswith(".py") and other.endswith(".py") and name == named

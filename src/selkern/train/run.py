@@ -11,6 +11,7 @@ from typing import Literal
 import torch
 from torch import nn
 
+from selkern.adapt.groups import new_parameters
 from selkern.data.levels import parse_levels, show_levels
 from selkern.data.loader import Sample
 from selkern.data.order import TrainOrder
@@ -18,14 +19,14 @@ from selkern.data.sheet import draw_grid
 from selkern.data.sources import Source
 from selkern.data.splitting import names_some
 from selkern.data.survey import settle_levels
-from selkern.errors import CheckpointError
+from selkern.errors import CheckpointError, UsageError
 from selkern.io import write_atomic
 from selkern.layers.memory import set_memory
 from selkern.progress import Progress
 from selkern.train.defaults import Defaults, fit_batch, open_training
 from selkern.train.distributed import join
 from selkern.train.loop import Training
-from selkern.train.network import Construction, new_network, require_consent
+from selkern.train.network import Construction, code_of, new_network
 from selkern.train.options import PRETRAINED, TrainOptions, read_options
 from selkern.train.progress import RunLog
 from selkern.train.run_data import RunData, trained_before, write_inputs
@@ -127,10 +128,11 @@ def resume(
                 place = ranks.from_main(known.place(data) if ranks.main else "")
                 source = known.open_at(place, classes=known.classes, keep_gone=True)
                 line.show("building the network")
+                options = replace(options, model=code_of(options.model, model, str(run.path)))
                 now = options if workers is None else replace(options, workers=workers)
                 begun = ranks.from_main(run.has_state)
-                require_consent(options.model, model, str(run.path))
-                training = Training(now, source, *_network_of(known, source, begun=begun), run, ranks, log)
+                network = _network_of(known, options.model, source, begun=begun)
+                training = Training(now, source, *network, run, ranks, log)
                 if begun:
                     training.restore()
                 else:  # killed before the first one was saved, a run starts from its beginning
@@ -183,7 +185,7 @@ def _new_network(options: TrainOptions, source: Source) -> tuple[nn.Module, Cons
     """The network, how it is built, and what `selectify` changed of it."""
     torch.manual_seed(options.seed)
     recipe = options.training
-    return new_network(
+    model, how, table = new_network(
         options.model,
         len(source.classes),
         recipe.image_size,
@@ -192,11 +194,19 @@ def _new_network(options: TrainOptions, source: Source) -> tuple[nn.Module, Cons
         pattern=options.selectify,
         memory=recipe.memory,
     )
+    if recipe.lr_new != 1 and not new_parameters(model):
+        what = f"lr_new is {recipe.lr_new:g}, and nothing was added to the network"
+        raise UsageError(what, "--lr-new", "add --selectify, or leave it out")
+    return model, how, table
 
 
-def _network_of(known: RunData, source: Source, *, begun: bool) -> tuple[nn.Module, Construction]:
-    """A run's network: its tensors come from the state where it has begun, so that the first weights may be gone."""
-    options, inputs = known.options, known.inputs
+def _network_of(known: RunData, word: str, source: Source, *, begun: bool) -> tuple[nn.Module, Construction]:
+    """A run's network: its tensors come from the state where it has begun, so that the first weights may be gone.
+
+    Args:
+        word: the name by which it is made.
+    """
+    options, inputs = replace(known.options, model=word), known.inputs
     if begun and inputs is not None and (inputs.weights or inputs.network):
         torch.manual_seed(options.seed)
         how = Construction.of_dict(options.model, len(source.classes), inputs.norms, inputs.network)

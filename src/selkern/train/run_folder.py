@@ -388,7 +388,8 @@ def find_weights(given: str) -> Path:
     if (inside := find_bundled(None, given)) is not None:
         return inside
     if Path(given).suffix in TORCH and is_file(given):
-        raise CheckpointError("weights of another program", show(given), "turn them into ours by `selkern convert`")
+        fix = "`selkern convert` turns those of our networks into ours; of others, safetensors.torch.save_file"
+        raise CheckpointError("weights of another program", show(given), fix)
     try:
         best = RunFolder.find(given).best
     except OSError as error:  # a name that none can have
