@@ -34,6 +34,11 @@ def test_the_table_has_every_convolution_that_was_asked_for(word: str, capsys: p
     assert lines[-1] == "largest difference on the example: 0 in eval mode, 0 in train mode"
 
 
+def test_a_comma_at_the_end_counts_for_nothing(word: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["selectify", word, "--where", "3,", "--json", "--image-size", "16"]) == 0
+    assert [row["module"] for row in json.loads(capsys.readouterr().out)["rows"]] == ["3"]
+
+
 def test_json_has_the_same(word: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["selectify", word, "--json", "--form", "widened", "--image-size", "16", "--budget", "9"]) == 0
     plan = json.loads(capsys.readouterr().out)
@@ -46,6 +51,7 @@ def test_json_has_the_same(word: str, capsys: pytest.CaptureFixture[str]) -> Non
     ("words", "where"),
     [
         (["--where", "0, 9"], "--where 0, 9"),
+        (["--where", ""], "--where"),
         (["--where", "last 9 stages"], "--where last 9 stages"),
         (["--branches", "1"], ""),
         (["--image-size", "0"], "--image-size"),

@@ -220,9 +220,12 @@ def test_param_groups_hold_every_parameter_once() -> None:
     assert any("further.0.norm" in name for name in there)
     assert not any("gate" in name or "further.0.conv" in name or "gamma" in name for name in there)
     assert [g["name"] for g in selkern.param_groups(network(), 0.1)] == ["there", "there, not decayed"]
-    for wrong in ({"lr": -1.0}, {"lr": 0.1, "new_lr_factor": -1.0}, {"lr": float("nan")}):
-        with pytest.raises(UsageError, match="must be at least 0"):
+    for wrong in ({"lr": -1.0}, {"lr": 0.1, "new_lr_factor": -1.0}, {"lr": float("nan")}, {"lr": "a"}, {"lr": None}):
+        with pytest.raises(UsageError, match="must be a number of at least 0"):
             selkern.param_groups(model, **wrong)
+    listed: Any = list(model.parameters())
+    with pytest.raises(UsageError, match=r"a network is an nn.Module, got list .* give the network itself"):
+        selkern.param_groups(listed, lr=0.1)
     with pytest.raises(UsageError, match="no parameter needs a gradient"):
         selkern.param_groups(network().requires_grad_(False), 0.1)
 
@@ -267,6 +270,15 @@ def test_not_undone_once_it_has_moved(moved: str) -> None:
     assert str(selective) == shown
     with pytest.raises(UsageError, match="holds no selective kernels"):
         selkern.deselectify(network())
+    with pytest.raises(UsageError, match="inplace must be True or False"):
+        selkern.deselectify(selective, inplace="no")  # type: ignore[arg-type]
+
+
+def test_a_folded_network_is_not_undone() -> None:
+    folded = selkern.fold(selkern.selectify(network(), example=X, where="*"), example=X)
+    for model in (folded, folded.net):
+        with pytest.raises(UsageError, match=r"is folded, which cannot be undone.*keep the network that was folded"):
+            selkern.deselectify(model)
 
 
 @pytest.mark.parametrize(
@@ -294,6 +306,28 @@ def test_inserted_modules_add_nothing_at_first_and_learn(module: Any, after: str
         selkern.deselectify(deeper)
     again = selkern.insert(model, after=after, module=module, example=X, inplace=False)
     assert str(selkern.deselectify(again)) == str(model)
+
+
+class Residual(nn.Module):
+    """A block with names of its own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.last = block(3, 3), block(3, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.last(self.first(x))
+
+
+@pytest.mark.parametrize("after", [["r", "r.first.conv"], "r, r.first.conv,", ("r.first.c*", "r")], ids=str)
+def test_insertions_behind_several_layers(after: Any) -> None:
+    model = nn.Sequential(OrderedDict(r=Residual(), end=nn.ReLU()))
+    deeper = selkern.insert(model, after=after, example=X)
+    assert torch.equal(deeper.eval()(X), model.eval()(X))
+    assert [name for name, _ in deeper.named_parameters() if "gamma" in name] == [
+        "r.layer.first.conv.inserted.gamma", "r.inserted.gamma",
+    ]  # fmt: skip
+    assert str(selkern.deselectify(deeper)) == str(model)
 
 
 def test_undone_in_whatever_order_they_came() -> None:
@@ -327,6 +361,16 @@ def test_a_unit_in_another_place_is_not_undone() -> None:
         ({"after": "layer4"}, r"no module matches 'layer4'"),
         ({"after": "b33"}, "nearest modules: b3"),
         ({"after": "flat"}, r"gives no single map"),
+        ({"after": 3}, r"^3 is no pattern \| after \| give the name of a layer"),
+        ({"after": ["b3", None]}, r"^None is no pattern \| after"),
+        ({"after": []}, r"^no pattern is given \| after"),
+        ({"after": ["b3", "b9"]}, r"no module matches 'b9'"),
+        ({"after": "b3", "module": 5}, r"^5 is no module \| module \| give a module, or a function"),
+        ({"after": "b3", "module": lambda _channels: 7}, r"called with 32 channels it gives 7, which is no module"),
+        ({"after": "b3", "module": lambda: nn.Identity()}, r"calling it with 32 channels fails: .*0 positional"),
+        ({"after": "b3", "module": nn.MaxPool2d(3, 1, 1, return_indices=True)}, "gives a tuple, not a map"),
+        ({"after": "b3", "inplace": "no"}, "inplace must be True or False"),
+        ({"after": "b3", "example": X * float("nan")}, "nothing can be compared"),
         ({"after": "b3", "example": None}, "no example"),
         ({"after": "b3", "module": nn.Conv2d(5, 5, 1)}, r"the module does not take \(2, 32, 8, 8\)"),
         ({"after": "b3", "module": nn.Conv2d(32, 5, 1)}, r"turns \(2, 32, 8, 8\) into \(2, 5, 8, 8\)"),

@@ -49,6 +49,9 @@ def convs(*numbers: int) -> tuple[str, ...]:
         ("b[12].*", convs(1, 2)),
         ("b3.conv", convs(3)),
         (["b0", "b5.conv"], convs(0, 5)),
+        ("b0, b[1,5].conv,", convs(0, 1, 5)),
+        ((name for name in ("b0", "b2")), convs(0, 2)),
+        (["last stage"], convs(4, 5)),
         (re.compile(r"^b[45]\."), convs(4, 5)),
         (lambda _name, module: module.stride == (2, 2), convs(2, 4)),
         ("last stage", convs(4, 5)),
@@ -182,6 +185,20 @@ class Wrapped(nn.Conv2d):
         return super().forward(x) + 1
 
 
+def hooked() -> nn.Module:
+    net = Net(lambda s, x: s.fine(s.a(x)), a=conv(), fine=conv())
+    net.get_submodule("a").register_forward_hook(_more)
+    net.get_submodule("fine").register_forward_hook(_nothing)  # which changes nothing
+    return net
+
+
+def _more(_module: nn.Module, _args: Any, output: Tensor) -> Tensor:
+    return output + 1
+
+
+def _nothing(*_: Any) -> None: ...
+
+
 class Odd(nn.Conv2d):
     """Changes its input before it convolves."""
 
@@ -223,7 +240,8 @@ class Particular(nn.Module):
         (lambda: Net(lambda s, x: s.fine(x), a=conv(), fine=conv()), "does not run on the example"),
         (lambda: Net(lambda s, x: s.fine(s.a(x)), a=nn.ConvTranspose2d(3, 3, 3), fine=conv()), "is transposed"),
         (lambda: Net(lambda s, x: s.fine(s.a(x)), a=conv(k=4), fine=conv()), "has an even kernel, 4x4"),
-        (lambda: Net(lambda s, x: s.fine(s.a(x)), a=Wrapped(3, 3, 3), fine=conv()), "computes more than one"),
+        (lambda: Net(lambda s, x: s.fine(s.a(x)), a=Wrapped(3, 3, 3), fine=conv()), "is a Wrapped, which computes"),
+        (hooked, "has a hook, which changes its result"),
         (lambda: Net(lambda s, x: s.fine(s.a(x)), a=Odd(3, 3, 3), fine=conv()), "changes its input"),
         (lambda: Net(lambda s, x: s.a(s.fine(x).mean((2, 3), keepdim=True)), a=conv(k=1), fine=conv()), "one position"),
         (lambda: Net(lambda s, x: torch.stack([s.a(y) for y in s.fine(x)]), a=conv(), fine=conv()), "runs 2 times"),
@@ -340,20 +358,35 @@ def test_examples_of_every_form() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"where": "b7*"}, r"no convolution matches 'b7\*' \| where \| nearest modules: b"),
+        ({"where": "b7*"}, r"no convolution matches 'b7\*' \| where \| nearest names with a convolution: b5, b4, b3$"),
+        ({"where": "nope.*"}, r"no convolution matches 'nope\.\*' .*its convolutions are b0.conv, .* and 4 more$"),
+        ({"where": None}, r"^None is no pattern \| where \| give a glob"),
+        ({"where": 3}, r"^3 is no pattern \| where"),
+        ({"where": ["b0", 3]}, r"^3 is no pattern \| where"),
+        ({"where": nn.ReLU()}, r"^ReLU\(\) is no pattern"),
+        ({"where": []}, r"^no pattern is given \| where"),
+        ({"where": " "}, r"^the pattern is empty \| where"),
+        ({"where": "b0,,b1"}, r"^one of the patterns is empty \| where"),
+        ({"where": lambda _name: True}, r"where\(\) fails on b0\.conv: .*positional argument"),
+        ({"where": "flat"}, r"^flat is a Flatten, not a convolution \| where \| its convolutions are"),
         ({"where": re.compile("layer")}, "no convolution matches 'layer'"),
         ({"where": lambda _name, _module: False}, "true for no convolution"),
-        ({"where": "pool"}, "no convolution matches 'pool'"),
+        ({"where": "pool"}, "pool is an AdaptiveAvgPool2d, not a convolution"),
         ({"where": "point"}, "nothing can be changed.*1x1, which pointwise=True takes"),
         ({"where": "last 9 stages"}, "maps of 3 sizes"),
         ({"example": None}, "no example to run the network on"),
         ({"example": "photo.jpg"}, "the example holds no tensor"),
         ({"example": torch.randn(2, 5, 16, 16)}, "the network does not run on the example: .*channels"),
+        ({"example": X * float("nan")}, "has no finite number, nothing can be compared"),
+        ({"example": X[:0], "where": "b5"}, "is empty, nothing can be compared"),
         ({"branches": 1}, "at least 2"),
+        ({"branches": 0}, "at least 2"),
         ({"branches": 2.5}, "branches must be a whole number"),
         ({"groups": 0}, "groups must be a whole number"),
         ({"form": "wide"}, "form must be 'residual' or 'widened'"),
-        ({"gate_norm": "instance"}, "norm must be one of"),
+        ({"gate_norm": "instance"}, "^gate_norm must be one of"),
+        ({"inplace": "no"}, "inplace must be True or False, got 'no'"),
+        ({"pointwise": "yes"}, "pointwise must be True or False, got 'yes'"),
         ({"budget": -1}, "budget must be a share"),
         ({"budget": float("nan")}, "budget must be a share"),
         ({"budget": 0}, "nothing can be changed.*beyond the budget"),
@@ -391,6 +424,22 @@ def test_wrong_arguments_are_one_line_and_change_nothing(options: dict[str, Any]
 def test_networks_that_cannot_be_changed(make: Callable[[], Any], message: str) -> None:
     with pytest.raises(UsageError, match=message):
         selkern.selectify(make(), example=X, budget=9.0)
+
+
+@pytest.mark.parametrize("where", ["auto", "*", "last stage", "1"])
+def test_a_network_without_convolutions(where: str) -> None:
+    model = nn.Sequential(nn.Flatten(), nn.Linear(768, 2))
+    with pytest.raises(UsageError, match=r"nothing can be changed.*it has no spatial convolution"):
+        selkern.selectify(model, example=X, where=where)
+    assert not selkern.selectify_plan(model, example=X, where=where).rows
+
+
+def test_outputs_may_hold_what_is_not_finite_beside_numbers() -> None:
+    model = Net(lambda s, x: s.a(x).masked_fill(x > 0, -torch.inf), a=conv())
+    assert selkern.selectify_plan(model, example=X, where="a").changed == ("a",)
+    absent = Net(lambda s, x: s.a(x) * (torch.nan if s.training else 1), a=conv())
+    differences = selkern.selectify_plan(absent, example=X, where="a").differences
+    assert (differences.evaluating, differences.training) == (0, None)
 
 
 def test_a_plan_changes_nothing() -> None:

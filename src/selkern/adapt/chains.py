@@ -15,6 +15,7 @@ from torch.utils._pytree import tree_leaves
 
 from selkern.adapt.unit import Geometry, same_padding
 from selkern.conformance.trace import Call, Node, Trace, trace_calls
+from selkern.layers.parts import CONVS
 from selkern.selection.record import find_units
 
 # Operations by which a norm is known: torch's, and those of which hand-written and frozen ones consist.
@@ -212,7 +213,8 @@ class _Finder:
             "is part of a selective kernel": bool(inside),
             f"its weight is read by {reader} without a call": bool(reader),
             "reads a single image without a batch axis": _ndim(calls[0]) == nodes[0].args[1].ndim - 1,
-            "computes more than one convolution": len(nodes) > 1 or calls[0].outputs != (nodes[0],),
+            "computes more than one convolution": len(nodes) > 1,
+            _why_other(module): calls[0].outputs != (nodes[0],),
             "is called with more than a map": not calls[0].plain or len(calls[0].inputs) != 1,
             "has no parameters": not any(True for _ in module.parameters()),
         }
@@ -256,6 +258,16 @@ class _Finder:
     def _is_activation(self, call: Call) -> bool:
         inside = [node for node in self.nodes if _within(node.path, call.path) and node.op != "parameter"]
         return bool(inside) and all(node.op in _ELEMENTWISE for node in inside)
+
+
+def _why_other(module: nn.Module) -> str:
+    """Why a module gives something else than the result of its convolution."""
+    kind = type(module)
+    hooked, own = bool(module._forward_hooks), not any(kind.forward is conv.forward for conv in CONVS.values())
+    if hooked and not own:
+        return "has a hook, which changes its result"
+    also = " with a hook" if hooked else ""
+    return f"is a {kind.__name__}{also}, which computes something else than a convolution"
 
 
 def _ndim(call: Call) -> int:

@@ -80,7 +80,7 @@ class Outputs:
         """Of a model, whose statistics change by it: give a copy.
 
         Raises:
-            UsageError: it does not run in eval mode, or gives no tensor.
+            UsageError: it does not run in eval mode, or gives no tensor, or none with a finite number.
         """
         kind = type(model).__name__
         with evaluating(model):
@@ -90,17 +90,35 @@ class Outputs:
                 raise refuses(model, error) from error
         if not evaluated:
             raise UsageError("its output holds no tensor to compare", kind, "wrap it in a module that returns tensors")
+        if not _comparable(evaluated):
+            # Two of them are equal whatever was changed: that proves nothing.
+            empty = not any(t.numel() for t in evaluated)
+            what = (
+                f"its output on the example {'is empty' if empty else 'has no finite number'}, nothing can be compared"
+            )
+            raise UsageError(what, kind, "give an example with images, and finite numbers in it and in the weights")
         try:
-            return cls(evaluated, example.run(model.train()))
+            trained = example.run(model.train())
         except FAILURES:
             return cls(evaluated, None)  # a batch too small to train on, a loss that needs targets
+        return cls(evaluated, trained if _comparable(trained) else None)
+
+
+def _comparable(outputs: Sequence[Tensor]) -> bool:
+    """Whether there is a finite number among them."""
+    return any(t.numel() and (t.is_quantized or bool(t.isfinite().any())) for t in outputs)
 
 
 def refuses(model: nn.Module, error: Exception) -> UsageError:
     """The error for an example that a model does not run on."""
+    what = f"the network does not run on the example: {first_line(error)}"
+    return UsageError(what, type(model).__name__, "give another example")
+
+
+def first_line(error: Exception) -> str:
+    """What an exception says first; its kind where it says nothing."""
     text = str(error).strip().splitlines()
-    first = text[0] if text else type(error).__name__
-    return UsageError(f"the network does not run on the example: {first}", type(model).__name__, "give another example")
+    return text[0] if text else type(error).__name__
 
 
 def difference(one: Sequence[Tensor] | None, other: Sequence[Tensor] | None) -> float | None:
@@ -154,15 +172,14 @@ def duplicate(model: nn.Module) -> nn.Module:
     try:
         return copy.deepcopy(model)
     except FAILURES as error:
-        text = str(error).splitlines()[0] if str(error) else type(error).__name__
         fix = "copy.deepcopy(model) must work: the change is tried on a copy first"
-        raise UsageError(f"the network cannot be copied: {text}", type(model).__name__, fix) from error
+        raise UsageError(f"the network cannot be copied: {first_line(error)}", type(model).__name__, fix) from error
 
 
 def check_model(model: nn.Module) -> None:
     """Raise UsageError for what cannot be changed as a whole: no module, scripted or compiled, on meta, lazy."""
     if not isinstance(model, nn.Module):
-        raise UsageError(f"a network is an nn.Module, got {type(model).__name__}", "model", "give the module itself")
+        raise not_a_network(model)
     kind = type(model).__name__
     if isinstance(model, torch.jit.ScriptModule):
         raise UsageError("is scripted: its code is fixed", kind, "change the network before torch.jit compiles it")
@@ -175,3 +192,15 @@ def check_model(model: nn.Module) -> None:
         raise UsageError(
             "is on the meta device, where nothing can be compared", kind, "give it weights first: to_empty"
         )
+
+
+def not_a_network(given: object) -> UsageError:
+    """The error for something else in the place of a network."""
+    return UsageError(f"a network is an nn.Module, got {type(given).__name__}", "model", "give the network itself")
+
+
+def check_flags(owner: str, **flags: object) -> None:
+    """Raise UsageError for a switch that is neither True nor False: a word such as 'no' would count as true."""
+    for name, value in flags.items():
+        if not isinstance(value, bool):
+            raise UsageError(f"{name} must be True or False, got {value!r}", owner)

@@ -6,6 +6,7 @@ from typing import Any
 
 from torch import nn
 
+from selkern.adapt.exact import not_a_network
 from selkern.adapt.insert import Inserted
 from selkern.adapt.unit import SelectiveConv
 from selkern.errors import UsageError
@@ -28,7 +29,7 @@ def param_groups(
         decayed"); none is empty. Parameters that need no gradient are in none.
 
     Raises:
-        UsageError: a number below 0, or no parameter that needs a gradient.
+        UsageError: no network; a number below 0, or none; or no parameter that needs a gradient.
 
     Example:
         >>> import torch, selkern
@@ -39,9 +40,11 @@ def param_groups(
         [('there', 0.1), ('there, not decayed', 0.1), ('new', 0.05), ('new, not decayed', 0.05)]
         >>> optimizer = torch.optim.SGD(groups, momentum=0.9)
     """
+    if not isinstance(model, nn.Module):
+        raise not_a_network(model)
     for name, value in (("lr", lr), ("new_lr_factor", new_lr_factor), ("weight_decay", weight_decay)):
-        if not value >= 0:
-            raise UsageError(f"{name} must be at least 0, got {value!r}", "param_groups")
+        if not _is_at_least_zero(value):
+            raise UsageError(f"{name} must be a number of at least 0, got {value!r}", "param_groups")
     new = new_parameters(model)
     groups: list[dict[str, Any]] = []
     for added in (False, True):
@@ -56,6 +59,13 @@ def param_groups(
     if not groups:
         raise UsageError("no parameter needs a gradient", type(model).__name__, "call requires_grad_() first")
     return groups
+
+
+def _is_at_least_zero(value: Any) -> bool:
+    try:
+        return bool(value >= 0)
+    except (TypeError, RuntimeError):  # what has no order, or more than one number
+        return False
 
 
 def new_parameters(model: nn.Module) -> set[nn.Parameter]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from fnmatch import fnmatchcase
 from math import gcd
 from typing import Any, TypeVar
@@ -12,8 +12,19 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
-from selkern.adapt.exact import FAILURES, Example, Outputs, check_model, compare, duplicate, refuses, seeded
-from selkern.adapt.where import nearest
+from selkern.adapt.exact import (
+    FAILURES,
+    Example,
+    Outputs,
+    check_flags,
+    check_model,
+    compare,
+    duplicate,
+    first_line,
+    refuses,
+    seeded,
+)
+from selkern.adapt.where import nearest, patterns
 from selkern.conformance.trace import trace_calls
 from selkern.errors import UsageError
 from selkern.layers.parts import evaluating
@@ -46,7 +57,12 @@ class Inserted(nn.Module):
 
 
 def insert(
-    model: Model, *, after: str, example: Any = None, module: Made | None = None, inplace: bool = False
+    model: Model,
+    *,
+    after: str | Sequence[str],
+    example: Any = None,
+    module: Made | None = None,
+    inplace: bool = False,
 ) -> Model:
     """Put a module behind a layer: y + gamma * module(y), which is y until training moves gamma.
 
@@ -55,7 +71,8 @@ def insert(
 
     Args:
         model: any network.
-        after: the layer's name, or a glob over names: each layer that matches gets its own.
+        after: the layer's name, or a glob over names, or several, with commas between or in a list: each layer that
+            matches gets its own.
         example: a batch of its input, as for `selectify`; the layer's channels are read off it.
         module: a function of the channel count, such as `selkern.SKAttention` (the article's) or a lambda, or a
             module; None is the paper's unit, `SelectiveKernel(C, kernels=(3, 5), groups=32)`, with fewer groups where
@@ -64,7 +81,8 @@ def insert(
 
     Raises:
         UsageError: no layer of that name; one that gives no single map, or runs more than once; a module that does not
-            take the map or changes its shape; an example that the model does not run on. The model is left as it was.
+            take the map or changes its shape; an example that the model does not run on, or that gives no finite
+            number. The model is left as it was.
 
     Example:
         >>> import torch, selkern
@@ -74,32 +92,39 @@ def insert(
         True
     """
     check_model(model)
+    check_flags("insert", inplace=inplace)
+    fix = "give the name of a layer, such as 'layer4', a glob, or several in a list"
+    asked = patterns(after, "after", lambda one: isinstance(one, str), fix)
     run = Example.of(example)
-    shapes = _shapes(model, run, after)
+    shapes = _shapes(model, run, asked)
     expected = Outputs.of(duplicate(model), run)
     made = {name: _made(module, shape) for name, shape in shapes.items()}
     tried = duplicate(model)
-    for name in made:
+    innermost_first = [*reversed(made)]  # a layer that goes into a Sequential changes the names of all within it
+    for name in innermost_first:
         _put_behind(tried, name, copy.deepcopy(made[name]))
     try:
         differences = compare(expected, tried, run)
     except FAILURES as error:
-        line = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise UsageError(f"the network does not run with it: {line}", after, "give another module or layer") from error
+        what, fix = f"the network does not run with it: {first_line(error)}", "give another module or layer"
+        raise UsageError(what, ", ".join(asked), fix) from error
     if not differences.exact:
-        raise UsageError("the network is not what it was with it", after, "choose another layer")
+        raise UsageError("the network is not what it was with it", ", ".join(asked), "choose another layer")
     target = model if inplace else duplicate(model)
-    for name, inserted in made.items():
-        _put_behind(target, name, inserted)
+    for name in innermost_first:
+        _put_behind(target, name, made[name])
     return target  # type: ignore[return-value]
 
 
-def _shapes(model: nn.Module, example: Example, after: str) -> dict[str, Tensor]:
+def _shapes(model: nn.Module, example: Example, after: Sequence[str]) -> dict[str, Tensor]:
     """Name of every layer that is meant, and the map that it gives."""
     names = [name for name, _ in model.named_modules() if name]
-    asked = [name for name in names if name == after or fnmatchcase(name, after)]
-    if not asked:
-        raise UsageError(f"no module matches {after!r}", "after", nearest(after, names))
+    for one in after:
+        if not any(_is_meant(name, one) for name in names):
+            near = nearest(one, names)
+            fix = f"nearest modules: {near}" if near else "names are those of model.named_modules()"
+            raise UsageError(f"no module matches {one!r}", "after", fix)
+    asked = [name for name in names if any(_is_meant(name, one) for one in after)]
     looked_at = duplicate(model)
     with evaluating(looked_at), seeded(model):
         try:
@@ -118,6 +143,10 @@ def _shapes(model: nn.Module, example: Example, after: str) -> dict[str, Tensor]
     return maps
 
 
+def _is_meant(name: str, pattern: str) -> bool:
+    return name == pattern or fnmatchcase(name, pattern)
+
+
 def _made(module: Made | None, y: Tensor) -> Inserted:
     channels, dims = y.shape[1], y.ndim - 2
     shared: dict[str, Any] = {"device": y.device, "dtype": y.dtype}
@@ -126,19 +155,34 @@ def _made(module: Made | None, y: Tensor) -> Inserted:
     elif isinstance(module, nn.Module):
         made = copy.deepcopy(module)
     else:
-        made = module(channels)
+        made = _called(module, channels)
     made = made.to(**shared)
     try:
         with torch.no_grad(), evaluating(made):
-            shape = made(y).shape
+            given = made(y)
     except FAILURES as error:
-        line = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise UsageError(
-            f"the module does not take {tuple(y.shape)}: {line}", "module", "give one that does"
-        ) from error
+        what = f"the module does not take {tuple(y.shape)}: {first_line(error)}"
+        raise UsageError(what, "module", "give one that does") from error
+    if not isinstance(given, Tensor):
+        raise UsageError(f"the module gives a {type(given).__name__}, not a map", "module", "it must give one tensor")
+    shape = given.shape
     if shape != y.shape:
         raise UsageError(f"the module turns {tuple(y.shape)} into {tuple(shape)}", "module", "it must keep the shape")
     return Inserted(made, channels, dims, **shared)
+
+
+def _called(make: Any, channels: int) -> nn.Module:
+    """The module that a function gives for a channel count."""
+    fix = "give a module, or a function of the channel count that makes one, such as selkern.SKAttention"
+    if not callable(make):
+        raise UsageError(f"{make!r} is no module", "module", fix)
+    try:
+        made = make(channels)
+    except FAILURES as error:
+        raise UsageError(f"calling it with {channels} channels fails: {first_line(error)}", "module", fix) from error
+    if not isinstance(made, nn.Module):
+        raise UsageError(f"called with {channels} channels it gives {made!r}, which is no module", "module", fix)
+    return made
 
 
 def _put_behind(model: nn.Module, name: str, inserted: Inserted) -> None:

@@ -15,10 +15,12 @@ from selkern.adapt.exact import (
     Differences,
     Example,
     Outputs,
+    check_flags,
     check_model,
     compare,
     difference,
     duplicate,
+    first_line,
     refuses,
     seeded,
 )
@@ -26,7 +28,7 @@ from selkern.adapt.plan import Plan, Row
 from selkern.adapt.unit import Design, Form, Origin, SelectiveConv
 from selkern.adapt.where import Where, added_macs, choose, refused
 from selkern.errors import UsageError
-from selkern.layers.parts import Norm, evaluating, positive
+from selkern.layers.parts import NORMS, Norm, evaluating, positive
 
 Model = TypeVar("Model", bound=nn.Module)
 # A widened kernel may take another algorithm: a sum of thousands of products in another order, layer after layer.
@@ -62,8 +64,9 @@ def selectify(
             or more, so that it also runs in train mode.
         where: which convolutions. "auto" is every spatial one of the last half of the network, from the end, as far as
             the budget goes. Else "last 2 stages" (a stage is all maps of one size), a glob over the names of modules
-            (`"layer4.*.conv2"`; `"layer4"` means all within), several globs, a compiled regular expression that is
-            searched for in the convolutions' names, or a function of name and module.
+            (`"layer4.*.conv2"`; `"layer4"` means all within), several globs, with commas between or in a list, a
+            compiled regular expression that is searched for in the convolutions' names, or a function of name and
+            module.
         branches: M, with the first; branch m sees m - 1 positions more on every side.
         form: "residual": U_m is made of the first convolution's result plus that of a 3x3 convolution, grouped and
             dilated, zero at first. Almost no cost, and equal to the last bit. "widened": a kernel of its own, larger
@@ -84,9 +87,9 @@ def selectify(
         kept for the further branches: maps must be larger than it.
 
     Raises:
-        UsageError: an argument outside its range; no example, or one that the model does not run on; nothing that
-            matches or can be changed; a model with units already; a scripted or compiled one, lazy modules, meta. The
-            model is left as it was.
+        UsageError: an argument outside its range; no example, or one that the model does not run on, or that gives no
+            finite number; nothing that matches or can be changed; a model with units already; a scripted or compiled
+            one, lazy modules, meta. The model is left as it was.
 
     Example:
         >>> import torch, selkern
@@ -117,6 +120,7 @@ def changed(
     inplace: bool = False,
 ) -> tuple[Model, Plan]:
     """What `selectify` returns, and the plan that `selectify_plan` would: both of one trial."""
+    check_flags("selectify", inplace=inplace)
     done = _prepare(model, example, where, design, budget, pointwise)
     if not done.chains:
         raise _nothing_changeable(done.plan, model)
@@ -159,16 +163,19 @@ def selectify_plan(
 
 
 def _design(branches: int, form: Form, groups: int, reduction: int, min_width: int, gate_norm: Norm) -> Design:
-    numbers = {"branches": branches, "groups": groups, "reduction": reduction, "min_width": min_width}
+    if isinstance(branches, bool) or not isinstance(branches, int) or branches < 2:
+        raise UsageError(f"branches must be a whole number of at least 2, got {branches!r}", "selectify")
+    numbers = {"groups": groups, "reduction": reduction, "min_width": min_width}
     try:
         for name, value in numbers.items():
             positive(name, value)
     except ValueError as error:
         raise UsageError(str(error), "selectify") from error
-    if branches < 2:
-        raise UsageError(f"branches must be at least 2, there is nothing to select among {branches}", "selectify")
     if form not in ("residual", "widened"):
         raise UsageError(f"form must be 'residual' or 'widened', got {form!r}", "selectify")
+    if not callable(gate_norm) and gate_norm not in NORMS:
+        what = f"gate_norm must be one of {', '.join(NORMS)} or a function of the channel count, got {gate_norm!r}"
+        raise UsageError(what, "selectify")
     return Design(branches, form, groups, reduction, min_width, gate_norm)
 
 
@@ -181,6 +188,7 @@ class _Prepared:
 def _prepare(model: nn.Module, example: Any, where: Where, design: Design, budget: float, pointwise: bool) -> _Prepared:
     """Try the change on copies."""
     check_model(model)
+    check_flags("selectify", pointwise=pointwise)
     if any(isinstance(module, SelectiveConv) for module in model.modules()):
         fix = "give the network as it was before; deselectify gives it back before training"
         raise UsageError("holds selective kernels of selectify already", type(model).__name__, fix)
@@ -193,8 +201,7 @@ def _prepare(model: nn.Module, example: Any, where: Where, design: Design, budge
             surveyed = survey(looked_at, *run.fresh())
         except FAILURES as error:
             raise refuses(model, error) from error
-    names = [name for name, _ in model.named_modules()]
-    choice = choose(surveyed, names, where, design, budget, pointwise)
+    choice = choose(surveyed, dict(model.named_modules()), where, design, budget, pointwise)
     unchanged = [*choice.left_out]
     chains = []
     for chain in choice.chains:
@@ -230,7 +237,7 @@ def _verified(
         try:
             reason = _reason(_tried(model, example, expected, [chain], design), expected, design)
         except FAILURES as error:
-            reason = f"cannot be replaced here: {str(error).splitlines()[0] if str(error) else type(error).__name__}"
+            reason = f"cannot be replaced here: {first_line(error)}"
         if reason:
             unchanged.append(refused(chain, reason))
         else:
@@ -355,4 +362,4 @@ def _becomes(chain: Chain, unit: SelectiveConv, design: Design) -> str:
 def _nothing_changeable(plan: Plan, model: nn.Module) -> UsageError:
     reasons = list(dict.fromkeys(f"{name} {reason}" for name, reason in plan.left_out.items()))
     fix = "; ".join(reasons[:3]) + (f"; and {len(reasons) - 3} more" if len(reasons) > 3 else "")
-    return UsageError("nothing can be changed", type(model).__name__, fix or "it runs no spatial convolution")
+    return UsageError("nothing can be changed", type(model).__name__, fix or "it has no spatial convolution")

@@ -6,7 +6,8 @@ from typing import TypeVar
 
 from torch import nn
 
-from selkern.adapt.exact import duplicate
+from selkern.adapt.exact import check_flags, duplicate, not_a_network
+from selkern.adapt.folded import FoldedBranches, FoldedSum
 from selkern.adapt.insert import Inserted, is_zero, take_out
 from selkern.adapt.unit import SelectiveConv, is_untouched
 from selkern.errors import UsageError
@@ -22,8 +23,8 @@ def deselectify(model: Model, *, inplace: bool = False) -> Model:
         inplace: change the model itself instead of a copy.
 
     Raises:
-        UsageError: no such unit; or one that has been trained, and can no longer be left out. The model is left as it
-            was.
+        UsageError: no such unit; a folded network; or a unit that has been trained, and can no longer be left out. The
+            model is left as it was.
 
     Example:
         >>> import torch, selkern
@@ -35,6 +36,7 @@ def deselectify(model: Model, *, inplace: bool = False) -> Model:
           (1): ReLU()
         )
     """
+    check_flags("deselectify", inplace=inplace)
     _check(model)
     copied = duplicate(model)
     _undo(copied)  # on a copy first: a place that is not known leaves the model as it was
@@ -45,6 +47,12 @@ def deselectify(model: Model, *, inplace: bool = False) -> Model:
 
 
 def _check(model: nn.Module) -> None:
+    if not isinstance(model, nn.Module):
+        raise not_a_network(model)
+    # By name, as selkern.deploy, which holds that class, is not needed otherwise.
+    if any(isinstance(m, (FoldedBranches, FoldedSum)) or type(m).__name__ == "Folded" for m in model.modules()):
+        what = "is folded, which cannot be undone: the norms are gone into the convolutions"
+        raise UsageError(what, type(model).__name__, "keep the network that was folded, and undo that one")
     units = {n: m for n, m in model.named_modules() if isinstance(m, (SelectiveConv, Inserted))}
     kind = type(model).__name__
     if not units:

@@ -4,18 +4,24 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Callable, Iterable, Sequence
+import reprlib
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
+from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from selkern.adapt.chains import Chain, Survey
+from selkern.adapt.exact import FAILURES, first_line
 from selkern.adapt.unit import Design
 from selkern.errors import UsageError
 
-Where = str | re.Pattern[str] | Callable[[str, nn.Module], bool] | Sequence[str]
+Pattern = str | re.Pattern[str] | Callable[[str, nn.Module], bool]
+Where = Pattern | Sequence[str]
 _STAGES = re.compile(r"last (?:(\d+) )?stages?")
+_COMMAS = re.compile(r",(?![^\[\]]*\])")  # not those of a glob's [1,2]
+_SHOWN = 3  # names in a hint
 
 
 @dataclass(frozen=True)
@@ -27,22 +33,29 @@ class Choice:
 
 
 def choose(
-    surveyed: Survey, names: Iterable[str], where: Where, design: Design, budget: float, pointwise: bool
+    surveyed: Survey,
+    modules: Mapping[str, nn.Module],
+    where: Where,
+    design: Design,
+    budget: float,
+    pointwise: bool,
 ) -> Choice:
-    """The convolutions that `where` means; see `selectify`.
+    """The convolutions that `where` means, in a network of these modules; see `selectify`.
 
     Raises:
-        UsageError: nothing matches.
+        UsageError: no pattern, or one that nothing matches, in a network that has convolutions.
     """
-    if isinstance(where, str) and where == "auto":
+    fix = "give a glob over names, such as 'layer4.*', several, a compiled regular expression, or a function"
+    asked_for = patterns(where, "where", _is_pattern, fix)
+    if not surveyed.chains:
+        return Choice((), ())
+    alone = asked_for[0] if len(asked_for) == 1 and isinstance(asked_for[0], str) else ""
+    if alone == "auto":
         return _auto(surveyed, design, budget)
-    if isinstance(where, str) and (stages := _STAGES.fullmatch(where)):
+    if stages := _STAGES.fullmatch(alone):
         asked = _last_stages(surveyed, int(stages[1] or 1))
     else:
-        for each in [where] if isinstance(where, (str, re.Pattern)) or callable(where) else where:
-            if not any(_matches(each, chain) for chain in surveyed.chains):
-                raise _nothing_matches(each, names)
-        asked = [chain for chain in surveyed.chains if _matches(where, chain)]
+        asked = _matching(surveyed, modules, asked_for)
     taken, left = [], []
     for chain in asked:
         if not chain.refusal and not chain.spatial and not pointwise:
@@ -98,31 +111,95 @@ def _last_stages(surveyed: Survey, count: int) -> list[Chain]:
     return [chain for chain in maps if chain.size in sizes[:count]]
 
 
-def _matches(where: Where, chain: Chain) -> bool:
+def _matching(surveyed: Survey, modules: Mapping[str, nn.Module], asked_for: Sequence[Pattern]) -> list[Chain]:
+    """The convolutions that any of some patterns means, each of which must mean one."""
+    found: set[str] = set()
+    for pattern in asked_for:
+        meant = {chain.name for chain in surveyed.chains if _matches(pattern, chain)}
+        if not meant:
+            raise _nothing_matches(pattern, surveyed, modules)
+        found |= meant
+    return [chain for chain in surveyed.chains if chain.name in found]
+
+
+def _matches(pattern: Pattern, chain: Chain) -> bool:
     """Whether a pattern means a convolution: its name, or that of a module around it."""
-    if isinstance(where, str):
-        parts = chain.name.split(".")
-        return any(fnmatchcase(".".join(parts[:n]), where) for n in range(1, len(parts) + 1))
-    if isinstance(where, re.Pattern):
-        return where.search(chain.name) is not None
-    if callable(where):
-        return bool(where(chain.name, chain.module))
-    return any(_matches(each, chain) for each in where)
+    if isinstance(pattern, str):
+        return any(fnmatchcase(name, pattern) for name in _around(chain.name))
+    if isinstance(pattern, re.Pattern):
+        return pattern.search(chain.name) is not None
+    try:
+        return bool(pattern(chain.name, chain.module))
+    except FAILURES as error:
+        what = f"where() fails on {chain.name}: {first_line(error)}"
+        raise UsageError(what, "where", "give a function of a name and a module") from error
 
 
-def _nothing_matches(where: Where, names: Iterable[str]) -> UsageError:
-    if callable(where):
-        return UsageError("where() is true for no convolution", "where")
-    pattern = where.pattern if isinstance(where, re.Pattern) else str(where)
-    return UsageError(f"no convolution matches {pattern!r}", "where", nearest(pattern, names))
+def _around(name: str) -> list[str]:
+    """The names of the modules around one, from the outermost, and its own."""
+    parts = name.split(".")
+    return [".".join(parts[:n]) for n in range(1, len(parts) + 1)]
+
+
+def _nothing_matches(pattern: Pattern, surveyed: Survey, modules: Mapping[str, nn.Module]) -> UsageError:
+    names = [chain.name for chain in surveyed.chains]
+    text = "" if callable(pattern) else pattern.pattern if isinstance(pattern, re.Pattern) else pattern
+    near = nearest(text, dict.fromkeys(outer for name in names for outer in _around(name)))
+    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+    every = f"its convolutions are {', '.join(names[:_SHOWN])}{more}"
+    fix = f"nearest names with a convolution: {near}" if near else every
+    if callable(pattern):
+        return UsageError("where() is true for no convolution", "where", fix)
+    module = modules.get(text) if isinstance(pattern, str) else None
+    if module is None:
+        return UsageError(f"no convolution matches {text!r}", "where", fix)
+    kind = type(module).__name__
+    article = "an" if kind[0] in "AEIOU" else "a"
+    what = "without a convolution" if any(True for _ in module.children()) else "not a convolution"
+    return UsageError(f"{text} is {article} {kind}, {what}", "where", fix)
 
 
 def nearest(pattern: str, names: Iterable[str]) -> str:
-    """What to do about a pattern that matches nothing: the most similar names."""
-    near = difflib.get_close_matches(pattern, [name for name in names if name], n=3, cutoff=0.3)
-    return f"nearest modules: {', '.join(near)}" if near else "names are those of model.named_modules()"
+    """The names most similar to a pattern, with commas between; empty where none is similar."""
+    word = re.sub(r"[^\w.]+", "", pattern).strip(".")  # what a glob or a regular expression says besides its signs
+    return ", ".join(difflib.get_close_matches(word, [name for name in names if name], n=_SHOWN, cutoff=0.5))
+
+
+def patterns(given: Any, argument: str, fits: Callable[[Any], bool], fix: str) -> list[Any]:
+    """What an argument names, one by one: a pattern, several with commas between, or a list of them.
+
+    Args:
+        given: the argument.
+        argument: its name.
+        fits: whether something can be a pattern.
+        fix: what to do where it cannot.
+
+    Raises:
+        UsageError: no pattern, an empty one, or something else.
+    """
+    given = named(given) if isinstance(given, str) else given
+    several = isinstance(given, Iterable) and not isinstance(given, (str, bytes, Tensor, nn.Module))
+    found = list(given) if several and not fits(given) else [given]
+    if not found:
+        raise UsageError("no pattern is given", argument, fix)
+    for one in found:
+        if not fits(one):
+            raise UsageError(f"{reprlib.repr(one)} is no pattern", argument, fix)
+        if isinstance(one, str) and not one.strip():
+            what = "the pattern is empty" if len(found) == 1 else "one of the patterns is empty"
+            raise UsageError(what, argument, "give a name or a glob, such as 'layer4.*'")
+    return found
+
+
+def _is_pattern(given: object) -> bool:
+    if isinstance(given, re.Pattern):
+        return isinstance(given.pattern, str)
+    return isinstance(given, str) or (callable(given) and not isinstance(given, nn.Module))
 
 
 def named(text: str) -> str | list[str]:
-    """`where` as people write it on a command line: several globs have commas between them."""
-    return [part.strip() for part in text.split(",")] if "," in text else text
+    """Several patterns with commas between, one by one; a comma at the end counts for nothing."""
+    pieces = [piece.strip() for piece in _COMMAS.split(text)]
+    while len(pieces) > 1 and not pieces[-1]:
+        pieces.pop()
+    return pieces if len(pieces) > 1 else pieces[0]
