@@ -113,13 +113,13 @@ def _last_stages(surveyed: Survey, count: int) -> list[Chain]:
 
 def _matching(surveyed: Survey, modules: Mapping[str, nn.Module], asked_for: Sequence[Pattern]) -> list[Chain]:
     """The convolutions that any of some patterns means, each of which must mean one."""
-    found: set[str] = set()
+    chosen: set[str] = set()
     for pattern in asked_for:
         meant = {chain.name for chain in surveyed.chains if _matches(pattern, chain)}
         if not meant:
             raise _nothing_matches(pattern, surveyed, modules)
-        found |= meant
-    return [chain for chain in surveyed.chains if chain.name in found]
+        chosen |= meant
+    return [chain for chain in surveyed.chains if chain.name in chosen]
 
 
 def _matches(pattern: Pattern, chain: Chain) -> bool:
@@ -179,16 +179,16 @@ def patterns(given: Any, argument: str, fits: Callable[[Any], bool], fix: str) -
     """
     given = named(given) if isinstance(given, str) else given
     several = isinstance(given, Iterable) and not isinstance(given, (str, bytes, Tensor, nn.Module))
-    found = list(given) if several and not fits(given) else [given]
-    if not found:
+    asked = list(given) if several and not fits(given) else [given]
+    if not asked:
         raise UsageError("no pattern is given", argument, fix)
-    for one in found:
+    for one in asked:
         if not fits(one):
             raise UsageError(f"{reprlib.repr(one)} is no pattern", argument, fix)
         if isinstance(one, str) and not one.strip():
-            what = "the pattern is empty" if len(found) == 1 else "one of the patterns is empty"
+            what = "the pattern is empty" if len(asked) == 1 else "one of the patterns is empty"
             raise UsageError(what, argument, "give a name or a glob, such as 'layer4.*'")
-    return found
+    return asked
 
 
 def _is_pattern(given: object) -> bool:
