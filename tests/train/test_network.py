@@ -222,7 +222,7 @@ def apart(word: str) -> Iterator[torch.nn.Module]:
 
 
 def test_the_backbone_has_a_learning_rate_of_its_own(apart: torch.nn.Module) -> None:
-    recipe = make_options("x", Path(), lr_backbone=0.1, freeze_epochs=1).training
+    recipe = make_options("x", Path(), lr_backbone=0.1, lr_new=1.0, freeze_epochs=1).training
     optimizer = make_optimizer(apart, recipe)
     names = {p: name for name, p in apart.named_parameters()}
     set_lr(optimizer, 1.0)

@@ -77,8 +77,8 @@ class Recipe:
     """Factor on the learning rate of the classifier's bias (2 in the authors' prototxt)."""
     lr_backbone: float = 1.0
     """Factor on the learning rate of all but the classifier and what --selectify adds: of what was pretrained."""
-    lr_new: float = 1.0
-    """Factor on the learning rate of what --selectify adds: further kernels and gates."""
+    lr_new: float = 0.1
+    """Factor on the learning rate of what --selectify adds, kernels and gates: at 1, short trainings may lose by it."""
     freeze_epochs: int = 0
     """Epochs at the start in which the classifier and what --selectify adds learn alone."""
     schedule: Literal["cosine", "steps"] = "cosine"

@@ -29,6 +29,7 @@ from selkern.train.loop import Training
 from selkern.train.network import Construction, code_of, new_network
 from selkern.train.options import PRETRAINED, TrainOptions, read_options
 from selkern.train.progress import RunLog
+from selkern.train.recipe import Recipe
 from selkern.train.run_data import RunData, trained_before, write_inputs
 from selkern.train.run_folder import RunFolder, find_weights, locked, name_of, require_readable
 from selkern.tuning import Threads, environment_decides, measured_threads
@@ -194,7 +195,7 @@ def _new_network(options: TrainOptions, source: Source) -> tuple[nn.Module, Cons
         pattern=options.selectify,
         memory=recipe.memory,
     )
-    if recipe.lr_new != 1 and not new_parameters(model):
+    if recipe.lr_new != Recipe.lr_new and not new_parameters(model):
         what = f"lr_new is {recipe.lr_new:g}, and nothing was added to the network"
         raise UsageError(what, "--lr-new", "add --selectify, or leave it out")
     return model, how, table
