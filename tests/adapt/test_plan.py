@@ -7,7 +7,7 @@ import json
 import re
 import warnings
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from typing import Any
 
 import pytest
@@ -58,7 +58,7 @@ def convs(*numbers: int) -> tuple[str, ...]:
         ("last 2 stages", convs(2, 3, 4, 5)),
         ("last 3 stages", convs(0, 1, 2, 3, 4, 5)),
     ],
-    ids=lambda value: "function" if callable(value) else str(value),
+    ids=lambda value: "function" if callable(value) else "generator" if isinstance(value, Generator) else str(value),
 )
 def test_where(where: Any, expected: tuple[str, ...]) -> None:
     plan = selkern.selectify_plan(network(), example=X, where=where, budget=1.0)
