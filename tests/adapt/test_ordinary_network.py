@@ -149,6 +149,18 @@ def test_folded_convolutions(kind: str, branches: int) -> None:
     assert norms == {FoldedBranches: 0, FoldedSum: 1, SelectiveConv: branches}[expected]
 
 
+def test_a_norm_with_an_activation_in_it_is_not_folded() -> None:
+    class NormAct(nn.BatchNorm2d):
+        def forward(self, x: Tensor) -> Tensor:
+            return super().forward(x).relu()
+
+    x = torch.randn(3, 8, 9, 9)
+    model = nn.Sequential(nn.Conv2d(8, 8, 3, padding=1, groups=8), NormAct(8))
+    selective = selkern.selectify(model, example=x, where="*").eval()
+    for net in (model.eval(), selective):
+        torch.testing.assert_close(selkern.fold(net, example=x)(x), net(x), rtol=1e-4, atol=1e-4)
+
+
 def test_a_norm_without_statistics_is_not_folded() -> None:
     x = torch.randn(3, 8, 9, 9)
     model = nn.Sequential(nn.Conv2d(8, 8, 3, padding=1), nn.BatchNorm2d(8, track_running_stats=False), nn.ReLU())

@@ -135,12 +135,16 @@ class FusedConv(nn.Module):
         return f"{tuple(self.weight.shape)}, stride={self.stride}, groups={self.groups}, relu={self.relu}"
 
 
+_FORWARDS = (_BatchNorm.forward, nn.SyncBatchNorm.forward)
+
+
 def can_fold(layer: nn.Module, norm: nn.Module) -> bool:
     """Whether both are torch's own and no hook waits for them: parametrised and adapted layers stay as they are.
 
-    A BatchNorm without running statistics takes those of each batch, so it stays too.
+    A BatchNorm without running statistics takes those of each batch, and one with an activation in it (timm's) does
+    more than a BatchNorm: they stay too.
     """
-    if isinstance(norm, _BatchNorm) and norm.running_mean is None:
+    if isinstance(norm, _BatchNorm) and (norm.running_mean is None or type(norm).forward not in _FORWARDS):
         return False
     own = type(layer) in (*CONVS, DepthwiseConv2d, nn.Linear) and getattr(layer, "padding_mode", "zeros") == "zeros"
     return own and isinstance(norm, (_BatchNorm, nn.Identity)) and not (is_watched(layer) or is_watched(norm))
