@@ -21,7 +21,7 @@ def param_groups(
         model: what `selectify` or `insert` gave; of any other network everything was there.
         lr: learning rate of what was there, the copies of its norms included.
         new_lr_factor: that of the further branches' convolutions, of the gates and of inserted modules is
-            lr * new_lr_factor. At 1, short fine-tunings lose by kernels that move as far as the trained ones do
+            lr * new_lr_factor. At 1, short fine-tunings may lose by kernels that move as far as the trained ones do
             (docs/log.md).
         weight_decay: of weights with two axes or more; norms, biases and gamma have none.
 

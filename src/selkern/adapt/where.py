@@ -177,7 +177,7 @@ def patterns(given: Any, argument: str, fits: Callable[[Any], bool], fix: str) -
     Raises:
         UsageError: no pattern, an empty one, or something else.
     """
-    given = named(given) if isinstance(given, str) else given
+    given = _split(given) if isinstance(given, str) else given
     several = isinstance(given, Iterable) and not isinstance(given, (str, bytes, Tensor, nn.Module))
     asked = list(given) if several and not fits(given) else [given]
     if not asked:
@@ -197,7 +197,7 @@ def _is_pattern(given: object) -> bool:
     return isinstance(given, str) or (callable(given) and not isinstance(given, nn.Module))
 
 
-def named(text: str) -> str | list[str]:
+def _split(text: str) -> str | list[str]:
     """Several patterns with commas between, one by one; a comma at the end counts for nothing."""
     pieces = [piece.strip() for piece in _COMMAS.split(text)]
     while len(pieces) > 1 and not pieces[-1]:

@@ -54,7 +54,6 @@ def main(argv: list[str]) -> int:
     """`selkern selectify`."""
     options = parse(SelectifyOptions, argv, "selectify")
     from selkern.adapt.selectify import selectify_plan
-    from selkern.adapt.where import named
     from selkern.convert.subject import find_inputs, own_size
 
     model = _network(options)
@@ -63,7 +62,7 @@ def main(argv: list[str]) -> int:
         plan = selectify_plan(
             model,
             example=x,
-            where=named(options.where),
+            where=options.where,
             branches=options.branches,
             form=options.form,
             budget=options.budget,

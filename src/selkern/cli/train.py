@@ -110,10 +110,9 @@ def _train_options(argv: list[str]) -> tuple[TrainOptions, Defaults]:
 
 
 def _next_commands(run: Path, model: str) -> str:
-    from selkern.convert.subject import is_code
+    from selkern.convert.subject import is_own_code
 
-    own = is_code(model) and not model.startswith("timm:")  # which is run only where it is named
-    named = f" --model {shlex.quote(model)}" if own else ""
+    named = f" --model {shlex.quote(model)}" if is_own_code(model) else ""
     report = run / "report.html"
     lines = [f"report: {report}"] if report.is_file() else []
     lines += ["next:"]

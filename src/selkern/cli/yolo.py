@@ -34,12 +34,11 @@ def main(argv: list[str]) -> int:
         raise UsageError("selectify is empty", "selectify=", 'write selectify=auto, or "selectify=last 2 stages"')
     sys.argv[:] = ["yolo", *rest]  # ultralytics takes this list when it is imported, and asks it later
     import selkern.ultralytics as bridge
-    from selkern.adapt.where import named
 
     from ultralytics import cfg  # isort: skip
 
     try:
-        with bridge.training_with(named(given[-1])) if given else nullcontext():
+        with bridge.training_with(given[-1]) if given else nullcontext():
             cfg.entrypoint()
     except (*_THEIRS, RuntimeError) as error:
         theirs = isinstance(error, _THEIRS) or str(error).startswith("Dataset ")

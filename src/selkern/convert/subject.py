@@ -179,6 +179,11 @@ def is_code(word: str) -> bool:
     return name.isidentifier() or home == "timm"
 
 
+def is_own_code(word: str) -> bool:
+    """Whether a word names code of the user's own, which is run only where they name it: not timm's."""
+    return is_code(word) and not word.startswith("timm:")
+
+
 def preprocess_of(word: str, size: int | None = None) -> Preprocess:
     """How images become inputs of a third-party network: as timm has it, else resized and scaled to -1..1.
 

@@ -105,6 +105,17 @@ class Arm:
     row: Row | None
     options: TrainOptions
 
+    @property
+    def _file(self) -> str | None:
+        """Weights that lie here, or will by then: not those that a run fetches."""
+        named = self.options.weights
+        return None if named == PRETRAINED or (named is not None and is_reference(named)) else named
+
+    @property
+    def by_shapes(self) -> bool:
+        """Whether `build` needs no numbers, so that it runs on the meta device too."""
+        return self.row is not None and self._file is None
+
     def build(self, classes: int) -> nn.Module:
         """The network; with random weights, where its shapes say all, or those of its file.
 
@@ -113,11 +124,10 @@ class Arm:
             UsageError: code that cannot be run or gives no classifier, nothing that `selectify` can change.
             ValueError: an architecture that cannot be.
         """
-        asked, size = self.options, self.options.training.image_size
-        fetched = asked.weights is not None and (asked.weights == PRETRAINED or is_reference(asked.weights))
-        if self.row is not None and (asked.weights is None or fetched):
+        if self.row is not None and self._file is None:
             return self.row.build(classes, 3, False)
-        file = None if asked.weights is None or fetched else find_weights(asked.weights)
+        asked, size = self.options, self.options.training.image_size
+        file = None if self._file is None else find_weights(self._file)
         return new_network(
             asked.model, classes, size, weights=file, arguments=asked.arguments, pattern=asked.selectify
         )[0]
@@ -356,8 +366,7 @@ def costs(study: Study) -> dict[str, Cost]:
             source = open_source(data, on_bad=asked.on_bad_image, table=asked.table)
             classes[data] = len(source.classes)
         try:
-            shapes = arm.row is not None and arm.options.weights is None
-            with torch.device("meta") if shapes else nullcontext():
+            with torch.device("meta") if arm.by_shapes else nullcontext():
                 model = arm.build(classes[data])
         except CheckpointError as error:
             raise CheckpointError(error.what, f"{study.path}, arm {arm.name}, {error.where}", error.fix) from error

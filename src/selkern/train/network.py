@@ -12,8 +12,7 @@ from torch import Tensor, nn
 
 from selkern.adapt.selectify import changed, selectify
 from selkern.adapt.unit import Design, SelectiveConv
-from selkern.adapt.where import named
-from selkern.convert.subject import check_outputs, find_subject, is_code
+from selkern.convert.subject import check_outputs, find_subject, is_code, is_own_code
 from selkern.data import LARGEST_IMAGE
 from selkern.errors import CheckpointError, UsageError
 from selkern.layers.memory import Memory, set_memory
@@ -149,7 +148,7 @@ def new_network(
                 "the weights are of a network with selective kernels already", "--selectify", "leave it out"
             )
         try:
-            model, plan = changed(model, example(size), named(pattern), Design())
+            model, plan = changed(model, example(size), pattern, Design())
         except UsageError as error:
             raise UsageError(error.what, f"--selectify {pattern}", error.fix) from error
         table, how = str(plan), replace(how, changed=plan.changed)
@@ -266,7 +265,7 @@ def code_of(word: str, code: str, where: str) -> str:
     Raises:
         UsageError: code of the user's own that they have not named, or another network than they name.
     """
-    own = is_code(word) and not word.startswith("timm:")
+    own = is_own_code(word)
     if own and not code:
         fix = f"--model {word} runs that code, if you trust it"
         raise UsageError(f"the network is made by code of its own, {word}", where, fix)
