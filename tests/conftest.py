@@ -33,7 +33,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     left_out = set()
     for item in items:
         if (mark := item.get_closest_marker("share")) is not None:
-            name = item.nodeid.partition("[")[0]
+            name = f"{item.nodeid.partition('[')[0]} {item.get_closest_marker('exhaustive') is None}"
             if counts[name] % mark.args[0]:
                 left_out.add(item)
             counts[name] += 1

@@ -366,6 +366,7 @@ def test_predict_says_the_same_in_text_and_json(
     assert call(capsys, "predict", run.path, paths[0]).code == 0
 
 
+@pytest.mark.exhaustive
 def test_analyze_says_the_same_in_text_and_json(
     run: RunFolder, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

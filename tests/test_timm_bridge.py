@@ -94,6 +94,7 @@ def test_the_example_of_the_docstring() -> None:
 # Every network, on shapes alone
 
 
+@pytest.mark.share(4)
 @pytest.mark.parametrize("name", NAMES)
 def test_names_and_shapes_of_tensors_and_maps(name: str) -> None:
     size, side = architecture(name).input_size, 64

@@ -101,6 +101,7 @@ SMALL = [
 ]
 
 
+@pytest.mark.share(3)
 @pytest.mark.parametrize(("name", "side", "least"), SMALL, ids=[name for name, *_ in SMALL])
 def test_timm_networks(name: str, side: int, least: int, seed: int) -> None:
     torch.manual_seed(seed)

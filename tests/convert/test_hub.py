@@ -234,6 +234,7 @@ def test_sources_that_are_no_network(tmp_path: Path) -> None:
     assert "only the Hub" in refused(UsageError, 2, lambda: from_pretrained(tmp_path, revision="main"))
 
 
+@pytest.mark.exhaustive
 def test_without_huggingface_hub_and_pillow_folders_work_and_the_hub_is_one_line(tmp_path: Path) -> None:
     script = """
 import sys
@@ -324,6 +325,7 @@ def test_another_way_of_resizing_is_noted(tmp_path: Path) -> None:
     assert card.source["resized by timm"] == "bilinear; here always bicubic"
 
 
+@pytest.mark.share(2)
 @pytest.mark.parametrize(("theirs", "ours"), [("center", None), ("squash", "squash"), ("border", "pad"), (None, None)])
 def test_timms_way_to_make_a_square_is_kept(tmp_path: Path, theirs: str | None, ours: str | None) -> None:
     config = {**CONFIG, "pretrained_cfg": {"crop_mode": theirs}}
@@ -612,6 +614,7 @@ def test_only_what_is_asked_for_is_fetched(client: Client, tmp_path: Path) -> No
     assert files == {"model.safetensors"}
 
 
+@pytest.mark.exhaustive
 def test_offline_the_cache_is_enough(client: Client, offline: Client) -> None:
     client.hub.put("me/cached", {"model.safetensors": BUNDLED.read_bytes()})
     client.hub.put("timm/cached", timm_files())
@@ -634,6 +637,7 @@ def test_offline_without_the_file(offline: Client) -> None:
     assert "`save_pretrained` writes the same files" in pushed
 
 
+@pytest.mark.exhaustive
 def test_the_model_card_says_what_is_white_in_deep_pixels(tmp_path: Path) -> None:
     model = create_model("sknet_mini", num_classes=2)
     assert model.card is not None

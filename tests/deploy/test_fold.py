@@ -165,6 +165,7 @@ def test_a_layer_needs_an_example() -> None:
         fold(SKFusion(8))
 
 
+@pytest.mark.exhaustive
 @pytest.mark.filterwarnings("ignore:.*torch.jit.script_method.*:DeprecationWarning")  # torch's own, inside inductor
 def test_compiled() -> None:
     torch.manual_seed(2)

@@ -73,6 +73,7 @@ def assert_close(got: Tensor, fast: Folded, x: Tensor) -> None:
     torch.testing.assert_close(got, want, rtol=0, atol=tolerance * want.abs().max().item())
 
 
+@pytest.mark.share(3)
 @pytest.mark.filterwarnings("ignore:.*torch.jit.trace.*is deprecated:DeprecationWarning")
 @pytest.mark.parametrize(("kind", "tool"), CASES)
 def test_another_batch_goes_through_what_a_tool_makes_of_it(

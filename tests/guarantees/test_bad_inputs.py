@@ -23,6 +23,7 @@ def place(tmp_path: Path) -> Place:
     return make_place(tmp_path)
 
 
+@pytest.mark.share(2)
 @pytest.mark.parametrize("group", bad_inputs.GROUPS)
 def test_a_part_of_them_ends_as_it_should(group: str, tmp_path: Path) -> None:
     count, failed = bad_inputs.run_all([group], tmp_path, every=60)

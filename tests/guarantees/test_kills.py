@@ -74,6 +74,7 @@ def test_what_is_broken_is_noticed(spoil: str, fault: str, tmp_path: Path) -> No
     assert any(fault in line and "seed 1, run " in line for line in figures.faults), figures.faults
 
 
+@pytest.mark.exhaustive
 def test_a_killed_rank_is_noticed_by_the_other(seed: int, tmp_path: Path) -> None:
     figures = prove(3, seed, tmp_path / "runs", ranks=2, only=["ema-0-workers"])
     assert not figures.faults, "\n".join(figures.faults)

@@ -143,6 +143,7 @@ def test_frozen_parts() -> None:
     assert_same_step(unit, torch.randn(3, 8, 6, 6, dtype=torch.float64))
 
 
+@pytest.mark.share(3)
 @pytest.mark.parametrize("memory", ["default", "lean"])
 @pytest.mark.parametrize(
     "name", ["sknet_mini", "sknet_mini_sum", "seresnet_mini", "sk_shufflenet_v2_x05", "skresnet18"]
@@ -153,6 +154,7 @@ def test_networks(name: str, memory: Memory) -> None:
     assert_same_step(model, torch.randn(3, 3, 64, 70, dtype=torch.float64), memory, 1e-7, passes=2)
 
 
+@pytest.mark.share(3)
 @pytest.mark.parametrize("memory", ["default", "lean"])
 @pytest.mark.parametrize("name", ["sknet26", "skresnet50", "skresnext50_32x4d"])
 def test_networks_of_bottlenecks(name: str, memory: Memory) -> None:
@@ -360,6 +362,7 @@ def test_an_output_can_be_saved(memory: Memory, tmp_path: Path) -> None:
     torch.testing.assert_close(torch.load(tmp_path / "v.pt", weights_only=True), v)
 
 
+@pytest.mark.share(2)
 @pytest.mark.parametrize("memory", ["plain", "default", "lean"])
 @pytest.mark.parametrize(
     "stem",

@@ -129,6 +129,7 @@ def parametrised(module: nn.Module, how: str) -> nn.Module:
     return module
 
 
+@pytest.mark.share(5)
 @pytest.mark.parametrize(
     "how", ["dropconnect", "spectral_norm", pytest.param("low_rank", marks=pytest.mark.exhaustive)]
 )
@@ -165,6 +166,7 @@ def test_dropconnect_in_lean_has_the_gradient_of_finite_differences() -> None:
     assert (gradient * direction).sum().item() == pytest.approx((ends[0] - ends[1]) / (2 * step), rel=1e-4)
 
 
+@pytest.mark.share(5)
 @everything
 @pytest.mark.parametrize("memory", MEMORY[1:])
 def test_second_derivatives_are_those_of_plain_autograd(name: str, memory: Memory) -> None:
@@ -199,6 +201,7 @@ def test_second_derivatives_of_convolutions_by_fourier_coefficients() -> None:
     assert_same(results[0], results[1], 1e-6)
 
 
+@pytest.mark.share(5)
 @everything
 @every_memory
 def test_forward_mode_derivatives(name: str, memory: Memory) -> None:
@@ -213,6 +216,7 @@ def test_forward_mode_derivatives(name: str, memory: Memory) -> None:
     assert (got * cotangent).sum().item() == pytest.approx((gradient * tangent).sum().item(), rel=1e-8)
 
 
+@pytest.mark.share(5)
 @everything
 @every_memory
 def test_torch_func_gives_the_gradients_of_autograd(name: str, memory: Memory) -> None:
@@ -257,6 +261,7 @@ def tracing() -> Iterator[None]:
     assert not baked, str(baked[0].message)
 
 
+@pytest.mark.share(5)
 @pytest.mark.parametrize("training", [True, False])
 @everything
 @every_memory
@@ -269,6 +274,7 @@ def test_a_trace_made_with_gradients_on_takes_another_batch(name: str, memory: M
     assert_same([traced(other)], [deepcopy(module)(other)])
 
 
+@pytest.mark.share(5)
 @everything
 @every_memory
 def test_symbolic_trace(name: str, memory: Memory) -> None:

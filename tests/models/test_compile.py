@@ -115,6 +115,7 @@ def lightened(arch: AnyRow) -> AnyRow:
     return shorter(arch, *(1 for _ in arch.depths)) if is_light(arch) else arch
 
 
+@pytest.mark.share(3)
 @traced
 def test_compiles_in_one_graph(arch: AnyRow) -> None:
     """In training, where BatchNorm's statistics change too; and in float64, as a batch of 3 makes much of rounding."""
@@ -129,6 +130,7 @@ def test_compiles_in_one_graph(arch: AnyRow) -> None:
         torch.testing.assert_close(twin.get_buffer(name), want, msg=name)
 
 
+@pytest.mark.share(3)
 @traced
 def test_exports_with_free_sizes(arch: AnyRow) -> None:
     model = lightened(arch).build(num_classes=3).eval()

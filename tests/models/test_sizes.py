@@ -170,6 +170,7 @@ def test_the_table_of_costs_is_true_of_small_networks(name: str) -> None:
     assert recorded()[name] == counted(name)
 
 
+@pytest.mark.share(3)
 @pytest.mark.parametrize("name", list_models())
 def test_blocks_add_up_to_the_network(name: str) -> None:
     model = on_meta(name)

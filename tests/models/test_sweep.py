@@ -61,6 +61,7 @@ def variant(name: str, model: Backbone, *, in_chans: int, features_only: bool = 
     return made.eval()
 
 
+@pytest.mark.share(3)
 def test_backward_reaches_every_parameter(named: tuple[str, Backbone]) -> None:
     name, model = named
     side = SIDE[architecture(name).input_size]
@@ -74,6 +75,7 @@ def test_backward_reaches_every_parameter(named: tuple[str, Backbone]) -> None:
     model.zero_grad()
 
 
+@pytest.mark.share(3)
 def test_another_size_and_other_channels_and_maps_as_told(named: tuple[str, Backbone]) -> None:
     name, model = named
     height, width = OBLONG[architecture(name).input_size]
@@ -94,6 +96,7 @@ def test_another_size_and_other_channels_and_maps_as_told(named: tuple[str, Back
         assert torch.equal(scorer.forward_head(maps[-1]), logits)
 
 
+@pytest.mark.share(3)
 def test_a_weights_file_gives_the_same_logits(
     named: tuple[str, Backbone], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

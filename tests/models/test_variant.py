@@ -34,6 +34,7 @@ def norms_of(model: nn.Module) -> tuple[set[type], set[type]]:
     return {type(m) for m in model.modules() if isinstance(m, known) and id(m) not in inside}, gates
 
 
+@pytest.mark.share(2)
 @pytest.mark.parametrize("name", KINDS)
 def test_norms_by_name(name: str) -> None:
     with torch.device("meta"):
@@ -161,6 +162,7 @@ def test_norms_that_do_not_fold_stay_in_a_fold(name: str, options: dict[str, Any
 # Weights files
 
 
+@pytest.mark.share(4)
 @pytest.mark.parametrize("name", ["sknet_mini", "resnet_mini", "sk_shufflenet_v2_x05"])
 @pytest.mark.parametrize("options", [{"norm": "group"}, {"norm": "layer", "gate_norm": "batch"}, {"gate_norm": "none"}])
 def test_a_saved_network_of_other_norms_is_itself_again(tmp_path: Path, name: str, options: dict[str, Any]) -> None:

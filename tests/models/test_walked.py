@@ -25,6 +25,7 @@ def assert_same(got: Tensor, want: Tensor) -> None:
     torch.testing.assert_close(got, want, rtol=0, atol=1e-5 * want.abs().max().item())
 
 
+@pytest.mark.share(4)
 @pytest.mark.parametrize("memory", MEMORY)
 @pytest.mark.parametrize("name", KINDS)
 def test_a_symbolic_trace_takes_any_batch_and_size_and_trains(name: str, memory: str) -> None:
@@ -100,6 +101,7 @@ def test_fx_quantises_a_network(name: str) -> None:
     assert torch.nn.functional.cosine_similarity(y, model(x)).min() > 0.9
 
 
+@pytest.mark.share(4)
 @pytest.mark.parametrize("memory", MEMORY)
 @pytest.mark.parametrize("name", KINDS)
 def test_a_hook_on_every_part_is_called(name: str, memory: str) -> None:

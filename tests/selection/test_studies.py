@@ -272,6 +272,7 @@ def test_a_module_of_the_users_is_studied_as_it_is(axis: int) -> None:
     assert len(result.looks) == 1
 
 
+@pytest.mark.exhaustive
 def test_timms_network_is_studied_as_it_is() -> None:
     timm = timm_or_skip()
     torch.manual_seed(0)

@@ -152,6 +152,7 @@ def test_a_finished_study_trains_nothing_again(done: Conducted, file: Path, home
     assert {run["arm"] for run in again.results["circumstances"]["runs"]} == set(ARMS)
 
 
+@pytest.mark.exhaustive
 def test_the_users_own_code_is_trained_and_evaluated(tmp_path: Path) -> None:
     (tmp_path / "mine.py").write_text(CODE)
     own = "  {name}: {{model: 'mine.py:net', with: '8'{more}}}"
@@ -164,6 +165,7 @@ def test_the_users_own_code_is_trained_and_evaluated(tmp_path: Path) -> None:
     assert str(tmp_path) not in json.dumps(done.results)  # no folder of this machine
 
 
+@pytest.mark.exhaustive
 def test_a_run_that_another_study_did_is_not_trained_again(done: Conducted, home: Path, tmp_path: Path) -> None:
     """Under other names, in other bins of scale; but not where anything that decides the training differs."""
     arms = (("  sk:", "  first:"), ("  plain:", "  second:"), ("baseline: sk", "baseline: first"))

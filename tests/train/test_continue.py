@@ -170,6 +170,7 @@ def test_milestones_stretch_with_the_schedule() -> None:
     assert shorter.lr_at(40, 10) == Recipe(epochs=10).lr_at(40, 10)
 
 
+@pytest.mark.exhaustive
 def test_a_report_that_a_kill_prevented_is_made_later(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

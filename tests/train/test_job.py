@@ -123,6 +123,7 @@ def test_no_report_is_made_where_none_is_wanted(data: Path, tmp_path: Path) -> N
     assert [path.name for path in run.plots.iterdir()] == ["train_batch.png"]
 
 
+@pytest.mark.exhaustive
 def test_the_report_can_go_elsewhere(run: RunFolder, tmp_path: Path) -> None:
     before = tree(run.path)
     result = analyze(load(str(run.path)), output=tmp_path / "a" / "b")

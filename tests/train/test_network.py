@@ -133,6 +133,7 @@ def test_stopped_and_resumed_is_the_unbroken_run(
     assert_same(run, done)
 
 
+@pytest.mark.exhaustive
 def test_one_of_ours_is_changed_too(data: Path, tmp_path: Path) -> None:
     run = train(make_options(data, tmp_path, model="resnet_mini", selectify="stages.2", epochs=1, report=True))
     assert read_card(run.best).network["changed"]
