@@ -625,6 +625,7 @@ def test_offline_the_cache_is_enough(client: Client, offline: Client) -> None:
         assert client.hub.asked == asked
 
 
+@pytest.mark.exhaustive
 def test_offline_without_the_file(offline: Client) -> None:
     bring = "bring its model.safetensors and give the path: weights='model.safetensors' or `selkern convert`"
     reported = refused(CheckpointError, 4, lambda: offline.call(load, "timm/far.away"))

@@ -67,6 +67,7 @@ def pair(timm: ModuleType, request: pytest.FixtureRequest) -> Pair:
     return Pair(request.param, theirs.eval(), ours.eval())
 
 
+@pytest.mark.share(2)
 def test_logits_and_selection_in_eval_mode(pair: Pair) -> None:
     x = torch.randn(2, 3, 64, 75)  # 75: odd maps, where pools that pad or reach over the edge in another way differ
     with torch.no_grad(), record(pair.ours) as got, record(pair.timm) as want:
@@ -106,6 +107,7 @@ def test_a_training_step_in_float64(pair: Pair) -> None:
     assert not any(torch.equal(b, before[name]) for name, b in ours.named_buffers())
 
 
+@pytest.mark.share(2)
 def test_logits_and_running_statistics_in_train_mode(pair: Pair) -> None:
     theirs, ours = deepcopy(pair.timm).train(), deepcopy(pair.ours).train()
     x = torch.randn(3, 3, 64, 64)

@@ -124,6 +124,7 @@ def test_evaluate_tells_what_it_counted(broken: Path, tmp_path: Path, capsys: py
     assert str(broken / "val/cat/001.jpg") in shown.err
 
 
+@pytest.mark.exhaustive
 def test_a_report_of_a_run_with_broken_images(broken: Path, tmp_path: Path) -> None:
     run = train(make_options(broken, tmp_path, BUSY_SGD, model="sk_tiny", report=True))
     assert "1 of 8 images could not be read and are not counted" in run.report.read_text()

@@ -57,6 +57,7 @@ def two_ranks(data: Path, tmp_path_factory: pytest.TempPathFactory) -> RunFolder
     return RunFolder(output / "two")
 
 
+@pytest.mark.exhaustive
 def test_the_merged_order_is_that_of_one_process(data: Path, two_ranks: RunFolder, tmp_path: Path) -> None:
     with tiny_model():
         options = make_options(data, tmp_path, model="sk_tiny", epochs=2, batch_size=8, log_order=True)

@@ -63,6 +63,7 @@ def make(**options: object) -> tuple[SelectiveKernel, Tensor]:
     return layer, torch.randn(3, 8, 7, 5)
 
 
+@pytest.mark.share(2)
 @pytest.mark.parametrize("options", [{}, {"kernels": (1, 3, 5)}, {"stride": 2}], ids=["2", "3", "stride"])
 @pytest.mark.parametrize("training", [True, False])
 def test_every_figure_is_that_of_the_plain_way(options: dict[str, object], training: bool, runs: Runs) -> None:
