@@ -28,6 +28,7 @@ FLOORS = {
     "deploy": 4,
     "measure": 4,
     "selection": 5,
+    "runtimes": 6,
     "timm": 6,
     "adapt": 7,
     "ultralytics": 8,

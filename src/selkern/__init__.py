@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from selkern.layers.selective_kernel import Branch, SelectiveKernel
     from selkern.models.registry import create_model, from_pretrained, list_models
     from selkern.ops.kernels import set_kernels
+    from selkern.runtimes.export import export
     from selkern.selection.record import record
 
 __version__ = "0.1.0"
@@ -36,6 +37,7 @@ _HOME = {
     "check": "conformance.check",
     "create_model": "models.registry",
     "deselectify": "adapt.undo",
+    "export": "runtimes.export",
     "fold": "deploy.fold",
     "from_pretrained": "models.registry",
     "insert": "adapt.insert",
@@ -57,6 +59,7 @@ __all__ = [
     "check",
     "create_model",
     "deselectify",
+    "export",
     "fold",
     "from_pretrained",
     "insert",

@@ -173,6 +173,12 @@ def to_input(images: Tensor, preprocess: Preprocess, device: torch.device) -> Te
     return preprocess.normalise(images).contiguous(memory_format=torch.channels_last)
 
 
+def device_of(model: nn.Module) -> torch.device:
+    """Where a model computes; the CPU for one without parameters, as an exported one is."""
+    first = next(model.parameters(), None)
+    return torch.device("cpu") if first is None else first.device
+
+
 @torch.inference_mode()
 def evaluate(
     model: nn.Module,
@@ -205,7 +211,7 @@ def evaluate(
     Raises:
         DataError: an image cannot be read, or there is none.
     """
-    device = device or next(model.parameters()).device
+    device = device or device_of(model)
     kept: list[tuple[NDArray[Any], ...]] = []
     skipped: list[DataError] = []
     shards = eval_shards(len(split), batch_size, *share)

@@ -37,6 +37,11 @@ OPTIONAL = (
     OptionalPackage("huggingface_hub", "huggingface_hub", "hub"),
     OptionalPackage("timm", "timm", "timm"),
     OptionalPackage("pillow-heif", "pillow_heif", "heif"),
+    OptionalPackage("onnx", "onnx", "export"),
+    OptionalPackage("onnxscript", "onnxscript", "export"),
+    OptionalPackage("onnxruntime", "onnxruntime", "export"),
+    OptionalPackage("openvino", "openvino", "openvino"),
+    OptionalPackage("nncf", "nncf", "openvino"),
     OptionalPackage("triton", "triton", "kernels"),
     OptionalPackage("ray", "ray", "ray"),
 )

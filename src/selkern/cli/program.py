@@ -18,6 +18,7 @@ COMMANDS = {  # name and summary; each is `main` of the module of its name
     "predict": "the likeliest classes of image files and folders",
     "analyze": "what the selective kernels chose, and the report",
     "convert": "weights of timm, Caffe or a torch state dict to a file that describes itself",
+    "export": "a trained network for ONNX Runtime, OpenVINO or torch.export, int8 too, compared before it is kept",
     "check": "is this SK code, ours or anybody's, what the paper says? rule by rule",
     "selectify": "selective kernels in a network that you have: what would change, its cost, and that it stays exact",
     "models": "the networks, their parameters and multiply-adds",

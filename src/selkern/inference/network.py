@@ -9,12 +9,15 @@ import torch
 from torch import nn
 
 from selkern.convert.subject import preprocess_of
+from selkern.data.decode import show
 from selkern.data.preprocess import Preprocess
 from selkern.data.sources import Source, open_source
 from selkern.data.split import OnBad
 from selkern.data.table_options import TableOptions
-from selkern.errors import UsageError
+from selkern.errors import CheckpointError, UsageError
 from selkern.models.weights import Card
+from selkern.runtimes.files import is_exported
+from selkern.runtimes.network import ExportedNetwork
 from selkern.train.distributed import pick_device
 from selkern.train.network import bare, open_network
 from selkern.train.run_folder import RunFolder, find_weights, require_preprocess
@@ -50,12 +53,25 @@ def load(given: str, device: str = "auto", code: str = "") -> Loaded:
         UsageError: the weights' network is made by code that is not named.
         CheckpointError: not found, damaged, or without a description of the preprocessing.
     """
+    if is_exported(given):
+        return _load_exported(given, device)
     path = find_weights(given)
     network, card = open_network(path, code)
     model = network.eval().to(pick_device(device), memory_format=torch.channels_last)  # type: ignore[call-overload]
     require_preprocess(card, path)
     inside = path.parent.parent
     return Loaded(model, card, path, RunFolder(inside) if (inside / "config.yaml").is_file() else None)
+
+
+def _load_exported(given: str, device: str) -> Loaded:
+    """A file of `selkern export`, computed by its own runtime on the CPU."""
+    if device not in ("auto", "cpu"):
+        raise UsageError("exported networks run on the CPU here", f"--device {device}", "leave it out")
+    network = ExportedNetwork(given)
+    if network.card is None:
+        raise CheckpointError("the file does not say how to prepare images", show(given), "make it by selkern export")
+    require_preprocess(network.card.network, network.path)
+    return Loaded(network.eval(), network.card.network, network.path, None)
 
 
 def require_named(data: str | None) -> str:

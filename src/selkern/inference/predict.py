@@ -24,7 +24,7 @@ from selkern.data.listing import Search, is_file, is_folder
 from selkern.data.split import Split
 from selkern.data.survey import images_notes, survey_of
 from selkern.errors import DataError, NumericsError, ResourceError, UsageError
-from selkern.evaluation import Evaluation, to_input
+from selkern.evaluation import Evaluation, device_of, to_input
 from selkern.inference.network import Loaded
 from selkern.io import require_new, write_atomic, write_csv
 
@@ -96,7 +96,7 @@ def predict(
     Raises:
         NumericsError: the network gives an image anything but finite numbers.
     """
-    device = next(loaded.model.parameters()).device
+    device = device_of(loaded.model)
     reading = loaded.preprocess.reading()
     for start in range(0, len(images), batch_size):
         paths = images[start : start + batch_size]

@@ -1,0 +1,140 @@
+"""`selkern export`: a trained network as a file of another runtime."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import tyro
+
+from selkern.cli.greet import greet
+from selkern.cli.parse import Code, Run, parse
+from selkern.data.table_options import TableOptions
+from selkern.errors import UsageError
+from selkern.progress import Progress, say
+from selkern.tuning import check_threads, tune
+
+if TYPE_CHECKING:
+    from selkern.inference.export import Pictures, Time
+    from selkern.runtimes.trial import Comparison
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExportOptions:
+    """Write a trained network for ONNX Runtime, OpenVINO or torch.export; it is compared before the file is kept.
+
+    Norms are folded; any number of images goes. Classes and preprocessing are in the file, and in a .json beside it.
+    """
+
+    run: Run
+    """A run's folder or name, latest, a weights file, bundled weights (sknet_mini.digits), or hf-hub:user/name."""
+    to: Literal["onnx", "openvino", "pt2"] = "onnx"
+    """The format: onnx (opset 20), openvino (.xml and .bin), or pt2 (torch.export)."""
+    output: Path | None = None
+    """A new file, or a folder; by default exports/ in the run, or the current folder."""
+    int8: bool = False
+    """Quantise weights and activations after training (NNCF), with ranges from training images."""
+    max_drop: float = 0.5
+    """Points of top-1 that int8 may cost; where it costs more, operators are left in float until it does not."""
+    calibration_images: int = 300
+    """Training images that int8 takes the ranges of activations from."""
+    images: int = 1000
+    """Validation images that the file is compared on, at most."""
+    data: str | None = None
+    """Other data than the run's own, or where those lie now: digits, a folder, .csv or .parquet."""
+    selections: bool = False
+    """Give what every selective-kernel unit chose as further outputs."""
+    dynamic_size: bool = False
+    """Take images of any height and width."""
+    with_normalisation: bool = False
+    """Take uint8 images (N, H, W, 3) of the network's size, and normalise them in the graph."""
+    model: Code = ""
+    threads: int | None = None
+    """CPU threads to compare with; by default the number that `selkern doctor` shows."""
+    table: tyro.conf.OmitArgPrefixes[TableOptions] = field(default_factory=TableOptions)
+    json: bool = False
+    """Print one JSON object instead of text."""
+
+    def __post_init__(self) -> None:
+        check_threads(self.threads)
+        for name in ("calibration_images", "images"):
+            if (number := getattr(self, name)) < 1:
+                raise UsageError(f"{number} images", f"--{name.replace('_', '-')}", "must be at least 1")
+        if not 0 <= self.max_drop <= 100:
+            raise UsageError(f"max-drop is {self.max_drop}", "--max-drop", "give points of top-1, from 0 to 100")
+        if self.int8 and self.to == "pt2":
+            raise UsageError("int8 is of ONNX and OpenVINO", "--int8", "give --to onnx or --to openvino")
+
+
+def main(argv: list[str]) -> int:
+    """`selkern export`."""
+    options = parse(ExportOptions, argv, "export")
+    greet(f"exporting {options.run}")
+    with Progress("starting") as line:
+        from selkern.inference.export import export_weights, file_of, pictures_of, times
+        from selkern.inference.network import load
+        from selkern.runtimes.files import is_exported
+
+        tune(threads=options.threads)
+        if is_exported(options.run):
+            raise UsageError("is exported already", options.run, "give the run or the weights it was made of")
+        line.show("loading the network")
+        loaded = load(options.run, "cpu", options.model)
+        path = file_of(loaded, options.to, int8=options.int8, output=options.output)
+        shared: dict[str, Any] = {"table": options.table, "seen": line.advance}
+        line.show("reading images", total=options.images)
+        shown = pictures_of(loaded, options.data, ("val", "test", "all"), options.images, **shared)
+        calibration = None
+        if options.int8:
+            line.show("reading images to calibrate with", total=options.calibration_images)
+            calibration = pictures_of(loaded, options.data, ("train", "all"), options.calibration_images, **shared)
+            if calibration is None:
+                raise UsageError("no data to calibrate int8 with", "--data", "give those the network was trained on")
+        line.show("exporting")
+        result = export_weights(
+            loaded,
+            path,
+            shown,
+            calibration,
+            options.max_drop / 100,
+            selections=options.selections,
+            dynamic_size=options.dynamic_size,
+            with_normalisation=options.with_normalisation,
+        )
+        line.show("timing")
+        timings = times(loaded, path)
+    if shown is None:
+        say("note: no data are known: compared on random images; --data gives real ones")
+    size = sum(file.stat().st_size for file in {path, path.with_suffix(".bin")} if file.is_file())
+    if options.json:
+        rows = [asdict(row) for row in timings]
+        print(json.dumps({"file": str(path), "bytes": size, "compared": result.figures(), "times": rows}))
+        return 0
+    _print(path, size, result, shown, calibration, timings)
+    return 0
+
+
+def _print(
+    path: Path,
+    size: int,
+    result: Comparison,
+    shown: Pictures | None,
+    calibration: Pictures | None,
+    timings: list[Time],
+) -> None:
+    print(f"{path}: {size / 1e6:.2f} MB")
+    where = "random images" if shown is None else shown.name
+    print(f"beside the PyTorch network on {where}:")
+    print(f"  largest difference of logits  {result.difference:.1e} of the largest")
+    print(f"  same likeliest class          {result.agreement:.2%}")
+    if result.top1 is not None and result.exported_top1 is not None:
+        print(f"  top-1                         {result.exported_top1:.2%}, the network's {result.top1:.2%}")
+    for row in timings:
+        each = f"{row.after.median:.2f} ms an image, the network's {row.before.median:.2f}"
+        print(f"  batch of {row.batch:<2}                   {each}: {row.speedup.median:.2f} times as fast")
+    if calibration is not None:
+        print(f"int8 calibrated on {calibration.name}")
+    if timings:
+        print(f"next:\n  selkern predict {path} IMAGE...")

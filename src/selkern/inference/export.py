@@ -1,0 +1,149 @@
+"""Weights exported with the images of their run: compared on its validation split, quantised by its training split."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from selkern.data.split import WHOLE, Split
+from selkern.data.table_options import TableOptions
+from selkern.errors import DataError, UsageError
+from selkern.evaluation import batches_of, to_input
+from selkern.inference.images import choose_images
+from selkern.inference.network import Loaded
+from selkern.measure.timing import Spread, in_turn, ratios
+from selkern.runtimes.export import export
+from selkern.runtimes.files import RUNNABLE, SUFFIXES, Format
+from selkern.runtimes.network import ExportedNetwork
+from selkern.runtimes.quantize import Int8
+from selkern.runtimes.trial import Comparison
+
+_BATCH = 32
+_SECONDS = 2.0  # for the rounds of one comparison of times
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pictures:
+    """Images of a split as a network takes them."""
+
+    images: Tensor
+    """(n, C, H, W), normalised."""
+    labels: Tensor
+    """(n,) their classes."""
+    name: str
+    """Of data and split, for the user."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Time:
+    """Of one image at a batch size, beside the PyTorch network's."""
+
+    batch: int
+    before: Spread
+    """ms, of the network as it is."""
+    after: Spread
+    """ms, of the file."""
+    speedup: Spread
+    """Of the rounds' ratios."""
+
+
+def take(loaded: Loaded, split: Split, name: str, most: int, seen: Callable[[int], object]) -> Pictures:
+    """Images spread evenly over a split; those that cannot be read are left out.
+
+    Raises:
+        DataError: none can be read.
+    """
+    numbers = np.unique(np.linspace(0, len(split) - 1, min(most, len(split))).round().astype(int)).tolist()
+    shards = [[(0, number) for number in numbers[at : at + _BATCH]] for at in range(0, len(numbers), _BATCH)]
+    images, labels = [], []
+    for batch in batches_of(split, loaded.preprocess, shards, on_bad="skip"):
+        seen(len(batch.labels) + len(batch.bad))
+        if len(batch.labels):
+            images.append(to_input(batch.images, loaded.preprocess, torch.device("cpu")).contiguous())
+            labels.append(batch.labels)
+    if not images:
+        raise DataError("none of the images can be read", name, "give others by --data")
+    return Pictures(images=torch.cat(images), labels=torch.cat(labels), name=f"{len(torch.cat(labels)):,} {name}")
+
+
+def pictures_of(
+    loaded: Loaded,
+    data: str | None,
+    parts: Sequence[str],
+    most: int,
+    *,
+    table: TableOptions | None,
+    seen: Callable[[int], object],
+) -> Pictures | None:
+    """Images of the first of some splits that the data have; None where no data are known.
+
+    Raises:
+        UsageError, DataError: as `choose_images` says.
+    """
+    if data is None and loaded.run is None:
+        return None
+    for part in parts:
+        try:
+            chosen = choose_images(loaded, data, part, on_bad="skip", table=table)
+        except UsageError as error:
+            if part == WHOLE or error.where != "--split":
+                raise
+            continue
+        name = f"{chosen.split.name} images of {chosen.source.name}"
+        return take(loaded, chosen.split, name, most, seen)
+    return None
+
+
+def file_of(loaded: Loaded, kind: Format, *, int8: bool, output: Path | None) -> Path:
+    """Where the exported file goes: as the user says, else into `exports/` of the run, else into the current folder.
+
+    Raises:
+        UsageError: a file name of another format.
+    """
+    name = f"{loaded.run.path.name if loaded.run is not None else loaded.path.stem}{'-int8' if int8 else ''}"
+    if output is not None and output.suffix.lower() in SUFFIXES.values():
+        if output.suffix.lower() != SUFFIXES[kind]:
+            raise UsageError(f"a file of another format than {kind}", f"--output {output}", f"name it {SUFFIXES[kind]}")
+        return output
+    folder = output or (Path() if loaded.run is None else loaded.run.path / "exports")
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder / f"{name}{SUFFIXES[kind]}"
+
+
+def export_weights(
+    loaded: Loaded, path: Path, shown: Pictures | None, calibration: Pictures | None, max_drop: float, **options: Any
+) -> Comparison:
+    """Export a network with its card; compared on the images, or on random ones where there are none.
+
+    Args:
+        calibration: images that int8 takes its ranges from; None keeps float32.
+        options: as `selkern.export` takes them.
+    """
+    int8 = None if calibration is None else Int8(calibration=calibration.images, max_drop=max_drop)
+    images, labels = (None, None) if shown is None else (shown.images, shown.labels)
+    size, channels = loaded.preprocess.size, loaded.card.in_chans
+    example = torch.randn(2, channels, size, size, generator=torch.Generator().manual_seed(0))
+    model = loaded.model.cpu()
+    return export(model, path, example=example, images=images, labels=labels, int8=int8, card=loaded.card, **options)
+
+
+def times(loaded: Loaded, path: Path, batches: Sequence[int] = (1, 8)) -> list[Time]:
+    """The network as it is and the file, in turn; nothing of a .pt2."""
+    if path.suffix not in RUNNABLE:
+        return []
+    file, size, rows = ExportedNetwork(path), loaded.preprocess.size, []
+    for batch in batches:
+        x = torch.randn(batch, loaded.card.in_chans, size, size)
+        channels_last = x.contiguous(memory_format=torch.channels_last)
+        with torch.inference_mode():
+            jobs = {"before": lambda: loaded.model(channels_last), "after": lambda: file(x)}  # noqa: B023
+            seconds = in_turn(jobs, budget=_SECONDS)
+        before, after = (Spread.of([1e3 * each / batch for each in seconds[name]]) for name in jobs)
+        rows.append(Time(batch=batch, before=before, after=after, speedup=ratios(seconds["before"], seconds["after"])))
+    return rows

@@ -1,0 +1,1 @@
+"""Networks in the files of other runtimes: ONNX Runtime, OpenVINO, torch.export."""

@@ -1,0 +1,103 @@
+"""The formats a network is exported to, and the card that goes with each file: in the file itself, and beside it."""
+
+from __future__ import annotations
+
+import importlib
+import json
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+from xml.etree import ElementTree
+
+from selkern.errors import CheckpointError, PackageError, UsageError
+from selkern.extras import missing
+from selkern.models.weights import Card
+
+Format = Literal["onnx", "openvino", "pt2"]
+SUFFIXES: dict[Format, str] = {"onnx": ".onnx", "openvino": ".xml", "pt2": ".pt2"}
+PACKAGES: dict[Format, tuple[str, ...]] = {  # that write and open it, beside torch
+    "onnx": ("onnx", "onnxscript", "onnxruntime"),
+    "openvino": ("onnx", "onnxscript", "openvino"),
+    "pt2": (),
+}
+RUNNABLE = (".onnx", ".xml")  # what commands open: a .pt2 may hold pickled objects, which are code
+KEY = "selkern"  # of the card in a file's metadata
+MARK = "selkern-export-1"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExportCard:
+    """What an exported file says about itself.
+
+    Attributes:
+        network: the card of the weights.
+        images: shape of the input, "batch", "height" and "width" where any number goes.
+        outputs: names of the outputs: "logits", then the label of each unit whose selection is one.
+        layout: of the input: "NCHW" normalised float32, or "NHWC" uint8, which the graph normalises.
+        int8: whether weights and activations are quantised.
+        compared: figures of the comparison with the PyTorch network, by name.
+    """
+
+    network: Card
+    images: tuple[int | str, ...]
+    outputs: tuple[str, ...]
+    layout: Literal["NCHW", "NHWC"] = "NCHW"
+    int8: bool = False
+    compared: dict[str, float] = field(default_factory=dict)
+
+    def to_json(self, indent: int | None = None) -> str:
+        """As text."""
+        return json.dumps({"format": MARK, **asdict(self)}, indent=indent)
+
+    @classmethod
+    def from_json(cls, text: str, where: str) -> ExportCard:
+        """The inverse of `to_json`. Raises CheckpointError for anything else."""
+        try:
+            values = json.loads(text)
+            if values.pop("format") != MARK:
+                raise ValueError("another format")
+            card = Card(**{**values["network"], "classes": tuple(values["network"]["classes"])})
+            parts = {name: tuple(values[name]) for name in ("images", "outputs")}
+            return cls(**{**values, **parts, "network": card})
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+            reason = f"its description cannot be read ({type(error).__name__})"
+            raise CheckpointError(reason, where, "export the network again") from error
+
+
+def format_of(path: Path) -> Format:
+    """By the file's suffix. Raises UsageError for another."""
+    for name, suffix in SUFFIXES.items():
+        if path.suffix.lower() == suffix:
+            return name
+    raise UsageError(f"no format has the suffix {path.suffix!r}", str(path), f"give {', '.join(SUFFIXES.values())}")
+
+
+def is_exported(word: str) -> bool:
+    """Whether a word names a file that commands open with its own runtime, or a .pt2, which they refuse."""
+    return Path(word).suffix.lower() in SUFFIXES.values()
+
+
+def need(package: str, where: str) -> Any:
+    """An optional package. Raises PackageError with the line that installs it."""
+    try:
+        return importlib.import_module(package)
+    except ImportError as error:
+        raise missing(error, where) or PackageError(str(error), where) from error
+
+
+def write_card(path: Path, card: ExportCard) -> None:
+    """Put the card into a file of ours, and into a `.json` beside it."""
+    kind = format_of(path)
+    if kind == "onnx":
+        onnx = need("onnx", str(path))
+        proto = onnx.load(str(path))
+        onnx.helper.set_model_props(proto, {KEY: card.to_json()})
+        onnx.save(proto, str(path))
+    elif kind == "openvino":
+        # Of the .xml alone: what it says stands in it as text, and the weights in the .bin are as they are.
+        tree = ElementTree.parse(path)
+        info = tree.getroot().find("rt_info")
+        info = ElementTree.SubElement(tree.getroot(), "rt_info") if info is None else info
+        ElementTree.SubElement(ElementTree.SubElement(info, KEY), "card", value=card.to_json())
+        tree.write(path)
+    path.with_name(f"{path.name}.json").write_text(card.to_json(indent=1) + "\n")

@@ -1,0 +1,108 @@
+"""What is exported of a network, and how it is traced and written in each format."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from selkern.data.preprocess import Preprocess
+from selkern.deploy.fold import Folded
+from selkern.errors import UsageError
+from selkern.runtimes.files import format_of, need
+from selkern.selection.record import UnitInfo, hooked
+
+OPSET = 20  # what torch 2.13 writes by itself, and ONNX Runtime from 1.17 on reads
+
+
+class Graph(nn.Module):
+    """What is exported: images to logits, with what every unit chose where that is asked for.
+
+    Args:
+        network: folded, in eval mode.
+        units: those whose selections are outputs, each with the module that gives it.
+        preprocess: of a graph that takes uint8 images (N, H, W, 3); None takes normalised ones (N, C, H, W).
+
+    Attributes:
+        outputs: their names.
+    """
+
+    def __init__(
+        self, network: Folded, units: Sequence[tuple[UnitInfo, nn.Module]] = (), preprocess: Preprocess | None = None
+    ) -> None:
+        super().__init__()
+        self.network, self.preprocess = network, preprocess
+        self._units = tuple(units)
+        self.outputs = ("logits", *(unit.label for unit, _ in units))
+
+    def forward(self, images: Tensor) -> tuple[Tensor, ...]:
+        """Images to logits (N, K) and selections (N, M, C)."""
+        if self.preprocess is not None:
+            images = self.preprocess.normalise(images.permute(0, 3, 1, 2))
+        chosen: list[Tensor] = []
+
+        def keep(unit: UnitInfo) -> Callable[..., None]:
+            return lambda _module, _inputs, output: chosen.append(unit.canonical(output))
+
+        with hooked(self.network, [(module, keep(unit)) for unit, module in self._units]):
+            logits = self.network(images)
+        return (logits, *chosen)
+
+
+def write(graph: Graph, x: Tensor, path: Path, dynamic_size: bool) -> None:
+    """Trace a graph and write it in the format of the file's suffix. Raises UsageError where it cannot be traced."""
+    height = 1 if graph.preprocess is not None else 2
+    free: dict[int, Any] = {0: torch.export.Dim("batch", min=1, max=1 << 16)}
+    if dynamic_size:
+        free |= dict.fromkeys((height, height + 1), torch.export.Dim.DYNAMIC)
+    name = type(graph.network.net).__name__
+    with quiet(), torch.no_grad():
+        with _one_line("torch.export cannot trace it", name, "trace the network by hand"):
+            program = torch.export.export(graph, (x,), dynamic_shapes={"images": free}, strict=False)
+        if format_of(path) == "pt2":
+            torch.export.save(program, path)
+            return
+        whole = path.with_suffix(".onnx")
+        with _one_line("ONNX does not have all its operators", name, "export --to pt2"):
+            names: dict[str, Any] = {"input_names": ["images"], "output_names": graph.outputs}
+            made = torch.onnx.export(program, (), dynamo=True, verbose=False, opset_version=OPSET, **names)
+            assert made is not None
+            made.save(whole, external_data=False)
+        if format_of(path) == "openvino":
+            openvino = need("openvino", path.name)
+            with _one_line("OpenVINO does not have all its operators", name, "export --to onnx"):
+                openvino.save_model(openvino.convert_model(str(whole)), str(path), compress_to_fp16=False)
+            whole.unlink()
+
+
+@contextmanager
+def _one_line(what: str, where: str, fix: str) -> Iterator[None]:
+    """Within the block what an exporter raises, of any kind, becomes a UsageError."""
+    try:
+        yield
+    except OSError:
+        raise
+    except Exception as error:
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise UsageError(f"{what} ({reason[:200]})", where, fix) from error
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Within the block the exporters' own progress and warnings are not shown."""
+    level = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(level)

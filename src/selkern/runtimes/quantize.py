@@ -1,0 +1,138 @@
+"""int8: weights and activations of an exported network quantised after training, by NNCF, with control of accuracy."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from selkern.errors import UsageError
+from selkern.runtimes.files import format_of, need
+from selkern.runtimes.network import function_of
+
+_BATCH = 32
+LEAST = 16  # images: of fewer, the ranges of activations are those of single images
+
+
+@dataclass(frozen=True, kw_only=True)
+class Int8:
+    """How a network is quantised.
+
+    Attributes:
+        calibration: (n, C, H, W) images that the ranges of activations are taken from, normalised: some hundred of
+            those it was trained on, and none that it is tested on.
+        max_drop: how much top-1 on the compared images may fall, as a share. Where it falls by more, operators are
+            left in float, those that cost most first, until it does not.
+    """
+
+    calibration: Tensor
+    max_drop: float = 0.005
+
+    def __post_init__(self) -> None:
+        if len(self.calibration) < LEAST:
+            what = f"{len(self.calibration)} images to calibrate with, fewer than {LEAST}"
+            raise UsageError(what, "calibration", "give some hundred images of the training split")
+        if not 0 <= self.max_drop <= 1:
+            raise UsageError(f"max_drop is {self.max_drop}", "max_drop", "give a share from 0 to 1")
+
+
+def quantise(path: Path, int8: Int8, images: Tensor, labels: Tensor, want: float) -> float:
+    """Replace an exported float file by one with int8 operators.
+
+    Args:
+        path: .onnx or .xml, written in place.
+        images: (n, C, H, W) to control the accuracy on, as the file takes them.
+        labels: (n,) of these.
+        want: top-1 of the PyTorch network on these.
+
+    Returns:
+        Top-1 on `images`, which lies more than `max_drop` below `want` where that cannot be avoided.
+
+    Raises:
+        UsageError: NNCF cannot quantise it.
+        PackageError: NNCF is missing.
+    """
+    nncf = need("nncf", f"int8 of {path.name}")
+    nncf.set_log_level(40)
+    kind = format_of(path)
+    model, name = _opened(path)
+    items = [_array(image) for image in int8.calibration]
+    dataset = nncf.Dataset(items, partial(_input, name, kind == "onnx"))
+    try:
+        quantised = nncf.quantize(model, dataset, subset_size=len(items))
+        reached = _top1(quantised, images, labels)
+        if reached < want - int8.max_drop:
+            control = nncf.Dataset(list(zip(images, labels, strict=True)), lambda pair: pair)
+            quantised = nncf.quantize_with_accuracy_control(
+                model,
+                calibration_dataset=dataset,
+                validation_dataset=control,
+                validation_fn=_right,
+                max_drop=int8.max_drop,
+                drop_type=nncf.DropType.ABSOLUTE,
+                subset_size=len(items),
+            )
+            reached = _top1(quantised, images, labels)
+    except Exception as error:
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise UsageError(f"NNCF cannot quantise it ({reason[:200]})", path.name, "export it without int8") from error
+    _save(path, quantised)
+    return reached
+
+
+def top1(run: Callable[[Tensor], Tensor], images: Tensor, labels: Tensor, batch: int = _BATCH) -> float:
+    """Share of images whose likeliest class is their label."""
+    right = [
+        (run(x).argmax(1) == y).sum().item()
+        for x, y in zip(torch.split(images, batch), torch.split(labels, batch), strict=True)
+    ]
+    return sum(right) / max(1, len(images))
+
+
+def _array(image: Tensor) -> np.ndarray[Any, Any]:
+    return image[None].contiguous().numpy()
+
+
+def _input(name: str, by_name: bool, array: np.ndarray[Any, Any]) -> Any:
+    return {name: array} if by_name else array
+
+
+def _opened(path: Path) -> tuple[Any, str]:
+    """The network as NNCF takes it, and the name of its input."""
+    if format_of(path) == "onnx":
+        proto = need("onnx", path.name).load(str(path))
+        return proto, str(proto.graph.input[0].name)
+    network = need("openvino", path.name).Core().read_model(str(path))
+    return network, str(network.inputs[0].get_any_name())
+
+
+def _save(path: Path, model: Any) -> None:
+    if format_of(path) == "onnx":
+        need("onnx", path.name).save(model, str(path))
+    else:
+        path.with_suffix(".bin").unlink(missing_ok=True)
+        need("openvino", path.name).save_model(model, str(path), compress_to_fp16=False)
+
+
+def _top1(model: Any, images: Tensor, labels: Tensor) -> float:
+    """Of a network of NNCF's that is in no file yet."""
+    run = function_of(model)
+    return top1(lambda x: torch.from_numpy(run(x.numpy())[0]), images, labels)
+
+
+def _right(model: Any, pairs: Iterable[tuple[Tensor, Tensor]]) -> tuple[float, list[float]]:
+    """What NNCF's accuracy control asks: top-1 on some of the images, and whether each is right."""
+    run, each = function_of(model), []
+    items = iter(pairs)
+    while part := list(itertools.islice(items, _BATCH)):
+        images, labels = (torch.stack(column) for column in zip(*part, strict=True))
+        each += (torch.from_numpy(run(images.numpy())[0]).argmax(1) == labels).float().tolist()
+    return (sum(each) / len(each) if each else math.nan), each

@@ -1,0 +1,113 @@
+"""An exported file held against the network that it is of, on the same images."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from selkern.data.preprocess import Preprocess
+from selkern.errors import NumericsError, UsageError
+from selkern.layers.parts import evaluating
+from selkern.runtimes.files import RUNNABLE
+from selkern.runtimes.network import ExportedNetwork, as_entering
+
+TOLERANCE = 1e-4  # of the largest logit: sums of float32 in another order
+_BATCH = 32
+
+
+@dataclass(frozen=True, kw_only=True)
+class Comparison:
+    """An exported file beside the PyTorch network, on the same images.
+
+    Attributes:
+        images: how many.
+        difference: largest difference of the logits, as a share of the largest logit.
+        agreement: share of images with the same likeliest class.
+        top1: of the PyTorch network; None where the images have no labels.
+        exported_top1: of the file.
+    """
+
+    images: int
+    difference: float
+    agreement: float
+    top1: float | None = None
+    exported_top1: float | None = None
+
+    def figures(self) -> dict[str, float]:
+        """For a card: what was measured, by name."""
+        return {name: value for name, value in asdict(self).items() if value is not None}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trial:
+    """The images that a file is compared on.
+
+    Attributes:
+        entering: as the file takes them.
+        logits: what the PyTorch network gives.
+        labels: their classes, or the network's own answers.
+        labelled: whether they are classes.
+    """
+
+    entering: Tensor
+    logits: Tensor
+    labels: Tensor
+    labelled: bool
+
+    @classmethod
+    def of(cls, model: nn.Module, images: Tensor, labels: Tensor | None, inside: Preprocess | None) -> Trial:
+        """With what the model gives; of images that are rounded, for the rounded ones."""
+        entering = as_entering(images, inside)
+        logits = logits_of(model, images if inside is None else inside.normalise(entering.permute(0, 3, 1, 2)))
+        if labels is not None and len(labels) != len(images):
+            raise UsageError(f"{len(labels)} labels of {len(images)} images", "labels", "give one for each image")
+        given = logits.argmax(1) if labels is None else labels
+        return cls(entering=entering, logits=logits, labels=given, labelled=labels is not None)
+
+    @property
+    def top1(self) -> float:
+        """Of the PyTorch network; 1 where its answers are the labels."""
+        return (self.logits.argmax(1) == self.labels).double().mean().item()
+
+    def compare(self, path: Path, staged: Path, tolerance: float, max_drop: float = 1.0) -> Comparison:
+        """Hold a file against the network.
+
+        Raises:
+            NumericsError: logits that differ by more than the tolerance, or top-1 lower by more than `max_drop`.
+        """
+        got = run_file(staged, self.entering)
+        if not got.isfinite().all():
+            raise NumericsError("the exported network gives no finite numbers", str(path), "nothing was written")
+        difference = ((got - self.logits).abs().max() / self.logits.abs().max().clamp(min=1e-12)).item()
+        if not difference <= tolerance:
+            what = f"the exported network differs by {difference:.1e} of the largest logit, more than {tolerance:.0e}"
+            raise NumericsError(what, str(path), "nothing was written; report it")
+        exported = (got.argmax(1) == self.labels).double().mean().item()
+        if self.top1 - exported > max_drop:
+            what = f"int8 has a top-1 of {exported:.2%}, {self.top1:.2%} without, and {max_drop:.2%} less is allowed"
+            raise NumericsError(what, str(path), "nothing was written; allow more, or export without int8")
+        agreement = (got.argmax(1) == self.logits.argmax(1)).double().mean().item()
+        both = {"top1": self.top1, "exported_top1": exported} if self.labelled else {}
+        return Comparison(images=len(got), difference=difference, agreement=agreement, **both)
+
+
+@torch.inference_mode()
+def logits_of(model: nn.Module, x: Tensor) -> Tensor:
+    """Logits of the PyTorch network in eval mode, in batches. Raises UsageError for a model that gives none."""
+    with evaluating(model):
+        parts = [model(part) for part in torch.split(x, _BATCH)]
+    if not all(isinstance(part, Tensor) and part.ndim == 2 for part in parts):
+        kind = type(parts[0]).__name__
+        raise UsageError(f"the model gives a {kind}, not logits (N, K)", type(model).__name__, "export a classifier")
+    return torch.cat(parts).float().cpu()
+
+
+@torch.inference_mode()
+def run_file(path: Path, x: Tensor) -> Tensor:
+    """Logits of a file that was just written, as its runtime gives them."""
+    run: Any = ExportedNetwork(path).outputs if path.suffix in RUNNABLE else torch.export.load(path).module()
+    return torch.cat([run(part)[0] for part in torch.split(x, _BATCH)])
