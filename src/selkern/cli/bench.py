@@ -16,6 +16,7 @@ from selkern.errors import UsageError
 
 if TYPE_CHECKING:
     from selkern.measure.bench import Timing
+    from selkern.runtimes.bench import Row
 
 DEFAULT = ("sknet50", "resnext50_32x4d")  # SKNet-50 and the same network without selective kernels
 _WORKLOADS = ("start", "article", "layer", "infer", "train", "memory", "scaling", "ddp", "data", "all")
@@ -26,7 +27,7 @@ class BenchOptions:
     """Time inference and a training step of models on the CPU, and the memory held for the backward pass.
 
     Several models run in turn, and each is compared with the first. Without a model: sknet50 and its plain twin,
-    resnext50_32x4d.
+    resnext50_32x4d. With --runtimes one model runs in PyTorch, folded, and in every runtime that is installed.
     """
 
     models: Annotated[Positional[tuple[str, ...]], tyro.conf.arg(metavar="MODEL...")] = ()
@@ -41,6 +42,10 @@ class BenchOptions:
     """Number of CPU threads; by default the number that `selkern doctor` shows."""
     budget: float = 10.0
     """Seconds for each comparison; at least three rounds are run."""
+    runtimes: bool = False
+    """Inference of one model, or run, as PyTorch, `fold`, ONNX Runtime and OpenVINO (float32, bfloat16, int8) compute it."""
+    compiled: bool = False
+    """With --runtimes: torch.compile too, which takes a minute for each batch size."""
     json: bool = False
     """Print one JSON object instead of text."""
 
@@ -53,6 +58,10 @@ class BenchOptions:
             if not values or any(value is not None and value < 1 for value in values):
                 given = " ".join(map(str, values)) or "empty"
                 raise UsageError(f"{name} is {given}", f"--{name.replace('_', '-')}", "must be at least 1")
+        if self.compiled and not self.runtimes:
+            raise UsageError("--compiled is of --runtimes", "--compiled", "add --runtimes")
+        if self.runtimes and len(self.models) > 1:
+            raise UsageError(f"{len(self.models)} models", "--runtimes", "give one")
         if not self.budget > 0:
             raise UsageError(f"budget is {self.budget}", "--budget", "must be above 0")
         if workload := next((model for model in self.models if model in _WORKLOADS), None):
@@ -73,6 +82,8 @@ def main(argv: list[str]) -> int:
     tune()
     if options.threads is not None:
         torch.set_num_threads(options.threads)
+    if options.runtimes:
+        return _in_runtimes(options)
     names = tuple(dict.fromkeys(options.models)) or DEFAULT
     models = {name: find_subject(name, options.arguments) for name in names}
     inputs = {name: find_inputs(model, side=options.image_size or own_size(model)) for name, model in models.items()}
@@ -85,6 +96,60 @@ def main(argv: list[str]) -> int:
     print(machine.summary(about))
     print(_table(rows, {name: " x ".join(map(str, x.shape[1:])) for name, x in inputs.items()}))
     return 0
+
+
+def _in_runtimes(options: BenchOptions) -> int:
+    """One model in every runtime."""
+    import torch
+
+    from selkern.convert.subject import find_subject, is_code, own_size
+    from selkern.inference.network import load
+    from selkern.measure import machine
+    from selkern.models.registry import list_models
+    from selkern.runtimes.bench import in_runtimes, missing_runtimes
+
+    name = options.models[0] if options.models else DEFAULT[0]
+    known = name.partition("(")[0] in list_models() or is_code(name)
+    model = find_subject(name, options.arguments) if known else load(name, "cpu").model
+    side = options.image_size or own_size(model)
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randn(32, getattr(model, "in_chans", 3), side, side, generator=generator)
+    rows = in_runtimes(model, images, options.batch_size, options.budget, compiled=options.compiled, say=_say)
+    about = machine.describe()
+    if options.json:
+        print(json.dumps({"machine": about, "model": name, "rows": [asdict(row) for row in rows]}))
+        return 0
+    print(machine.summary(about))
+    print(f"\n{name}: input {' x '.join(map(str, images.shape[1:]))}")
+    print(_runtimes_table(rows))
+    for runtime, package in missing_runtimes().items():
+        print(f"{runtime}: not measured, {package} is not installed")
+    return 0
+
+
+def _runtimes_table(rows: Sequence[Row]) -> str:
+    """One block for each batch size, a line and a bar for each runtime: the bar is as long as it is faster."""
+    width = max(len(row.runtime) for row in rows) + 2
+    most = max(row.speedup.median for row in rows if row.speedup is not None)
+    lines, block = [], None
+    for row in rows:
+        if row.batch != block:
+            block = row.batch
+            lines.append(f"\nbatch size {row.batch}: ms an image, times as fast, MB, largest difference of logits")
+        times = 1.0 if row.speedup is None else row.speedup.median
+        spread = f"[{row.value.low:.2f}, {row.value.high:.2f}]"
+        bar = "█" * max(1, round(24 * times / most))
+        figures = (
+            f"{row.size / 1e6:8.2f}  {row.difference:.0e}" if row.speedup is not None else f"{row.size / 1e6:8.2f}"
+        )
+        lines.append(
+            f"  {row.runtime:{width}}{row.value.median:9.2f} {spread:19}{times:6.2f} {bar:24} {figures}".rstrip()
+        )
+    lines.append(
+        "\nMedian [quartiles] of rounds in which all ran in turn. Images and int8's ranges are of random numbers:"
+    )
+    lines.append("`selkern export` compares on the images of a run.")
+    return "\n".join(lines)
 
 
 def _table(rows: Sequence[Timing], shapes: dict[str, str]) -> str:

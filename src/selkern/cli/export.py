@@ -92,7 +92,7 @@ def main(argv: list[str]) -> int:
             calibration = pictures_of(loaded, options.data, ("train", "all"), options.calibration_images, **shared)
             if calibration is None:
                 raise UsageError("no data to calibrate int8 with", "--data", "give those the network was trained on")
-        line.show("exporting")
+        line.show("exporting", total=0)
         result = export_weights(
             loaded,
             path,
@@ -103,7 +103,7 @@ def main(argv: list[str]) -> int:
             dynamic_size=options.dynamic_size,
             with_normalisation=options.with_normalisation,
         )
-        line.show("timing")
+        line.show("timing", total=0)
         timings = times(loaded, path)
     if shown is None:
         say("note: no data are known: compared on random images; --data gives real ones")
