@@ -112,6 +112,7 @@ RUNTIMES: dict[str, Callable[[Folded, Tensor, Path], Callable[[Tensor], Tensor]]
 }
 
 
+@pytest.mark.exhaustive
 @pytest.mark.filterwarnings("ignore")  # the exporters' own
 @pytest.mark.parametrize("runtime", RUNTIMES.values(), ids=RUNTIMES.keys())
 @pytest.mark.parametrize("kind", [network, layer, article, compiled])

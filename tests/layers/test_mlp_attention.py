@@ -97,6 +97,7 @@ RUNTIMES: dict[str, Callable[[MLPAttention, Tensor, Path], Callable[[Tensor], Te
 }
 
 
+@pytest.mark.exhaustive
 @pytest.mark.filterwarnings("ignore")  # the exporters' own
 @pytest.mark.parametrize("gradients", [True, False])
 @pytest.mark.parametrize("runtime", RUNTIMES.values(), ids=RUNTIMES.keys())

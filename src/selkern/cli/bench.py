@@ -43,7 +43,7 @@ class BenchOptions:
     budget: float = 10.0
     """Seconds for each comparison; at least three rounds are run."""
     runtimes: bool = False
-    """Inference of one model, or run, as PyTorch, `fold`, ONNX Runtime and OpenVINO (float32, bfloat16, int8) compute it."""
+    """Inference of one model or run in PyTorch, folded, by ONNX Runtime, and by OpenVINO (float32, bfloat16, int8)."""
     compiled: bool = False
     """With --runtimes: torch.compile too, which takes a minute for each batch size."""
     json: bool = False
@@ -139,15 +139,10 @@ def _runtimes_table(rows: Sequence[Row]) -> str:
         times = 1.0 if row.speedup is None else row.speedup.median
         spread = f"[{row.value.low:.2f}, {row.value.high:.2f}]"
         bar = "█" * max(1, round(24 * times / most))
-        figures = (
-            f"{row.size / 1e6:8.2f}  {row.difference:.0e}" if row.speedup is not None else f"{row.size / 1e6:8.2f}"
-        )
-        lines.append(
-            f"  {row.runtime:{width}}{row.value.median:9.2f} {spread:19}{times:6.2f} {bar:24} {figures}".rstrip()
-        )
-    lines.append(
-        "\nMedian [quartiles] of rounds in which all ran in turn. Images and int8's ranges are of random numbers:"
-    )
+        value = f"{row.value.median:9.2f} {spread:19}{times:6.2f} {bar:24} {row.size / 1e6:8.2f}"
+        difference = "" if row.speedup is None else f"{row.difference:9.0e}"
+        lines.append(f"  {row.runtime:{width}}{value}{difference}")
+    lines.append("\nMedian [quartiles] of rounds in which all ran in turn. Images are random, int8's ranges of them:")
     lines.append("`selkern export` compares on the images of a run.")
     return "\n".join(lines)
 

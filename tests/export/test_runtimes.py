@@ -1,0 +1,140 @@
+"""OpenVINO and int8, and every network of the zoo as ONNX: long, or of packages that only `make clients` installs."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from shim import timm_or_skip
+from torch import nn
+
+import selkern
+from selkern import cli, list_models
+from selkern.errors import NumericsError, UsageError
+from selkern.runtimes.network import ExportedNetwork
+from selkern.runtimes.quantize import Int8
+
+pytestmark = [
+    pytest.mark.exhaustive,
+    pytest.mark.filterwarnings("ignore", "error:::selkern"),  # other people's code warns about itself
+]
+SIZES = {"sk_shufflenet": 64, "se_shufflenet": 64, "shufflenet": 64}
+
+
+def moved(model: nn.Module) -> nn.Module:
+    """Norms off 1 and 0, where mistakes hide."""
+    torch.manual_seed(0)
+    for name, tensor in model.state_dict().items():
+        if tensor.is_floating_point() and ("norm" in name or "running" in name or ".bn" in name):
+            tensor.uniform_(0.5, 1.5)
+    return model.eval()
+
+
+@pytest.mark.share(10)
+@pytest.mark.parametrize("name", list_models())
+def test_every_network_as_onnx(name: str, tmp_path: Path) -> None:
+    model = moved(selkern.create_model(name, num_classes=7))
+    x = torch.randn(3, 3, 64, 64)
+    result = selkern.export(model, tmp_path / "net.onnx", example=x, images=x)
+    assert result.difference < 1e-4
+
+
+@pytest.fixture(scope="module")
+def openvino(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The bundled network with selections, for OpenVINO."""
+    pytest.importorskip("openvino")
+    path = tmp_path_factory.mktemp("openvino") / "digits.xml"
+    selkern.export(selkern.create_model("sknet_mini", weights="digits"), path, selections=True, dynamic_size=True)
+    return path
+
+
+def test_openvino_gives_logits_and_selections(openvino: Path) -> None:
+    model, file = selkern.create_model("sknet_mini", weights="digits").eval(), ExportedNetwork(openvino)
+    x = torch.randn(5, 3, 64, 80)
+    with selkern.record(model) as selections, torch.no_grad():
+        want = model(x)
+    for output, expected in zip(file.outputs(x), (want, *selections.values()), strict=True):
+        torch.testing.assert_close(output, expected, rtol=1e-4, atol=1e-4)
+    assert file.card is not None
+    assert file.card.network == model.card
+    assert file.card.images == ("batch", 3, "height", "width")
+
+
+def test_bfloat16_is_another_arithmetic(openvino: Path) -> None:
+    x = torch.randn(5, 3, 48, 48)
+    exact, rounded = ExportedNetwork(openvino)(x), ExportedNetwork(openvino, "bf16")(x)
+    assert (exact - rounded).abs().max() < 0.1 * exact.abs().max()
+
+
+@pytest.mark.parametrize("kind", ["onnx", "openvino"])
+def test_int8_of_the_command(kind: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("nncf")
+    data = "digits:train=200,val=150,test=50"
+    words = ["export", "sknet_mini.digits", "--to", kind, "--int8", "--data", data, "--output", str(tmp_path)]
+    assert cli.main([*words, "--calibration-images", "100", "--json"]) == 0
+    answer = json.loads(capsys.readouterr().out)
+    assert answer["compared"]["agreement"] >= 0.97
+    assert answer["compared"]["exported_top1"] >= answer["compared"]["top1"] - 0.005
+    assert answer["compared"]["difference"] > 1e-4  # of float32 it would be less
+    file = ExportedNetwork(answer["file"])
+    assert file.card is not None
+    assert file.card.int8
+    assert answer["bytes"] < 700_000  # 720 kB of float32 weights alone
+    assert cli.main(["evaluate", answer["file"], "--data", data, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["top1"] > 0.9
+
+
+def test_int8_that_costs_too_much_is_not_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("nncf")
+    model = selkern.create_model("sknet_mini", weights="digits").eval()
+    images = torch.randn(32, 3, 48, 48)
+    with pytest.raises(UsageError, match="3 images to calibrate with"):
+        Int8(calibration=images[:3])
+    monkeypatch.setattr("selkern.runtimes.export.quantise", lambda *_: None)
+    wrong = (model(images).argmax(1) + 1) % 10
+    right = wrong.clone()
+    right[:16] = model(images).argmax(1)[:16]
+    monkeypatch.setattr(
+        "selkern.runtimes.trial.run_file", lambda _path, x: model(x) if len(x) < 32 else torch.zeros(len(x), 10)
+    )
+    with pytest.raises(NumericsError):
+        selkern.export(model, tmp_path / "a.xml", images=images, labels=right, int8=Int8(calibration=images))
+    assert not list(tmp_path.iterdir())
+
+
+def test_accuracy_control_leaves_operators_in_float(tmp_path: Path) -> None:
+    """With ranges that fit no image int8 alone loses much, and the file that is kept does not."""
+    pytest.importorskip("nncf")
+    model = selkern.create_model("sknet_mini", weights="digits").eval()
+    images = torch.randn(64, 3, 48, 48, generator=torch.Generator().manual_seed(0))
+    far = Int8(calibration=images[:16] * 1e-3, max_drop=0.02)
+    try:
+        result = selkern.export(model, tmp_path / "a.xml", images=images, int8=far)
+    except NumericsError as error:
+        assert "int8 has a top-1" in str(error)
+        assert not list(tmp_path.iterdir())
+    else:
+        assert result.agreement >= 0.98
+
+
+def test_a_third_party_network(tmp_path: Path) -> None:
+    timm = timm_or_skip()
+    model = moved(timm.create_model("tf_efficientnet_lite0", num_classes=5))
+    x = torch.randn(4, 3, 64, 64)
+    changed = moved(selkern.selectify(model, example=x, where="last 2 stages"))
+    for number, network in enumerate((model, changed)):
+        result = selkern.export(network, tmp_path / f"{number}.onnx", example=x[:2], images=x, selections=number == 1)
+        assert result.difference < 1e-4
+
+
+def test_one_network_in_every_runtime(capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("nncf")
+    words = ["bench", "sknet_mini.digits", "--runtimes", "--budget", "0.5", "--batch-size", "2"]
+    assert cli.main([*words, "--json"]) == 0
+    rows = {row["runtime"]: row for row in json.loads(capsys.readouterr().out)["rows"]}
+    assert list(rows) == ["PyTorch", "folded", "ONNX Runtime", "OpenVINO float32", "OpenVINO bfloat16", "OpenVINO int8"]
+    assert all(rows[name]["difference"] < 1e-4 for name in ("folded", "ONNX Runtime", "OpenVINO float32"))
+    assert cli.main(words) == 0
+    assert "times as fast" in capsys.readouterr().out
