@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -19,6 +20,8 @@ from selkern.errors import CheckpointError, NumericsError, PackageError, UsageEr
 from selkern.models.weights import Card, bundled
 from selkern.runtimes.files import ExportCard
 from selkern.runtimes.network import ExportedNetwork
+from selkern.runtimes.quantize import Int8
+from selkern.runtimes.trial import Trial
 
 pytestmark = pytest.mark.filterwarnings("ignore", "error:::selkern")  # torch's exporter warns about itself
 SIDE = 48
@@ -159,6 +162,20 @@ def test_a_wrong_file_is_not_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     with pytest.raises(NumericsError, match=r"differs by .* of the largest logit"):
         selkern.export(moved(Small()), tmp_path / "small.onnx", example=images(2))
     assert not list(tmp_path.iterdir())
+
+
+def test_int8_that_costs_more_than_allowed_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = moved(Small())
+    trial = Trial.of(model, images(), None, None)
+    wrong = trial.logits.roll(1, dims=1)
+    wrong[1:] = trial.logits[1:]
+    monkeypatch.setattr("selkern.runtimes.trial.run_file", lambda *_: wrong)
+    path = tmp_path / "a.xml"
+    with pytest.raises(NumericsError, match=r"int8 has a top-1 of 91.67%, 100.00% without, and 5.00% less is allowed"):
+        trial.compare(path, path, math.inf, 0.05)
+    assert trial.compare(path, path, math.inf, 0.1).agreement == pytest.approx(11 / 12)
+    with pytest.raises(UsageError, match="3 images to calibrate with"):
+        Int8(calibration=images(3))
 
 
 def test_a_full_disk_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
