@@ -15,9 +15,12 @@ from torch import Tensor, nn
 
 import selkern
 from selkern import cli
+from selkern.cli.bench import _runtimes_table
 from selkern.data.preprocess import Preprocess
 from selkern.errors import CheckpointError, NumericsError, PackageError, UsageError
+from selkern.measure.timing import Spread
 from selkern.models.weights import Card, bundled
+from selkern.runtimes.bench import Row
 from selkern.runtimes.files import ExportCard
 from selkern.runtimes.network import ExportedNetwork
 from selkern.runtimes.quantize import Int8
@@ -284,3 +287,14 @@ def test_an_absent_package_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     monkeypatch.setitem(__import__("sys").modules, "onnxscript", None)
     with pytest.raises(PackageError, match=r"pip install 'selkern\[export\]'"):
         selkern.export(Small(), tmp_path / "a.onnx", example=images(2))
+
+
+def test_the_table_of_runtimes_has_the_ratio_as_its_figure() -> None:
+    spread, exact = Spread(2.0, 1.9, 2.1), {"difference": 0.0, "agreement": 1.0, "size": 4_000_000}
+    rows = [
+        Row(runtime="PyTorch", batch=1, value=Spread(8.0, 7.5, 8.5), speedup=None, **exact),
+        Row(runtime="OpenVINO int8", batch=1, value=spread, speedup=Spread(4.0, 3.9, 4.1), **exact),
+    ]
+    lines = _runtimes_table(rows).splitlines()
+    assert lines[2].split() == ["PyTorch", "8.00", "[7.50,", "8.50]", "1.00", "█" * 6, "4.00"]
+    assert lines[3].split() == ["OpenVINO", "int8", "2.00", "[1.90,", "2.10]", "4.00", "█" * 24, "4.00", "0e+00"]

@@ -36,7 +36,7 @@ def moved(model: nn.Module) -> nn.Module:
     return model.eval()
 
 
-@pytest.mark.share(10)
+@pytest.mark.share(14)
 @pytest.mark.parametrize("name", list_models())
 def test_every_network_as_onnx(name: str, tmp_path: Path) -> None:
     model = moved(selkern.create_model(name, num_classes=7))
@@ -126,10 +126,8 @@ def test_a_third_party_network(tmp_path: Path) -> None:
 
 def test_one_network_in_every_runtime(capsys: pytest.CaptureFixture[str]) -> None:
     pytest.importorskip("nncf")
-    words = ["bench", "sknet_mini.digits", "--runtimes", "--budget", "0.5", "--batch-size", "2"]
-    assert cli.main([*words, "--json"]) == 0
+    words = ["bench", "sknet_mini.digits", "--runtimes", "--budget", "0.5", "--batch-size", "2", "--json"]
+    assert cli.main(words) == 0
     rows = {row["runtime"]: row for row in json.loads(capsys.readouterr().out)["rows"]}
     assert list(rows) == ["PyTorch", "folded", "ONNX Runtime", "OpenVINO float32", "OpenVINO bfloat16", "OpenVINO int8"]
     assert all(rows[name]["difference"] < 1e-4 for name in ("folded", "ONNX Runtime", "OpenVINO float32"))
-    assert cli.main(words) == 0
-    assert "times as fast" in capsys.readouterr().out
