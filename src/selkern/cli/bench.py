@@ -6,7 +6,7 @@ import json
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 from tyro.conf import Positional
@@ -15,6 +15,8 @@ from selkern.cli.parse import parse
 from selkern.errors import UsageError
 
 if TYPE_CHECKING:
+    from torch import nn
+
     from selkern.measure.bench import Timing
     from selkern.runtimes.bench import Row
 
@@ -27,7 +29,7 @@ class BenchOptions:
     """Time inference and a training step of models on the CPU, and the memory held for the backward pass.
 
     Several models run in turn, and each is compared with the first. Without a model: sknet50 and its plain twin,
-    resnext50_32x4d. With --runtimes one model runs in PyTorch, folded, and in every runtime that is installed.
+    resnext50_32x4d. With --runtimes the last one runs folded and in every runtime that is installed, too.
     """
 
     models: Annotated[Positional[tuple[str, ...]], tyro.conf.arg(metavar="MODEL...")] = ()
@@ -43,7 +45,7 @@ class BenchOptions:
     budget: float = 10.0
     """Seconds for each comparison; at least three rounds are run."""
     runtimes: bool = False
-    """Inference of one model or run in PyTorch, folded, by ONNX Runtime, and by OpenVINO (float32, bfloat16, int8)."""
+    """Inference of the last model in PyTorch, folded, by ONNX Runtime, and by OpenVINO (float32, bfloat16, int8)."""
     compiled: bool = False
     """With --runtimes: torch.compile too, which takes a minute for each batch size."""
     json: bool = False
@@ -60,8 +62,6 @@ class BenchOptions:
                 raise UsageError(f"{name} is {given}", f"--{name.replace('_', '-')}", "must be at least 1")
         if self.compiled and not self.runtimes:
             raise UsageError("--compiled is of --runtimes", "--compiled", "add --runtimes")
-        if self.runtimes and len(self.models) > 1:
-            raise UsageError(f"{len(self.models)} models", "--runtimes", "give one")
         if not self.budget > 0:
             raise UsageError(f"budget is {self.budget}", "--budget", "must be above 0")
         if workload := next((model for model in self.models if model in _WORKLOADS), None):
@@ -108,13 +108,17 @@ def _in_runtimes(options: BenchOptions) -> int:
     from selkern.models.registry import list_models
     from selkern.runtimes.bench import in_runtimes, missing_runtimes
 
-    name = options.models[0] if options.models else DEFAULT[0]
-    known = name.partition("(")[0] in list_models() or is_code(name)
-    model = find_subject(name, options.arguments) if known else load(name, "cpu").model
+    def find(name: str) -> nn.Module:
+        known = name.partition("(")[0] in list_models() or is_code(name)
+        return find_subject(name, options.arguments) if known else load(name, "cpu").model
+
+    *names, name = options.models or DEFAULT[:1]
+    model, others = find(name), {each: find(each) for each in names}
     side = options.image_size or own_size(model)
     generator = torch.Generator().manual_seed(0)
     images = torch.randn(32, getattr(model, "in_chans", 3), side, side, generator=generator)
-    rows = in_runtimes(model, images, options.batch_size, options.budget, compiled=options.compiled, say=_say)
+    settings: dict[str, Any] = {"others": others, "compiled": options.compiled, "say": _say}
+    rows = in_runtimes(model, images, options.batch_size, options.budget, **settings)
     about = machine.describe()
     if options.json:
         print(json.dumps({"machine": about, "model": name, "rows": [asdict(row) for row in rows]}))
@@ -140,7 +144,7 @@ def _runtimes_table(rows: Sequence[Row]) -> str:
         spread = f"[{row.value.low:.2f}, {row.value.high:.2f}]"
         bar = "█" * max(1, round(24 * times / most))
         value = f"{row.value.median:9.2f} {spread:19}{times:6.2f} {bar:24} {row.size / 1e6:8.2f}"
-        difference = "" if row.speedup is None else f"{row.difference:9.0e}"
+        difference = "" if row.difference is None else f"{row.difference:9.0e}"
         lines.append(f"  {row.runtime:{width}}{value}{difference}")
     lines.append("\nMedian [quartiles] of rounds in which all ran in turn. Images are random, int8's ranges of them:")
     lines.append("`selkern export` compares on the images of a run.")

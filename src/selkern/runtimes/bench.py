@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.util
 import tempfile
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -32,9 +32,9 @@ class Row:
         runtime: its name.
         batch: images of one pass.
         value: ms an image, median and quartiles.
-        speedup: PyTorch's time over its, of the rounds' ratios; None of PyTorch itself.
+        speedup: the first one's time over its, of the rounds' ratios; None of the first itself.
         size: bytes of weights or file.
-        difference: largest difference of the logits from PyTorch's, as a share of the largest.
+        difference: largest difference of the logits from PyTorch's, as a share of the largest; None of PyTorch itself.
         agreement: share of images with the same likeliest class.
     """
 
@@ -43,8 +43,8 @@ class Row:
     value: Spread
     speedup: Spread | None
     size: int
-    difference: float
-    agreement: float
+    difference: float | None = None
+    agreement: float | None = None
 
 
 def missing_runtimes() -> dict[str, str]:
@@ -64,6 +64,7 @@ def in_runtimes(
     batch_sizes: tuple[int, ...],
     budget: float,
     *,
+    others: Mapping[str, nn.Module] | None = None,
     compiled: bool = False,
     say: Callable[[str], None] = lambda _: None,
 ) -> list[Row]:
@@ -74,6 +75,7 @@ def in_runtimes(
         images: (n, C, H, W) that answers are compared on, and that int8 takes its ranges from, n at least 16.
         batch_sizes: to time.
         budget: seconds for the rounds at each batch size.
+        others: further networks for such images, by name, in PyTorch: speed is compared with the first of them.
         compiled: measure torch.compile too, which takes a minute or more.
         say: called with what is done next.
     """
@@ -81,15 +83,23 @@ def in_runtimes(
         runtimes = _runtimes(model.eval(), images, Path(folder), compiled, say)
         want, rows = logits_of(model, images), []
         answers = {name: logits_of(network, images) for name, (network, _) in runtimes.items()}
+        further = {name: (other.eval(), _bytes(other)) for name, other in (others or {}).items()}
+        everything = {**further, **runtimes}
+        first = next(iter(everything))
         for batch in batch_sizes:
             say(f"timing, batch size {batch}")
             x = images[torch.arange(batch) % len(images)].clone()
             jobs: dict[str, Job] = {}
-            for name, (network, _) in runtimes.items():
-                choice = in_layouts(network, x, forward) if name == EAGER else {"": partial(forward, network, x)}
+            for name, (network, _) in everything.items():
+                eager = name == EAGER or name in further
+                choice = in_layouts(network, x, forward) if eager else {"": partial(forward, network, x)}
                 jobs[name] = choice[quickest(choice)]
             seconds = in_turn(jobs, budget=budget)
-            rows += [_row(name, batch, runtimes[name][1], seconds, want, answers[name]) for name in runtimes]
+            for name, (_, size) in everything.items():
+                value = Spread.of([1e3 * each / batch for each in seconds[name]])
+                speedup = None if name == first else ratios(seconds[first], seconds[name])
+                row = Row(runtime=name, batch=batch, value=value, speedup=speedup, size=size)
+                rows.append(_compared(row, want, answers[name]) if name in answers and name != EAGER else row)
     return rows
 
 
@@ -97,7 +107,7 @@ def _runtimes(
     model: nn.Module, images: Tensor, folder: Path, compiled: bool, say: Callable[[str], None]
 ) -> dict[str, tuple[nn.Module, int]]:
     """The network in each runtime, and its size in bytes."""
-    weights = sum(p.numel() * p.element_size() for p in model.parameters())
+    weights = _bytes(model)
     x, absent = images[:2], missing_runtimes()
     runtimes: dict[str, tuple[nn.Module, int]] = {EAGER: (model, weights)}
     runtimes["folded"] = fold(model, example=x), weights
@@ -126,13 +136,11 @@ def _opened(path: Path, precision: Precision = "f32") -> tuple[ExportedNetwork, 
     return ExportedNetwork(path, precision), sum(file.stat().st_size for file in files if file.is_file())
 
 
-def _row(name: str, batch: int, size: int, seconds: Mapping[str, list[float]], want: Tensor, answers: Tensor) -> Row:
-    return Row(
-        runtime=name,
-        batch=batch,
-        value=Spread.of([1e3 * each / batch for each in seconds[name]]),
-        speedup=None if name == EAGER else ratios(seconds[EAGER], seconds[name]),
-        size=size,
-        difference=((answers - want).abs().max() / want.abs().max().clamp(min=1e-12)).item(),
-        agreement=(answers.argmax(1) == want.argmax(1)).double().mean().item(),
-    )
+def _bytes(model: nn.Module) -> int:
+    return sum(p.numel() * p.element_size() for p in model.parameters())
+
+
+def _compared(row: Row, want: Tensor, answers: Tensor) -> Row:
+    difference = ((answers - want).abs().max() / want.abs().max().clamp(min=1e-12)).item()
+    agreement = (answers.argmax(1) == want.argmax(1)).double().mean().item()
+    return replace(row, difference=difference, agreement=agreement)
