@@ -93,7 +93,8 @@ def table(results: dict[str, list[dict[str, float]]], sides: dict[str, float]) -
         plain, selective = ([100 * figures.get(name, 0.0) for figures in results[arm]] for arm in ARMS)
         pair = paired([p / 100 for p in selective], [p / 100 for p in plain])
         means = (f"{statistics.mean(plain):.2f}", f"{statistics.mean(selective):.2f}")
-        yield f"| {name} | {sides[name]:.0f} | {' | '.join(means)} | {shown(pair)} |".replace("| nan |", "| |")
+        side = f"{sides[name]:.0f}" if name in sides else ""
+        yield f"| {name} | {side} | {' | '.join(means)} | {shown(pair)} |"
 
 
 def main() -> None:
@@ -110,7 +111,7 @@ def main() -> None:
     for seed in range(options.seeds):
         for arm in ARMS:
             results[arm].append(run(arm, seed, data, options.folder, options.epochs, options.selectify))
-    lines = list(table(results, sides | {MEAN: float("nan")}))
+    lines = list(table(results, sides))
     print(*lines, sep="\n")
     about = f"{options.epochs} epochs, {options.seeds} seeds, selectify={options.selectify!r}; ultralytics "
     about += f"{ultralytics.__version__}, torch {torch.__version__}, {summary(describe())}"
