@@ -136,11 +136,11 @@ class Progress:
                     self._bar.update(count)
 
     def show(self, text: str, total: int | None = None) -> None:
-        """Something else goes on; with `total`, it is counted anew."""
+        """Something else goes on; with `total`, it is counted anew, with 0 not any more."""
         with self._lock:
             self.text, self._lines = text, 0
             if total is not None:
-                self.total, self.done, self._first, self._started = total, 0, 0, self._clock()
+                self.total, self.done, self._first, self._started = total or None, 0, 0, self._clock()
                 if self._bar is not None:
                     self._bar.bar_format = self._format()
                     self._bar.set_description_str(text, refresh=False)

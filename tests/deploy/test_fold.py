@@ -33,6 +33,27 @@ def assert_close(got: Tensor, want: Tensor, tolerance: float = 1e-5) -> None:
 NETWORKS = ["sknet_mini", "resnet_mini", "seresnet_mini", "sknet_mini_sum", "sk_shufflenet_v2_x05", "skresnet18"]
 
 
+class Nested(nn.Module):
+    """Gives what detectors give: tensors and numbers, nested."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.net = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU())
+
+    def forward(self, x: Tensor) -> Any:
+        y = self.net(x)
+        return y.mean(dim=(2, 3)), {"maps": [y], "stride": 8}
+
+
+def test_outputs_may_be_nested() -> None:
+    model, x = trained(Nested()), torch.randn(5, 3, 9, 9)
+    fast = fold(model, example=x, micro_batch=2)
+    (mean, more), (want, expected) = fast(x), model(x)
+    assert_close(mean, want.detach())
+    assert_close(more["maps"][0], expected["maps"][0].detach())
+    assert more["stride"] == 8
+
+
 @pytest.mark.parametrize("name", [*NETWORKS, "sknet26", "skresnet50d"])
 def test_networks(name: str) -> None:
     torch.manual_seed(0)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import math
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
@@ -19,6 +21,8 @@ from selkern import cli
 from selkern.cli.bench import _runtimes_table
 from selkern.data.preprocess import Preprocess
 from selkern.errors import CheckpointError, NumericsError, PackageError, UsageError
+from selkern.inference.export import pictures_of
+from selkern.inference.network import load
 from selkern.measure.timing import Spread
 from selkern.models.weights import Card, bundled
 from selkern.runtimes.bench import Row
@@ -125,8 +129,9 @@ def test_a_selectified_network(tmp_path: Path) -> None:
 
 def test_normalisation_in_the_graph(tmp_path: Path, network: nn.Module) -> None:
     path = tmp_path / "levels.onnx"
-    small, card = moved(Small()), network.card
-    assert isinstance(card, Card)
+    small, known = moved(Small()), network.card
+    assert isinstance(known, Card)
+    card = replace(known, classes=known.classes[:4])
     selkern.export(small, path, example=images(2), card=card, with_normalisation=True)
     file, levels = ExportedNetwork(path), torch.randint(0, 256, (3, SIDE, SIDE, 3), dtype=torch.uint8)
     normalised = Preprocess.from_dict(card.preprocess).normalise(levels.permute(0, 3, 1, 2))
@@ -159,6 +164,63 @@ def test_predict_and_evaluate_open_it(onnx: Path, tmp_path: Path, capsys: pytest
     figures = json.loads(capsys.readouterr().out)
     assert figures["images"] == 40
     assert figures["top1"] > 0.8
+
+
+def test_a_network_of_other_numbers_is_written_as_float32(tmp_path: Path) -> None:
+    model = moved(Small()).double()
+    selkern.export(model, tmp_path / "a.onnx", example=images(2).double())
+    with torch.no_grad():
+        want = model(images(3).double()).float()
+    torch.testing.assert_close(ExportedNetwork(tmp_path / "a.onnx")(images(3)), want, rtol=1e-4, atol=1e-5)
+    assert next(model.parameters()).dtype == torch.float64
+
+
+def test_outputs_have_the_labels_of_record(tmp_path: Path) -> None:
+    model = Small()
+    model.act = nn.Sequential(selkern.SKAttention(16), nn.ReLU())  # type: ignore[assignment]
+    moved(model)
+    selkern.export(model, tmp_path / "a.pt2", example=images(2), selections=True)
+    card = ExportCard.from_json((tmp_path / "a.pt2.json").read_text(), "test")
+    assert card.outputs == ("logits", "act.0")
+
+
+def test_commands_that_need_the_network_say_that_a_file_is_exported(
+    onnx: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for words in (["export", str(onnx)], ["analyze", str(onnx), "--output", str(tmp_path / "a"), "--data", "digits"]):
+        assert cli.main(words) == 2
+        assert "an exported file" in capsys.readouterr().err
+    assert cli.main(["bench", str(onnx), "--runtimes"]) == 2
+    assert "an exported file" in capsys.readouterr().err
+
+
+def test_a_file_whose_classes_are_not_its_outputs(onnx: Path, tmp_path: Path) -> None:
+    proto = importlib.import_module("onnx").load(str(onnx))
+    entry = next(entry for entry in proto.metadata_props if entry.key == "selkern")
+    entry.value = entry.value.replace('"0", ', "", 1)
+    path = tmp_path / "a.onnx"
+    path.write_bytes(proto.SerializeToString())
+    with pytest.raises(CheckpointError, match=r"gives \(10,\) numbers an image, and names 9 classes"):
+        ExportedNetwork(path)(images(1))
+
+
+def test_int8_and_the_comparison_never_share_images(tmp_path: Path) -> None:
+    """Of data without splits every second image is for the one; a test split alone is refused."""
+    loaded = load("sknet_mini.digits")
+    for split in ("", "test"):
+        for number in range(10):
+            for name in map(str, range(10)):
+                (folder := tmp_path / f"data{split}" / split / name).mkdir(parents=True, exist_ok=True)
+                Image.new("RGB", (20, 20), (25 * number, 7 * int(name), 0)).save(folder / f"{number}.png")
+    given: dict[str, Any] = {"table": None, "seen": lambda _: None}
+    shown, calibration = pictures_of(loaded, str(tmp_path / "data"), 1000, 1000, **given)
+    assert shown is not None
+    assert calibration is not None
+    assert len(shown.images) == len(calibration.images) == 50
+    both = torch.cat([shown.images, calibration.images]).flatten(1)
+    assert len(torch.unique(both, dim=0)) == 100
+    with pytest.raises(UsageError, match="no training images to calibrate int8 with"):
+        pictures_of(loaded, str(tmp_path / "datatest"), 1000, 1000, **given)
 
 
 def test_a_wrong_file_is_not_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -207,11 +269,39 @@ class NoLogits(Small):
         return result
 
 
+class Named(Small):
+    """Gives its logits by name."""
+
+    def forward(self, x: Tensor) -> Any:
+        return {"logits": super().forward(x)}
+
+
 WRONG: dict[str, tuple[Callable[[Path], object], str]] = {
+    "an upper-case suffix": (lambda p: selkern.export(Small(), p / "a.ONNX", example=images(2)), "no format has the"),
+    "logits by name": (lambda p: selkern.export(Named(), p / "a.pt2", example=images(2)), "gives a dict, not logits"),
+    "channels": (lambda p: selkern.export(Small(), p / "a.pt2", example=torch.zeros(2, 1, 9, 9)), "does not run on"),
+    "no tensor": (lambda p: selkern.export(Small(), p / "a.pt2", example=cast(Any, [1, 2])), "example is list"),
+    "other images": (
+        lambda p: selkern.export(Small(), p / "a.pt2", example=images(2), images=torch.zeros(2, 3, 9, 9)),
+        "give images of the example's size",
+    ),
+    "no images": (lambda p: selkern.export(Small(), p / "a.pt2", example=images(2), images=images(0)), "images are"),
+    "labels of no class": (
+        lambda p: selkern.export(Small(), p / "a.pt2", example=images(2), labels=torch.tensor([0, 4])),
+        "labels from 0 to 4 of 4 classes",
+    ),
+    "int8": (lambda p: selkern.export(Small(), p / "a.onnx", example=images(2), int8=cast(Any, True)), "int8 is True"),
+    "classes": (
+        lambda p: selkern.export(Small(), p / "a.pt2", example=images(2), card=Card(model="a", classes=("b", "c"))),
+        "2 classes, and the model gives 4 numbers an image",
+    ),
     "a suffix": (lambda p: selkern.export(Small(), p / "a.tflite", example=images(2)), "no format has the suffix"),
     "a folder": (lambda p: selkern.export(Small(), p / "no" / "a.onnx", example=images(2)), "no such folder"),
     "no example": (lambda p: selkern.export(Small(), p / "a.onnx"), "the size of the images is not known"),
-    "one image": (lambda p: selkern.export(Small(), p / "a.onnx", example=images(1)), "give .N, C, H, W., N >= 2"),
+    "one image": (
+        lambda p: selkern.export(Small(), p / "a.onnx", example=images(1)),
+        "give a tensor",
+    ),
     "no logits": (lambda p: selkern.export(NoLogits(), p / "a.onnx", example=images(2)), "not logits"),
     "values": (lambda p: selkern.export(Untraceable(), p / "a.pt2", example=images(2)), "torch.export cannot trace it"),
     "no units": (
@@ -281,6 +371,7 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     assert cli.main([*words, "--data", "digits:train=60,val=50,test=20"]) == 2
     assert "exists already" in capsys.readouterr().err
     assert cli.main(["export", str(weights), "--int8", "--to", "pt2"]) == 2
+    assert cli.main(["export", str(weights), "--output", str(weights)]) == 2
     assert cli.main(["export", str(weights), "--to", "onnx", "--output", str(tmp_path / "a.xml")]) == 2
 
 

@@ -13,6 +13,7 @@ from tyro.conf import Positional
 
 from selkern.cli.parse import parse
 from selkern.errors import UsageError
+from selkern.progress import say
 
 if TYPE_CHECKING:
     from torch import nn
@@ -117,8 +118,8 @@ def _in_runtimes(options: BenchOptions) -> int:
     side = options.image_size or own_size(model)
     generator = torch.Generator().manual_seed(0)
     images = torch.randn(32, getattr(model, "in_chans", 3), side, side, generator=generator)
-    settings: dict[str, Any] = {"others": others, "compiled": options.compiled, "say": _say}
-    rows = in_runtimes(model, images, options.batch_size, options.budget, **settings)
+    settings: dict[str, Any] = {"others": others, "compiled": options.compiled}
+    rows = in_runtimes(model, images, options.batch_size, options.budget, say=say, **settings)
     about = machine.describe()
     if options.json:
         print(json.dumps({"machine": about, "model": name, "rows": [asdict(row) for row in rows]}))

@@ -42,7 +42,7 @@ def main(argv: list[str]) -> int:
             make_folder(options.output)
         tune(threads=options.threads)
         line.show("loading the network")
-        loaded = load(options.run, options.device, options.model)
+        loaded = load(options.run, options.device, options.model, exported=True)
         line.show("listing the images")
         chosen = choose_images(loaded, options.data, options.split, on_bad=options.on_bad_image, table=options.table)
         source, split = chosen.source, chosen.split

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -41,7 +42,7 @@ class ExportOptions:
     calibration_images: int = 300
     """Training images that int8 takes the ranges of activations from."""
     images: int = 1000
-    """Validation images that the file is compared on, at most."""
+    """Images that the file is compared on, at most: of the validation split, else of the test split, else of all."""
     data: str | None = None
     """Other data than the run's own, or where those lie now: digits, a folder, .csv or .parquet."""
     selections: bool = False
@@ -75,23 +76,17 @@ def main(argv: list[str]) -> int:
     with Progress("starting") as line:
         from selkern.inference.export import export_weights, file_of, pictures_of, times
         from selkern.inference.network import load
-        from selkern.runtimes.files import is_exported
 
         tune(threads=options.threads)
-        if is_exported(options.run):
-            raise UsageError("is exported already", options.run, "give the run or the weights it was made of")
         line.show("loading the network")
         loaded = load(options.run, "cpu", options.model)
         path = file_of(loaded, options.to, int8=options.int8, output=options.output)
+        calibrating = options.calibration_images if options.int8 else None
+        line.show("reading images", total=options.images + (calibrating or 0))
         shared: dict[str, Any] = {"table": options.table, "seen": line.advance}
-        line.show("reading images", total=options.images)
-        shown = pictures_of(loaded, options.data, ("val", "test", "all"), options.images, **shared)
-        calibration = None
-        if options.int8:
-            line.show("reading images to calibrate with", total=options.calibration_images)
-            calibration = pictures_of(loaded, options.data, ("train", "all"), options.calibration_images, **shared)
-            if calibration is None:
-                raise UsageError("no data to calibrate int8 with", "--data", "give those the network was trained on")
+        shown, calibration = pictures_of(loaded, options.data, options.images, calibrating, **shared)
+        if options.int8 and calibration is None:
+            raise UsageError("no data to calibrate int8 with", "--data", "give those the network was trained on")
         line.show("exporting", total=0)
         result = export_weights(
             loaded,
@@ -137,4 +132,4 @@ def _print(
     if calibration is not None:
         print(f"int8 calibrated on {calibration.name}")
     if timings:
-        print(f"next:\n  selkern predict {path} IMAGE...")
+        print(f"next:\n  selkern predict {shlex.quote(str(path))} IMAGE...")

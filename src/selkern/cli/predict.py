@@ -65,7 +65,7 @@ def main(argv: list[str]) -> int:
         line.show("listing the images")
         images = predicting.list_images(options.paths, lambda text: line.say(f"note: {text}"))
         line.show("loading the network")
-        loaded = load(options.run, options.device, options.model)
+        loaded = load(options.run, options.device, options.model, exported=True)
         top_k = min(options.top_k, len(loaded.card.classes))
         file = None if options.output is None else stack.enter_context(new_prediction_file(options.output, top_k))
         for text in predicting.notes_on(images, loaded.preprocess.levels):

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.utils.fusion import fuse_conv_bn_eval, fuse_linear_bn_eval
+from torch.utils._pytree import tree_leaves, tree_map
 
 from selkern.deploy.fused import CONVS, Cache, FusedConv, can_fold
 from selkern.errors import NumericsError, UsageError
@@ -163,7 +164,7 @@ class Folded(nn.Module):
     def _as_float(self, out: Any) -> Any:
         if self.dtype not in _HALF:
             return out
-        return [part.float() for part in out] if isinstance(out, (list, tuple)) else out.float()
+        return tree_map(lambda part: part.float() if isinstance(part, Tensor) else part, out)
 
     def _compiled_net(self) -> Callable[[Tensor], Any]:
         compiled: Callable[[Tensor], Any] | None = self.__dict__.get("_compiled")
@@ -194,9 +195,7 @@ def _joined(parts: list[Any]) -> Any:
     """
     if len(parts) == 1 and torch.is_inference_mode_enabled():
         return parts[0]
-    if isinstance(parts[0], Tensor):
-        return torch.cat(parts)
-    return [torch.cat(maps) for maps in zip(*parts, strict=True)]
+    return tree_map(lambda *maps: torch.cat(maps) if isinstance(maps[0], Tensor) else maps[0], parts[0], *parts[1:])
 
 
 def fold(
@@ -288,7 +287,9 @@ def _compare(model: nn.Module, folded: Folded, x: Tensor) -> None:
     """Raise unless both give the same, as far as the fold's numbers can."""
     with evaluating(model), torch.inference_mode():
         expected, got = model(x), folded(x)
-    for want, have in zip(*([out] if isinstance(out, Tensor) else out for out in (expected, got)), strict=True):
+    for want, have in zip(tree_leaves(expected), tree_leaves(got), strict=True):
+        if not isinstance(want, Tensor) or not want.is_floating_point():
+            continue
         error = (have.double() - want.double()).abs().max().item() / (want.abs().max().item() or 1.0)
         if not error <= max(_TOLERANCE[folded.dtype], _TOLERANCE.get(want.dtype, 0.0)):
             what = f"the fold differs by {error:.1e} of the largest value"

@@ -11,11 +11,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from selkern.data.split import WHOLE, Split
+from selkern.data.split import WHOLE
 from selkern.data.table_options import TableOptions
 from selkern.errors import DataError, UsageError
 from selkern.evaluation import batches_of, to_input
-from selkern.inference.images import choose_images
+from selkern.inference.images import Chosen, choose_images
 from selkern.inference.network import Loaded
 from selkern.measure.timing import Spread, in_turn, ratios
 from selkern.runtimes.export import export
@@ -53,51 +53,83 @@ class Time:
     """Of the rounds' ratios."""
 
 
-def take(loaded: Loaded, split: Split, name: str, most: int, seen: Callable[[int], object]) -> Pictures:
+def take(
+    loaded: Loaded, chosen: Chosen, most: int, seen: Callable[[int], object], *, half: int | None = None
+) -> Pictures:
     """Images spread evenly over a split; those that cannot be read are left out.
+
+    Args:
+        half: 0 or 1, of every second image; None takes them from all.
 
     Raises:
         DataError: none can be read.
     """
-    numbers = np.unique(np.linspace(0, len(split) - 1, min(most, len(split))).round().astype(int)).tolist()
+    every = range(len(chosen.split)) if half is None else range(half, len(chosen.split), 2)
+    places = np.unique(np.linspace(0, len(every) - 1, min(most, len(every))).round().astype(int)).tolist()
+    numbers = [every[place] for place in places]
     shards = [[(0, number) for number in numbers[at : at + _BATCH]] for at in range(0, len(numbers), _BATCH)]
     images, labels = [], []
-    for batch in batches_of(split, loaded.preprocess, shards, on_bad="skip"):
+    for batch in batches_of(chosen.split, loaded.preprocess, shards, on_bad="skip"):
         seen(len(batch.labels) + len(batch.bad))
         if len(batch.labels):
             images.append(to_input(batch.images, loaded.preprocess, torch.device("cpu")).contiguous())
             labels.append(batch.labels)
+    part = "" if chosen.split.name == WHOLE else f"{chosen.split.name} "
+    name = f"{part}images of {chosen.source.name}"
     if not images:
         raise DataError("none of the images can be read", name, "give others by --data")
-    return Pictures(images=torch.cat(images), labels=torch.cat(labels), name=f"{len(torch.cat(labels)):,} {name}")
+    count = len(torch.cat(labels))
+    return Pictures(images=torch.cat(images), labels=torch.cat(labels), name=f"{count:,} {name}")
 
 
 def pictures_of(
     loaded: Loaded,
     data: str | None,
-    parts: Sequence[str],
     most: int,
+    calibrating: int | None,
     *,
     table: TableOptions | None,
     seen: Callable[[int], object],
-) -> Pictures | None:
-    """Images of the first of some splits that the data have; None where no data are known.
+) -> tuple[Pictures | None, Pictures | None]:
+    """Images to compare on, and images that int8 takes its ranges from: of the validation and the training split.
+
+    Of data without splits, or with a training split alone, every second image is for the one and the others for the
+    other.
+
+    Args:
+        most: images to compare on.
+        calibrating: images for int8; None without.
+
+    Returns:
+        None for what there are no data for.
 
     Raises:
-        UsageError, DataError: as `choose_images` says.
+        UsageError: data of a test split alone for int8, and as `choose_images` says.
+        DataError: as `choose_images` says.
     """
     if data is None and loaded.run is None:
-        return None
-    for part in parts:
+        return None, None
+    shown = _first_of(loaded, data, ("val", "test", WHOLE), table)
+    if calibrating is None:
+        return take(loaded, shown, most, seen), None
+    given = _first_of(loaded, data, ("train", WHOLE), table)
+    if given.split.name == WHOLE and shown.split.name != WHOLE:
+        fix = "give those the network was trained on"
+        raise UsageError(f"{shown.source.name} has no training images to calibrate int8 with", "--data", fix)
+    if shown.split.name == WHOLE:  # which is the training split where there is one alone
+        return take(loaded, shown, most, seen, half=0), take(loaded, shown, calibrating, seen, half=1)
+    return take(loaded, shown, most, seen), take(loaded, given, calibrating, seen)
+
+
+def _first_of(loaded: Loaded, data: str | None, parts: Sequence[str], table: TableOptions | None) -> Chosen:
+    """The first of some splits that the data have."""
+    for part in parts[:-1]:
         try:
-            chosen = choose_images(loaded, data, part, on_bad="skip", table=table)
+            return choose_images(loaded, data, part, on_bad="skip", table=table)
         except UsageError as error:
-            if part == WHOLE or error.where != "--split":
+            if error.where != "--split":
                 raise
-            continue
-        name = f"{chosen.split.name} images of {chosen.source.name}"
-        return take(loaded, chosen.split, name, most, seen)
-    return None
+    return choose_images(loaded, data, parts[-1], on_bad="skip", table=table)
 
 
 def file_of(loaded: Loaded, kind: Format, *, int8: bool, output: Path | None) -> Path:
@@ -107,10 +139,11 @@ def file_of(loaded: Loaded, kind: Format, *, int8: bool, output: Path | None) ->
         UsageError: a file name of another format.
     """
     name = f"{loaded.run.path.name if loaded.run is not None else loaded.path.stem}{'-int8' if int8 else ''}"
-    if output is not None and output.suffix.lower() in SUFFIXES.values():
-        if output.suffix.lower() != SUFFIXES[kind]:
-            raise UsageError(f"a file of another format than {kind}", f"--output {output}", f"name it {SUFFIXES[kind]}")
+    if output is not None and output.suffix == SUFFIXES[kind]:
         return output
+    if output is not None and (output.is_file() or output.suffix.lower() in SUFFIXES.values()):
+        fix = f"give a folder, or a new file that ends in {SUFFIXES[kind]}"
+        raise UsageError(f"no folder, and no file of {kind}", f"--output {output}", fix)
     folder = output or (Path() if loaded.run is None else loaded.run.path / "exports")
     folder.mkdir(parents=True, exist_ok=True)
     return folder / f"{name}{SUFFIXES[kind]}"

@@ -43,24 +43,32 @@ class Loaded:
         return Preprocess.from_dict(self.card.preprocess)
 
 
-def load(given: str, device: str = "auto", code: str = "") -> Loaded:
+def load(given: str, device: str = "auto", code: str = "", *, exported: bool = False) -> Loaded:
     """Weights by run or file, on a device, in eval mode.
 
     Args:
         code: the user's own code that makes the network, where the weights name such: it is run only if named here.
+        exported: whether a file of `selkern export` will do, which is computed by its own runtime.
 
     Raises:
         UsageError: the weights' network is made by code that is not named.
         CheckpointError: not found, damaged, or without a description of the preprocessing.
     """
     if is_exported(given):
+        if not exported:
+            raise UsageError("an exported file", show(given), "give the run or the weights that it was made of")
         return _load_exported(given, device)
     path = find_weights(given)
     network, card = open_network(path, code)
     model = network.eval().to(pick_device(device), memory_format=torch.channels_last)  # type: ignore[call-overload]
     require_preprocess(card, path)
-    inside = path.parent.parent
-    return Loaded(model, card, path, RunFolder(inside) if (inside / "config.yaml").is_file() else None)
+    return Loaded(model, card, path, _run_around(path))
+
+
+def _run_around(path: Path) -> RunFolder | None:
+    """The run that a file lies in, as RUN/weights/best.safetensors and RUN/exports/RUN.onnx do."""
+    inside = path.resolve().parent.parent
+    return RunFolder(inside) if (inside / "config.yaml").is_file() else None
 
 
 def _load_exported(given: str, device: str) -> Loaded:
@@ -71,7 +79,7 @@ def _load_exported(given: str, device: str) -> Loaded:
     if network.card is None:
         raise CheckpointError("the file does not say how to prepare images", show(given), "make it by selkern export")
     require_preprocess(network.card.network, network.path)
-    return Loaded(network.eval(), network.card.network, network.path, None)
+    return Loaded(network.eval(), network.card.network, network.path, _run_around(network.path))
 
 
 def require_named(data: str | None) -> str:

@@ -88,19 +88,24 @@ def export(
     if with_normalisation and preprocess is None:
         raise UsageError("the model has no preprocessing", "with_normalisation", "give card=, or leave it out")
     x = example_of(model, example, preprocess)
+    shown = x if images is None else images_like(x, images, dynamic_size)
     inside = preprocess if with_normalisation else None
-    graph, trial = (
-        _graph(model, x, selections, inside),
-        Trial.of(model, x if images is None else images, labels, inside),
-    )
+    if inside is not None and x.shape[1] != 3:
+        raise UsageError(f"images of {x.shape[1]} channels", "with_normalisation", "it is of three: leave it out")
+    model = copy.deepcopy(model).cpu().float().eval()
+    trial = Trial.of(model, shown, None if labels is None else torch.as_tensor(labels), inside)
+    if card is not None and len(card.classes) != trial.logits.shape[1]:
+        what = f"{len(card.classes)} classes, and the model gives {trial.logits.shape[1]} numbers an image"
+        raise UsageError(what, "card", "give the card of this network")
+    graph = _graph(model, x, selections, inside)
     with staging(path) as folder:
         staged = folder / path.name
         write(graph, as_entering(x, inside), staged, dynamic_size)
         result = trial.compare(path, staged, tolerance)
         if int8 is not None:
-            shown = replace(int8, calibration=as_entering(int8.calibration, inside))
+            entering = replace(int8, calibration=as_entering(int8.calibration, inside))
             with quiet():
-                quantise(staged, shown, trial.entering, trial.labels, trial.top1)
+                quantise(staged, entering, trial.entering, trial.labels, trial.top1)
             result = trial.compare(path, staged, math.inf, int8.max_drop)
         size: tuple[int | str, ...] = ("height", "width") if dynamic_size else tuple(x.shape[2:])
         described = ExportCard(
@@ -121,7 +126,9 @@ def _require_possible(path: Path, int8: Int8 | None) -> None:
     kind = format_of(path)
     beside = [path.with_suffix(".bin")] if kind == "openvino" else []
     for file in (path, path.with_name(f"{path.name}.json"), *beside):
-        require_new(file)
+        require_new(file, "path")
+    if int8 is not None and not isinstance(int8, Int8):
+        raise UsageError(f"int8 is {int8!r}", "int8", "give Int8(calibration=images)")
     if int8 is not None and kind == "pt2":
         raise UsageError("int8 is of ONNX and OpenVINO", str(path), "give .onnx or .xml")
     for package in (*PACKAGES[kind], *(["nncf"] if int8 is not None else [])):
@@ -131,9 +138,10 @@ def _require_possible(path: Path, int8: Int8 | None) -> None:
 def example_of(model: nn.Module, example: Tensor | None, preprocess: Preprocess | None) -> Tensor:
     """Two images to trace a model with. Raises UsageError where their size is not known."""
     if example is not None:
-        if example.ndim != 4 or len(example) < 2:
-            raise UsageError(f"example has the shape {tuple(example.shape)}", "export", "give (N, C, H, W), N >= 2")
-        return example
+        if not isinstance(example, Tensor) or example.ndim != 4 or len(example) < 2:
+            shape = tuple(example.shape) if isinstance(example, Tensor) else type(example).__name__
+            raise UsageError(f"example is {shape}", "export", "give a tensor (N, C, H, W), N >= 2")
+        return example.detach().cpu().float()
     if preprocess is None and not isinstance(model, Backbone):
         raise UsageError("the size of the images is not known", "export", "give example=a batch of two images")
     side: int = preprocess.size if preprocess is not None else model.arch.input_size  # type: ignore[union-attr, assignment]
@@ -141,10 +149,22 @@ def example_of(model: nn.Module, example: Tensor | None, preprocess: Preprocess 
     return torch.randn(2, channels, side, side, generator=torch.Generator().manual_seed(0))
 
 
+def images_like(x: Tensor, images: Tensor, any_size: bool) -> Tensor:
+    """Images to compare on. Raises UsageError for a shape that the file would not take."""
+    if not isinstance(images, Tensor) or images.ndim != 4 or not len(images):
+        shape = tuple(images.shape) if isinstance(images, Tensor) else type(images).__name__
+        raise UsageError(f"images are {shape}", "images", "give a tensor (N, C, H, W)")
+    same = images.shape[1] == x.shape[1] if any_size else images.shape[1:] == x.shape[1:]
+    if not same:
+        what = f"images are {tuple(images.shape[1:])}, the example {tuple(x.shape[1:])}"
+        raise UsageError(what, "images", "give images of the example's size, or dynamic_size=True")
+    return images.detach().cpu().float()
+
+
 def _graph(model: nn.Module, x: Tensor, selections: bool, preprocess: Preprocess | None) -> Graph:
-    """What is exported of a model: a folded copy, on the CPU."""
-    network = fold(copy.deepcopy(model).cpu(), example=x.cpu(), micro_batch=None)
-    units = list(find_units(network).values()) if selections else []
+    """What is exported of a model: a folded copy."""
+    network = fold(model, example=x, micro_batch=None)
+    units = list(find_units(network.net).values()) if selections else []
     if selections and not units:
         raise UsageError("no selective-kernel unit in it", type(model).__name__, "leave selections out")
     return Graph(network, units, preprocess).eval()

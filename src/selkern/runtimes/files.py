@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib
 import json
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 from xml.etree import ElementTree
@@ -35,6 +36,7 @@ class ExportCard:
         outputs: names of the outputs: "logits", then the label of each unit whose selection is one.
         layout: of the input: "NCHW" normalised float32, or "NHWC" uint8, which the graph normalises.
         int8: whether weights and activations are quantised.
+        weights_sha256: of the .bin beside an .xml; empty of other formats.
         compared: figures of the comparison with the PyTorch network, by name.
     """
 
@@ -43,6 +45,7 @@ class ExportCard:
     outputs: tuple[str, ...]
     layout: Literal["NCHW", "NHWC"] = "NCHW"
     int8: bool = False
+    weights_sha256: str = ""
     compared: dict[str, float] = field(default_factory=dict)
 
     def to_json(self, indent: int | None = None) -> str:
@@ -67,14 +70,14 @@ class ExportCard:
 def format_of(path: Path) -> Format:
     """By the file's suffix. Raises UsageError for another."""
     for name, suffix in SUFFIXES.items():
-        if path.suffix.lower() == suffix:
+        if path.suffix == suffix:
             return name
     raise UsageError(f"no format has the suffix {path.suffix!r}", str(path), f"give {', '.join(SUFFIXES.values())}")
 
 
 def is_exported(word: str) -> bool:
     """Whether a word names a file that commands open with its own runtime, or a .pt2, which they refuse."""
-    return Path(word).suffix.lower() in SUFFIXES.values()
+    return Path(word).suffix in SUFFIXES.values()
 
 
 def need(package: str, where: str) -> Any:
@@ -83,6 +86,11 @@ def need(package: str, where: str) -> Any:
         return importlib.import_module(package)
     except ImportError as error:
         raise missing(error, where) or PackageError(str(error), where) from error
+
+
+def digest(path: Path) -> str:
+    """SHA-256 of a file."""
+    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def write_card(path: Path, card: ExportCard) -> None:
@@ -94,7 +102,7 @@ def write_card(path: Path, card: ExportCard) -> None:
         onnx.helper.set_model_props(proto, {KEY: card.to_json()})
         onnx.save(proto, str(path))
     elif kind == "openvino":
-        # Of the .xml alone: what it says stands in it as text, and the weights in the .bin are as they are.
+        card = replace(card, weights_sha256=digest(path.with_suffix(".bin")))
         tree = ElementTree.parse(path)
         info = tree.getroot().find("rt_info")
         info = ElementTree.SubElement(tree.getroot(), "rt_info") if info is None else info

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from selkern.data.preprocess import Preprocess
 from selkern.errors import CheckpointError, UsageError
-from selkern.runtimes.files import KEY, RUNNABLE, ExportCard, format_of, need
+from selkern.runtimes.files import KEY, RUNNABLE, ExportCard, digest, format_of, need
 
 Precision = Literal["f32", "bf16"]  # of OpenVINO's arithmetic
 Function = Callable[[NDArray[Any]], list[NDArray[Any]]]
@@ -39,7 +39,7 @@ class ExportedNetwork(nn.Module):
         super().__init__()
         self.path = Path(path)
         kind = format_of(self.path)
-        if self.path.suffix.lower() not in RUNNABLE:
+        if self.path.suffix not in RUNNABLE:
             fix = "export --to onnx; torch.export.load opens it where you trust it"
             raise UsageError("may hold pickled objects, which are code", str(path), fix)
         if not self.path.is_file():
@@ -53,6 +53,12 @@ class ExportedNetwork(nn.Module):
                 f"cannot be opened ({reason[:200]})", str(path), "export the network again"
             ) from error
         self.card = ExportCard.from_json(text, str(path)) if text else None
+        if self.card is not None and self.card.weights_sha256:
+            weights = self.path.with_suffix(".bin")
+            if digest(weights) != self.card.weights_sha256:
+                raise CheckpointError(
+                    "is damaged, or belongs to another .xml", str(weights), "export the network again"
+                )
 
     def outputs(self, x: Tensor) -> list[Tensor]:
         """Logits, then the selections where the file has them, of images in the layout that the file takes.
@@ -75,7 +81,11 @@ class ExportedNetwork(nn.Module):
         inside = None
         if self.card is not None and self.card.layout == "NHWC":
             inside = Preprocess.from_dict(self.card.network.preprocess)
-        return self.outputs(as_entering(x, inside))[0]
+        logits = self.outputs(as_entering(x, inside))[0]
+        if self.card is not None and logits.shape[1:] != (classes := len(self.card.network.classes),):
+            what = f"gives {tuple(logits.shape[1:])} numbers an image, and names {classes} classes"
+            raise CheckpointError(what, str(self.path), "export the network again")
+        return logits
 
 
 def as_entering(x: Tensor, inside: Preprocess | None) -> Tensor:
@@ -92,6 +102,9 @@ def _open_onnx(path: Path, _precision: Precision) -> tuple[str, Function]:
 
 
 def _open_openvino(path: Path, precision: Precision) -> tuple[str, Function]:
+    with path.open("rb") as file:
+        if b"<net " not in file.read(1000):  # anything else is offered to the readers of other formats, which print
+            raise ValueError("not a network of OpenVINO")
     model = need("openvino", str(path)).Core().read_model(str(path))
     text = model.get_rt_info([KEY, "card"]).value if model.has_rt_info([KEY, "card"]) else ""
     return str(text), function_of(model, precision)

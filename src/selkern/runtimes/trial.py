@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from selkern.data.preprocess import Preprocess
-from selkern.errors import NumericsError, UsageError
+from selkern.errors import NumericsError, SelkernError, UsageError
 from selkern.layers.parts import evaluating
 from selkern.runtimes.files import RUNNABLE
 from selkern.runtimes.network import ExportedNetwork, as_entering
@@ -63,8 +63,12 @@ class Trial:
         """With what the model gives; of images that are rounded, for the rounded ones."""
         entering = as_entering(images, inside)
         logits = logits_of(model, images if inside is None else inside.normalise(entering.permute(0, 3, 1, 2)))
-        if labels is not None and len(labels) != len(images):
-            raise UsageError(f"{len(labels)} labels of {len(images)} images", "labels", "give one for each image")
+        if labels is not None:
+            if labels.shape != (len(images),):
+                raise UsageError(f"{len(labels)} labels of {len(images)} images", "labels", "give one for each image")
+            if len(labels) and not 0 <= int(labels.min()) <= int(labels.max()) < logits.shape[1]:
+                what = f"labels from {int(labels.min())} to {int(labels.max())} of {logits.shape[1]} classes"
+                raise UsageError(what, "labels", "number the classes from 0")
         given = logits.argmax(1) if labels is None else labels
         return cls(entering=entering, logits=logits, labels=given, labelled=labels is not None)
 
@@ -99,7 +103,15 @@ class Trial:
 def logits_of(model: nn.Module, x: Tensor) -> Tensor:
     """Logits of the PyTorch network in eval mode, in batches. Raises UsageError for a model that gives none."""
     with evaluating(model):
-        parts = [model(part) for part in torch.split(x, _BATCH)]
+        try:
+            parts = [model(part) for part in torch.split(x, _BATCH)]
+        except SelkernError:
+            raise
+        except Exception as error:
+            reason = f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
+            raise UsageError(
+                f"does not run on {tuple(x.shape)} ({reason[:200]})", type(model).__name__, "give images it takes"
+            ) from error
     if not all(isinstance(part, Tensor) and part.ndim == 2 for part in parts):
         kind = type(parts[0]).__name__
         raise UsageError(f"the model gives a {kind}, not logits (N, K)", type(model).__name__, "export a classifier")
