@@ -13,8 +13,9 @@ ROOT = Path(__file__).parents[1]
 
 
 @pytest.mark.parametrize("page", ["README.md", "docs/guide.md"])
-def test_python_blocks_run(page: str) -> None:
+def test_python_blocks_run(page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     blocks = [block.split("```")[0] for block in (ROOT / page).read_text().split("```python\n")[1:]]
     assert blocks
+    monkeypatch.chdir(tmp_path)  # where some write files
     for block in blocks:
         exec(compile(block, page, "exec"), {})

@@ -35,7 +35,7 @@ def _unwatched(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 @pytest.mark.exhaustive
 def test_every_fault_is_one_line_and_loses_nothing(seed: int, cases: int | None, tmp_path: Path) -> None:
-    line, broken = faults.meet(16 if cases is None else cases, seed, tmp_path)
+    line, broken = faults.meet(10 if cases is None else cases, seed, tmp_path)
     print(line)
     assert not broken, "\n".join(broken)
     assert int(line.split()[0]) > 500  # injection points

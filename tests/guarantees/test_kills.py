@@ -51,9 +51,9 @@ def test_killed_runs_are_bit_identical(seed: int, tmp_path: Path) -> None:
 
 @pytest.mark.exhaustive
 def test_killed_runs_of_every_kind_are_bit_identical(seed: int, cases: int | None, tmp_path: Path) -> None:
-    figures = prove(cases or 30, seed, tmp_path / "runs")
+    figures = prove(cases or 20, seed, tmp_path / "runs")
     assert not figures.faults, "\n".join(figures.faults)
-    assert figures.kills == (cases or 30)
+    assert figures.kills == (cases or 20)
     assert figures.finished == figures.identical >= min(8, figures.kills // 6), "every kind of run came to its end"
     assert figures.most_lost <= 2
     assert not figures.unreadable
