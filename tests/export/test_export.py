@@ -205,20 +205,22 @@ def test_a_file_whose_classes_are_not_its_outputs(onnx: Path, tmp_path: Path) ->
 
 
 def test_int8_and_the_comparison_never_share_images(tmp_path: Path) -> None:
-    """Of data without splits every second image is for the one; a test split alone is refused."""
+    """Without a validation split every second training image is for the one; a test split alone is refused."""
     loaded = load("sknet_mini.digits")
-    for split in ("", "test"):
+    for home in ("data", "datatest/test", "datatrain/train", "both/train", "both/test"):
         for number in range(10):
             for name in map(str, range(10)):
-                (folder := tmp_path / f"data{split}" / split / name).mkdir(parents=True, exist_ok=True)
+                (folder := tmp_path / home / name).mkdir(parents=True, exist_ok=True)
                 Image.new("RGB", (20, 20), (25 * number, 7 * int(name), 0)).save(folder / f"{number}.png")
     given: dict[str, Any] = {"table": None, "seen": lambda _: None}
-    shown, calibration = pictures_of(loaded, str(tmp_path / "data"), 1000, 1000, **given)
-    assert shown is not None
-    assert calibration is not None
-    assert len(shown.images) == len(calibration.images) == 50
-    both = torch.cat([shown.images, calibration.images]).flatten(1)
-    assert len(torch.unique(both, dim=0)) == 100
+    for data, name in (("data", "50 images"), ("datatrain", "50 train images"), ("both", "50 train images")):
+        shown, calibration = pictures_of(loaded, str(tmp_path / data), 1000, 1000, **given)
+        assert shown is not None
+        assert calibration is not None
+        assert shown.name.startswith(name)
+        assert calibration.name.startswith(name)
+        both = torch.cat([shown.images, calibration.images]).flatten(1)
+        assert len(torch.unique(both, dim=0)) == 100
     with pytest.raises(UsageError, match="no training images to calibrate int8 with"):
         pictures_of(loaded, str(tmp_path / "datatest"), 1000, 1000, **given)
 

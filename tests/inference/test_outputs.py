@@ -171,3 +171,20 @@ def test_an_evaluation_at_chance_says_so(
     assert cli.main(["evaluate", str(run.path), "--split", "train", "--device", "cpu"]) == 0
     shown = "not better than always naming the largest class (-dög, 50.00%)\n"
     assert (shown in capsys.readouterr().out) != above
+
+
+@pytest.mark.filterwarnings("ignore", "error:::selkern")  # torch's exporter warns about itself
+def test_an_exported_file_is_evaluated_on_the_images_of_its_run(
+    run: RunFolder, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main(["export", str(run.path), "--json"]) == 0
+    made = json.loads(capsys.readouterr().out)
+    assert Path(made["file"]) == run.path / "exports" / "run.onnx"
+    assert made["compared"]["top1"] == made["compared"]["exported_top1"]
+    answers = []
+    for word in (str(run.path), made["file"]):
+        assert cli.main(["evaluate", word, "--json"]) == 0
+        answers.append(json.loads(capsys.readouterr().out))
+    assert answers[1]["run_data"]
+    assert answers[0].pop("loss") == pytest.approx(answers[1].pop("loss"), abs=1e-5)
+    assert answers[0] == answers[1]

@@ -26,7 +26,7 @@ def test_every_public_name_resolves(name: str) -> None:
 
 def test_the_public_names_are_these() -> None:
     expected = ["Attention", "Branch", "MLPAttention", "SKAttention", "SKFusion", "SelectiveKernel"]
-    expected += ["check", "create_model", "deselectify", "fold", "from_pretrained", "insert", "list_models"]
+    expected += ["check", "create_model", "deselectify", "export", "fold", "from_pretrained", "insert", "list_models"]
     expected += ["param_groups", "record", "selectify", "selectify_plan", "set_kernels", "set_memory"]
     assert selkern.__all__ == expected
 

@@ -93,8 +93,8 @@ def pictures_of(
 ) -> tuple[Pictures | None, Pictures | None]:
     """Images to compare on, and images that int8 takes its ranges from: of the validation and the training split.
 
-    Of data without splits, or with a training split alone, every second image is for the one and the others for the
-    other.
+    For int8, data without a validation split give every second image (of the training split, if they have one) to the
+    one and the others to the other: which operators stay in float is chosen by the comparison, never by test images.
 
     Args:
         most: images to compare on.
@@ -109,15 +109,15 @@ def pictures_of(
     """
     if data is None and loaded.run is None:
         return None, None
-    shown = _first_of(loaded, data, ("val", "test", WHOLE), table)
     if calibrating is None:
-        return take(loaded, shown, most, seen), None
+        return take(loaded, _first_of(loaded, data, ("val", "test", WHOLE), table), most, seen), None
     given = _first_of(loaded, data, ("train", WHOLE), table)
-    if given.split.name == WHOLE and shown.split.name != WHOLE:
+    if given.split.name == WHOLE and given.source.test.name != WHOLE and len(given.source.test):
         fix = "give those the network was trained on"
-        raise UsageError(f"{shown.source.name} has no training images to calibrate int8 with", "--data", fix)
-    if shown.split.name == WHOLE:  # which is the training split where there is one alone
-        return take(loaded, shown, most, seen, half=0), take(loaded, shown, calibrating, seen, half=1)
+        raise UsageError(f"{given.source.name} has no training images to calibrate int8 with", "--data", fix)
+    shown = _first_of(loaded, data, ("val", given.split.name), table)
+    if shown.split.name != "val":
+        return take(loaded, given, most, seen, half=0), take(loaded, given, calibrating, seen, half=1)
     return take(loaded, shown, most, seen), take(loaded, given, calibrating, seen)
 
 

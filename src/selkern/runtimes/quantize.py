@@ -44,7 +44,7 @@ class Int8:
             raise UsageError(f"max_drop is {self.max_drop}", "max_drop", "give a share from 0 to 1")
 
 
-def quantise(path: Path, int8: Int8, images: Tensor, labels: Tensor, want: float) -> float:
+def quantise(path: Path, int8: Int8, images: Tensor, labels: Tensor, want: float) -> None:
     """Replace an exported float file by one with int8 operators.
 
     Args:
@@ -52,9 +52,6 @@ def quantise(path: Path, int8: Int8, images: Tensor, labels: Tensor, want: float
         images: (n, C, H, W) to control the accuracy on, as the file takes them.
         labels: (n,) of these.
         want: top-1 of the PyTorch network on these.
-
-    Returns:
-        Top-1 on `images`, which lies more than `max_drop` below `want` where that cannot be avoided.
 
     Raises:
         UsageError: NNCF cannot quantise it.
@@ -68,8 +65,7 @@ def quantise(path: Path, int8: Int8, images: Tensor, labels: Tensor, want: float
     dataset = nncf.Dataset(items, partial(_input, name, kind == "onnx"))
     try:
         quantised = nncf.quantize(model, dataset, subset_size=len(items))
-        reached = _top1(quantised, images, labels)
-        if reached < want - int8.max_drop:
+        if _top1(quantised, images, labels) < want - int8.max_drop:
             control = nncf.Dataset(list(zip(images, labels, strict=True)), lambda pair: pair)
             quantised = nncf.quantize_with_accuracy_control(
                 model,
@@ -80,12 +76,10 @@ def quantise(path: Path, int8: Int8, images: Tensor, labels: Tensor, want: float
                 drop_type=nncf.DropType.ABSOLUTE,
                 subset_size=len(items),
             )
-            reached = _top1(quantised, images, labels)
     except Exception as error:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise UsageError(f"NNCF cannot quantise it ({reason[:200]})", path.name, "export it without int8") from error
     _save(path, quantised)
-    return reached
 
 
 def top1(run: Callable[[Tensor], Tensor], images: Tensor, labels: Tensor, batch: int = _BATCH) -> float:
