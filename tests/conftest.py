@@ -29,11 +29,11 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     """Of the cases of a test that is marked `share(n)`, every n-th stays, unless `--cases 0` asks for all."""
     if config.getoption("--cases") == 0:
         return
-    counts: Counter[str] = Counter()
+    counts: Counter[tuple[str, bool]] = Counter()
     left_out = set()
     for item in items:
         if (mark := item.get_closest_marker("share")) is not None:
-            name = f"{item.nodeid.partition('[')[0]} {item.get_closest_marker('exhaustive') is None}"
+            name = item.nodeid.partition("[")[0], item.get_closest_marker("exhaustive") is None
             if counts[name] % mark.args[0]:
                 left_out.add(item)
             counts[name] += 1

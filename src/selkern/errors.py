@@ -28,6 +28,12 @@ def ran_out_of_memory(error: BaseException) -> bool:
     return any(words in str(error) for words in ("out of memory", "can't allocate memory"))
 
 
+def first_line(error: BaseException) -> str:
+    """What an exception says first; its kind where it says nothing."""
+    text = str(error).strip().splitlines()
+    return text[0] if text else type(error).__name__
+
+
 def _sentence(text: str) -> str:
     """`text` as one line that cannot be taken for several parts of an error."""
     return printable(re.sub(r"\s*[\n\r\t\v\f]\s*", " ", text).strip()).replace(" | ", "; ")

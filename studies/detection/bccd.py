@@ -90,9 +90,9 @@ def table(results: dict[str, list[dict[str, float]]], sides: dict[str, float]) -
     yield "| average precision of | median side, px | plain, % | selective, % | selective minus plain, points |"
     yield "|---|---|---|---|---|"
     for name in (MEAN, *sorted(sides, key=sides.__getitem__)):
-        plain, selective = ([100 * figures.get(name, 0.0) for figures in results[arm]] for arm in ARMS)
-        pair = paired([p / 100 for p in selective], [p / 100 for p in plain])
-        means = (f"{statistics.mean(plain):.2f}", f"{statistics.mean(selective):.2f}")
+        plain, selective = ([figures.get(name, 0.0) for figures in results[arm]] for arm in ARMS)
+        pair = paired(selective, plain)
+        means = (f"{100 * statistics.mean(plain):.2f}", f"{100 * statistics.mean(selective):.2f}")
         side = f"{sides[name]:.0f}" if name in sides else ""
         yield f"| {name} | {side} | {' | '.join(means)} | {shown(pair)} |"
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves, tree_map_only
 
-from selkern.errors import UsageError
+from selkern.errors import UsageError, first_line
 from selkern.layers.parts import evaluating
 from selkern.selection.record import as_written
 
@@ -113,12 +113,6 @@ def refuses(model: nn.Module, error: Exception) -> UsageError:
     """The error for an example that a model does not run on."""
     what = f"the network does not run on the example: {first_line(error)}"
     return UsageError(what, type(model).__name__, "give another example")
-
-
-def first_line(error: Exception) -> str:
-    """What an exception says first; its kind where it says nothing."""
-    text = str(error).strip().splitlines()
-    return text[0] if text else type(error).__name__
 
 
 def difference(one: Sequence[Tensor] | None, other: Sequence[Tensor] | None) -> float | None:

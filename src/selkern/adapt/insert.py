@@ -20,13 +20,12 @@ from selkern.adapt.exact import (
     check_model,
     compare,
     duplicate,
-    first_line,
     refuses,
     seeded,
 )
 from selkern.adapt.where import nearest, patterns
 from selkern.conformance.trace import trace_calls
-from selkern.errors import UsageError
+from selkern.errors import UsageError, first_line
 from selkern.layers.parts import evaluating
 from selkern.layers.selective_kernel import SelectiveKernel
 

@@ -20,14 +20,13 @@ from selkern.adapt.exact import (
     compare,
     difference,
     duplicate,
-    first_line,
     refuses,
     seeded,
 )
 from selkern.adapt.plan import Plan, Row
 from selkern.adapt.unit import Design, Form, Origin, SelectiveConv
 from selkern.adapt.where import Where, added_macs, choose, refused
-from selkern.errors import UsageError
+from selkern.errors import UsageError, first_line
 from selkern.layers.parts import NORMS, Norm, evaluating, positive
 
 Model = TypeVar("Model", bound=nn.Module)

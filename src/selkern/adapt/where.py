@@ -13,9 +13,9 @@ from typing import Any
 from torch import Tensor, nn
 
 from selkern.adapt.chains import Chain, Survey
-from selkern.adapt.exact import FAILURES, first_line
+from selkern.adapt.exact import FAILURES
 from selkern.adapt.unit import Design
-from selkern.errors import UsageError
+from selkern.errors import UsageError, first_line
 
 Pattern = str | re.Pattern[str] | Callable[[str, nn.Module], bool]
 Where = Pattern | Sequence[str]

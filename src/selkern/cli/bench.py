@@ -103,7 +103,7 @@ def _in_runtimes(options: BenchOptions) -> int:
     """One model in every runtime."""
     import torch
 
-    from selkern.convert.subject import find_subject, is_code, own_size
+    from selkern.convert.subject import find_inputs, find_subject, is_code, own_size
     from selkern.inference.network import load
     from selkern.measure import machine
     from selkern.models.registry import list_models
@@ -116,8 +116,8 @@ def _in_runtimes(options: BenchOptions) -> int:
     *names, name = options.models or DEFAULT[:1]
     model, others = find(name), {each: find(each) for each in names}
     side = options.image_size or own_size(model)
-    generator = torch.Generator().manual_seed(0)
-    images = torch.randn(32, getattr(model, "in_chans", 3), side, side, generator=generator)
+    shape = find_inputs(model, side=side).shape[1:]
+    images = torch.randn(32, *shape, generator=torch.Generator().manual_seed(0))
     settings: dict[str, Any] = {"others": others, "compiled": options.compiled}
     rows = in_runtimes(model, images, options.batch_size, options.budget, say=say, **settings)
     about = machine.describe()

@@ -78,8 +78,8 @@ def take(
     name = f"{part}images of {chosen.source.name}"
     if not images:
         raise DataError("none of the images can be read", name, "give others by --data")
-    count = len(torch.cat(labels))
-    return Pictures(images=torch.cat(images), labels=torch.cat(labels), name=f"{count:,} {name}")
+    numbered = torch.cat(labels)
+    return Pictures(images=torch.cat(images), labels=numbered, name=f"{len(numbered):,} {name}")
 
 
 def pictures_of(
@@ -160,10 +160,7 @@ def export_weights(
     """
     int8 = None if calibration is None else Int8(calibration=calibration.images, max_drop=max_drop)
     images, labels = (None, None) if shown is None else (shown.images, shown.labels)
-    size, channels = loaded.preprocess.size, loaded.card.in_chans
-    example = torch.randn(2, channels, size, size, generator=torch.Generator().manual_seed(0))
-    model = loaded.model.cpu()
-    return export(model, path, example=example, images=images, labels=labels, int8=int8, card=loaded.card, **options)
+    return export(loaded.model, path, images=images, labels=labels, int8=int8, card=loaded.card, **options)
 
 
 def times(loaded: Loaded, path: Path, batches: Sequence[int] = (1, 8)) -> list[Time]:

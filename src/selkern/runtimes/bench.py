@@ -17,9 +17,10 @@ from selkern.deploy.fold import fold
 from selkern.measure.bench import forward, in_layouts
 from selkern.measure.timing import Job, Spread, in_turn, quickest, ratios
 from selkern.runtimes.export import export
+from selkern.runtimes.files import PACKAGES
 from selkern.runtimes.network import ExportedNetwork, Precision
 from selkern.runtimes.quantize import LEAST, Int8
-from selkern.runtimes.trial import logits_of
+from selkern.runtimes.trial import closeness, logits_of
 
 EAGER = "PyTorch"
 
@@ -50,9 +51,9 @@ class Row:
 def missing_runtimes() -> dict[str, str]:
     """Runtimes that cannot be measured here, and the package that brings each."""
     needed = {
-        "ONNX Runtime": ("onnxscript", "onnxruntime"),
-        "OpenVINO": ("onnxscript", "openvino"),
-        "OpenVINO int8": ("onnxscript", "openvino", "nncf"),
+        "ONNX Runtime": PACKAGES["onnx"],
+        "OpenVINO": PACKAGES["openvino"],
+        "OpenVINO int8": (*PACKAGES["openvino"], "nncf"),
     }
     absent = {name: [p for p in packages if importlib.util.find_spec(p) is None] for name, packages in needed.items()}
     return {name: packages[0] for name, packages in absent.items() if packages}
@@ -81,7 +82,7 @@ def in_runtimes(
     """
     with tempfile.TemporaryDirectory() as folder:
         runtimes = _runtimes(model.eval(), images, Path(folder), compiled, say)
-        want, rows = logits_of(model, images), []
+        rows = []
         answers = {name: logits_of(network, images) for name, (network, _) in runtimes.items()}
         further = {name: (other.eval(), _bytes(other)) for name, other in (others or {}).items()}
         everything = {**further, **runtimes}
@@ -99,7 +100,7 @@ def in_runtimes(
                 value = Spread.of([1e3 * each / batch for each in seconds[name]])
                 speedup = None if name == first else ratios(seconds[first], seconds[name])
                 row = Row(runtime=name, batch=batch, value=value, speedup=speedup, size=size)
-                rows.append(_compared(row, want, answers[name]) if name in answers and name != EAGER else row)
+                rows.append(_compared(row, answers[EAGER], answers[name]) if name in answers and name != EAGER else row)
     return rows
 
 
@@ -141,6 +142,5 @@ def _bytes(model: nn.Module) -> int:
 
 
 def _compared(row: Row, want: Tensor, answers: Tensor) -> Row:
-    difference = ((answers - want).abs().max() / want.abs().max().clamp(min=1e-12)).item()
-    agreement = (answers.argmax(1) == want.argmax(1)).double().mean().item()
+    difference, agreement = closeness(want, answers)
     return replace(row, difference=difference, agreement=agreement)

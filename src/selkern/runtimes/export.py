@@ -87,7 +87,7 @@ def export(
     preprocess = Preprocess.from_dict(card.preprocess) if card is not None and card.preprocess else None
     if with_normalisation and preprocess is None:
         raise UsageError("the model has no preprocessing", "with_normalisation", "give card=, or leave it out")
-    x = example_of(model, example, preprocess)
+    x = example_of(model, example, card, preprocess)
     shown = x if images is None else images_like(x, images, dynamic_size)
     inside = preprocess if with_normalisation else None
     if inside is not None and x.shape[1] != 3:
@@ -135,7 +135,7 @@ def _require_possible(path: Path, int8: Int8 | None) -> None:
         need(package, f"export to {path.name}")
 
 
-def example_of(model: nn.Module, example: Tensor | None, preprocess: Preprocess | None) -> Tensor:
+def example_of(model: nn.Module, example: Tensor | None, card: Card | None, preprocess: Preprocess | None) -> Tensor:
     """Two images to trace a model with. Raises UsageError where their size is not known."""
     if example is not None:
         if not isinstance(example, Tensor) or example.ndim != 4 or len(example) < 2:
@@ -145,7 +145,7 @@ def example_of(model: nn.Module, example: Tensor | None, preprocess: Preprocess 
     if preprocess is None and not isinstance(model, Backbone):
         raise UsageError("the size of the images is not known", "export", "give example=a batch of two images")
     side: int = preprocess.size if preprocess is not None else model.arch.input_size  # type: ignore[union-attr, assignment]
-    channels = int(getattr(model, "in_chans", 3))
+    channels = int(getattr(model, "in_chans", 3 if card is None else card.in_chans))
     return torch.randn(2, channels, side, side, generator=torch.Generator().manual_seed(0))
 
 

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from selkern.data.preprocess import Preprocess
 from selkern.deploy.fold import Folded
-from selkern.errors import UsageError
+from selkern.errors import UsageError, first_line
 from selkern.runtimes.files import format_of, need
 from selkern.selection.record import UnitInfo, hooked
 
@@ -93,8 +93,7 @@ def _one_line(what: str, where: str, fix: str) -> Iterator[None]:
     except OSError:
         raise
     except Exception as error:
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise UsageError(f"{what} ({reason[:200]})", where, fix) from error
+        raise UsageError(f"{what} ({first_line(error)[:200]})", where, fix) from error
 
 
 @contextmanager

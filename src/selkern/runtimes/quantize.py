@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from selkern.errors import UsageError
+from selkern.errors import UsageError, first_line
 from selkern.runtimes.files import format_of, need
 from selkern.runtimes.network import function_of
 
@@ -59,10 +57,10 @@ def quantise(path: Path, int8: Int8, images: Tensor, labels: Tensor, want: float
     """
     nncf = need("nncf", f"int8 of {path.name}")
     nncf.set_log_level(40)
-    kind = format_of(path)
     model, name = _opened(path)
-    items = [_array(image) for image in int8.calibration]
-    dataset = nncf.Dataset(items, partial(_input, name, kind == "onnx"))
+    arrays = [image[None].contiguous().numpy() for image in int8.calibration]
+    items = [{name: array} for array in arrays] if format_of(path) == "onnx" else arrays
+    dataset = nncf.Dataset(items)
     try:
         quantised = nncf.quantize(model, dataset, subset_size=len(items))
         if _top1(quantised, images, labels) < want - int8.max_drop:
@@ -77,26 +75,9 @@ def quantise(path: Path, int8: Int8, images: Tensor, labels: Tensor, want: float
                 subset_size=len(items),
             )
     except Exception as error:
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise UsageError(f"NNCF cannot quantise it ({reason[:200]})", path.name, "export it without int8") from error
+        what = f"NNCF cannot quantise it ({first_line(error)[:200]})"
+        raise UsageError(what, path.name, "export it without int8") from error
     _save(path, quantised)
-
-
-def top1(run: Callable[[Tensor], Tensor], images: Tensor, labels: Tensor, batch: int = _BATCH) -> float:
-    """Share of images whose likeliest class is their label."""
-    right = [
-        (run(x).argmax(1) == y).sum().item()
-        for x, y in zip(torch.split(images, batch), torch.split(labels, batch), strict=True)
-    ]
-    return sum(right) / max(1, len(images))
-
-
-def _array(image: Tensor) -> np.ndarray[Any, Any]:
-    return image[None].contiguous().numpy()
-
-
-def _input(name: str, by_name: bool, array: np.ndarray[Any, Any]) -> Any:
-    return {name: array} if by_name else array
 
 
 def _opened(path: Path) -> tuple[Any, str]:
@@ -118,8 +99,7 @@ def _save(path: Path, model: Any) -> None:
 
 def _top1(model: Any, images: Tensor, labels: Tensor) -> float:
     """Of a network of NNCF's that is in no file yet."""
-    run = function_of(model)
-    return top1(lambda x: torch.from_numpy(run(x.numpy())[0]), images, labels)
+    return _right(model, zip(images, labels, strict=True))[0]
 
 
 def _right(model: Any, pairs: Iterable[tuple[Tensor, Tensor]]) -> tuple[float, list[float]]:

@@ -86,7 +86,7 @@ class Trial:
         got = run_file(staged, self.entering)
         if not got.isfinite().all():
             raise NumericsError("the exported network gives no finite numbers", str(path), "nothing was written")
-        difference = ((got - self.logits).abs().max() / self.logits.abs().max().clamp(min=1e-12)).item()
+        difference, agreement = closeness(self.logits, got)
         if not difference <= tolerance:
             what = f"the exported network differs by {difference:.1e} of the largest logit, more than {tolerance:.0e}"
             raise NumericsError(what, str(path), "nothing was written; report it")
@@ -94,9 +94,14 @@ class Trial:
         if self.top1 - exported > max_drop:
             what = f"int8 has a top-1 of {exported:.2%}, {self.top1:.2%} without, and {max_drop:.2%} less is allowed"
             raise NumericsError(what, str(path), "nothing was written; allow more, or export without int8")
-        agreement = (got.argmax(1) == self.logits.argmax(1)).double().mean().item()
         both = {"top1": self.top1, "exported_top1": exported} if self.labelled else {}
         return Comparison(images=len(got), difference=difference, agreement=agreement, **both)
+
+
+def closeness(want: Tensor, got: Tensor) -> tuple[float, float]:
+    """Largest difference of logits (N, K) as a share of the largest, and the share of images of the same class."""
+    difference = (got - want).abs().max() / want.abs().max().clamp(min=1e-12)
+    return difference.item(), (got.argmax(1) == want.argmax(1)).double().mean().item()
 
 
 @torch.inference_mode()
