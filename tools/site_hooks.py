@@ -1,0 +1,62 @@
+"""Hooks of the site (mkdocs.yml): files outside docs/ that pages link to become part of it; formulas become MathML."""
+
+from __future__ import annotations
+
+import html
+import os
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from latex2mathml.converter import convert
+from mkdocs.structure.files import File
+
+if TYPE_CHECKING:
+    from mkdocs.config.defaults import MkDocsConfig
+    from mkdocs.structure.files import Files
+    from mkdocs.structure.pages import Page
+
+ROOT = Path(__file__).resolve().parents[1]
+PAGES = ("CONTRIBUTING.md", "CHANGELOG.md")  # of the repository's root, in the navigation
+LINK = re.compile(r"(\]\()([^)#\s]+)")
+FORMULA = re.compile(r'<(span|div) class="arithmatex">\\[(\[](.*?)\\[)\]]</\1>', re.DOTALL)
+
+
+def linked(source: Path) -> list[Path]:
+    """The files of the repository that a page links to."""
+    targets = [target for _, target in LINK.findall(source.read_text(encoding="utf-8")) if "://" not in target]
+    paths = [(source.parent / target).resolve() for target in targets]
+    return [path for path in paths if path.is_relative_to(ROOT) and path.is_file()]
+
+
+def on_files(files: Files, config: MkDocsConfig) -> Files:
+    """Add what pages link to and docs/ does not hold: results of studies with all that these link to, plans, pages."""
+    known = {Path(file.abs_src_path) for file in files if file.abs_src_path}
+    waiting = [ROOT / name for name in PAGES]
+    waiting += [path for file in files.documentation_pages() for path in linked(Path(file.abs_src_path or ""))]
+    while waiting:
+        path = waiting.pop()
+        if path in known:
+            continue
+        known.add(path)
+        files.append(File.generated(config, path.relative_to(ROOT).as_posix(), abs_src_path=str(path)))
+        if path.suffix == ".md":
+            waiting += linked(path)
+    return files
+
+
+def on_page_markdown(markdown: str, page: Page, files: Files, **_: object) -> str:
+    """Links as they lead within the site, where the repository's root and docs/ are one folder."""
+    source = Path(page.file.abs_src_path or "")
+    places = {Path(file.abs_src_path): file.src_uri for file in files if file.abs_src_path}
+
+    def moved(hit: re.Match[str]) -> str:
+        place = places.get((source.parent / hit[2]).resolve())
+        return hit[0] if place is None else hit[1] + os.path.relpath(place, Path(page.file.src_uri).parent)
+
+    return LINK.sub(moved, markdown)
+
+
+def on_page_content(content: str, **_: object) -> str:
+    """LaTeX between dollars as MathML, which browsers draw with the reader's fonts."""
+    return FORMULA.sub(lambda hit: convert(html.unescape(hit[2]), "inline" if hit[1] == "span" else "block"), content)
