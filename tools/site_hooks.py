@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from mkdocs.structure.pages import Page
 
 ROOT = Path(__file__).resolve().parents[1]
+NOTEBOOKS = ROOT / "build" / "notebooks"  # as tools/notebooks.py has run them
 PAGES = ("CONTRIBUTING.md", "CHANGELOG.md")  # of the repository's root, in the navigation
 LINK = re.compile(r"(\]\()([^)#\s]+)")
 FORMULA = re.compile(r'<(span|div) class="arithmatex">\\[(\[](.*?)\\[)\]]</\1>', re.DOTALL)
@@ -30,7 +31,10 @@ def linked(source: Path) -> list[Path]:
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
-    """Add what pages link to and docs/ does not hold: results of studies with all that these link to, plans, pages."""
+    """Add the notebooks that were run, and what pages link to and docs/ does not hold: results of studies, plans."""
+    for path in sorted(NOTEBOOKS.rglob("*")):
+        if path.suffix in (".md", ".png", ".svg"):
+            files.append(File.generated(config, f"notebooks/{path.relative_to(NOTEBOOKS)}", abs_src_path=str(path)))
     known = {Path(file.abs_src_path) for file in files if file.abs_src_path}
     waiting = [ROOT / name for name in PAGES]
     waiting += [path for file in files.documentation_pages() for path in linked(Path(file.abs_src_path or ""))]
@@ -48,6 +52,8 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 def on_page_markdown(markdown: str, page: Page, files: Files, **_: object) -> str:
     """Links as they lead within the site, where the repository's root and docs/ are one folder."""
     source = Path(page.file.abs_src_path or "")
+    if source.is_relative_to(NOTEBOOKS):
+        source = ROOT / "docs" / "notebooks" / source.name  # whose links it has
     places = {Path(file.abs_src_path): file.src_uri for file in files if file.abs_src_path}
 
     def moved(hit: re.Match[str]) -> str:
