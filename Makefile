@@ -74,7 +74,7 @@ docs: $(DOCS)/installed
 	@echo "== the notebooks, and the site"
 	$(DOCS)/bin/python tools/notebooks.py
 	NO_MKDOCS_2_WARNING=1 $(DOCS)/bin/python -m mkdocs build --quiet --strict
-	$(DOCS)/bin/python -m pytest -q -m site tests/docs
+	$(DOCS)/bin/python -m pytest -q -m exhaustive tests/docs/test_site.py
 
 bench: $(VENV)/installed
 	$(BIN)/python benchmarks/run.py

@@ -7,7 +7,7 @@ from typing import Any
 import griffe
 
 
-class Sections(griffe.Extension):
+class Sections(griffe.Extension):  # type: ignore[misc,unused-ignore]
     """The section `Example`, which it knows as `Examples`."""
 
     def on_object(self, *, obj: griffe.Object, **_: Any) -> None:

@@ -20,6 +20,7 @@ ROOT = Path(__file__).resolve().parents[1]
 NOTEBOOKS = ROOT / "build" / "notebooks"  # as tools/notebooks.py has run them
 PAGES = ("CONTRIBUTING.md", "CHANGELOG.md")  # of the repository's root, in the navigation
 LINK = re.compile(r"(\]\()([^)#\s]+)")
+TAG = re.compile(r"\\tag\{(\d+)\}")
 FORMULA = re.compile(r'<(span|div) class="arithmatex">\\[(\[](.*?)\\[)\]]</\1>', re.DOTALL)
 
 
@@ -65,4 +66,13 @@ def on_page_markdown(markdown: str, page: Page, files: Files, **_: object) -> st
 
 def on_page_content(content: str, **_: object) -> str:
     """LaTeX between dollars as MathML, which browsers draw with the reader's fonts."""
-    return FORMULA.sub(lambda hit: convert(html.unescape(hit[2]), "inline" if hit[1] == "span" else "block"), content)
+
+    def drawn(hit: re.Match[str]) -> str:
+        tex = html.unescape(hit[2])
+        if hit[1] == "span":
+            return str(convert(tex, display="inline"))
+        number = TAG.search(tex)
+        shown = f"<span>({number[1]})</span>" if number else ""
+        return f'<div class="formula" tabindex="0">{convert(TAG.sub("", tex), display="block")}{shown}</div>'
+
+    return FORMULA.sub(drawn, content)
