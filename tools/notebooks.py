@@ -10,8 +10,10 @@ from __future__ import annotations
 
 import hashlib
 import os
+import shutil
 import sys
 import tempfile
+import textwrap
 import time
 from pathlib import Path
 
@@ -32,6 +34,7 @@ fix_torchvision()
 warnings.filterwarnings("ignore", message="IProgress not found")
 """
 LIMIT = 300  # seconds for a cell
+WIDTH = 110  # of sentences that a cell prints; tables are as wide as they are
 
 
 def key(path: Path) -> str:
@@ -42,7 +45,8 @@ def key(path: Path) -> str:
 
 def joined(outputs: list[NotebookNode]) -> list[NotebookNode]:
     """What a cell printed as one piece, on whichever stream, and its other outputs."""
-    printed = "".join(each.text for each in outputs if each.output_type == "stream")
+    lines = "".join(each.text for each in outputs if each.output_type == "stream").splitlines()
+    printed = "\n".join(line if "  " in line.strip() else textwrap.fill(line, WIDTH) for line in lines)
     rest = [each for each in outputs if each.output_type != "stream"]
     return [nbformat.v4.new_output("stream", text=printed), *rest] if printed else rest
 
@@ -63,7 +67,8 @@ def write_page(path: Path) -> None:
     )
     note = f"*[This notebook]({path.name}) was run when the page was made.*"
     title, _, rest = text.replace("![png](", "![The figure that the cell draws](").partition("\n\n")
-    (MADE / f"{path.stem}_files").mkdir(parents=True, exist_ok=True)
+    shutil.rmtree(MADE / f"{path.stem}_files", ignore_errors=True)
+    (MADE / f"{path.stem}_files").mkdir(parents=True)
     for name, content in resources["outputs"].items():
         (MADE / name).write_bytes(content)
     (MADE / f"{path.stem}.md").write_text(f"{title}\n\n{note}\n\n{rest}", encoding="utf-8")

@@ -1,7 +1,7 @@
 """Blocks of code on the pages that people read, and which of them the tests run.
 
 A block is not run where the paragraph before it begins with "*Not run", and a line of the shell where its comment
-begins with "not run:": both are seen by the reader. Excerpts of the source have a title and are compared with it instead.
+begins with "not run:": both are seen by the reader. Excerpts of the source have a title and are compared with it.
 """
 
 from __future__ import annotations

@@ -63,7 +63,7 @@ def small(words: list[str]) -> list[str]:
         name = option.partition("=")[0]
         unneeded = name in ("--model", "--image-size") and given & {"--weights", "--runtimes"}
         if name not in given and not unneeded:
-            result += option.split("=", 1) if "digits" not in option else [name, option.partition("=")[2]]
+            result += option.split("=", 1)
     if words[0] == "analyze" and ":" in words[1]:
         result += ["--image-size", "32"]
     if "--int8" in given:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import json
 import re
 from collections.abc import Iterator
 from importlib import import_module
@@ -83,3 +84,16 @@ def test_the_api_has_the_public_modules_and_nothing_that_is_not_there() -> None:
             continue  # which need packages of their own
         module, _, attribute = name.rpartition(".")
         assert hasattr(import_module(module), attribute), name
+
+
+@pytest.mark.parametrize("path", sorted((DOCS / "notebooks").glob("*.ipynb")), ids=lambda path: path.stem)
+def test_a_notebook_is_kept_without_outputs(path: Path) -> None:
+    cells = [cell for cell in json.loads(path.read_text(encoding="utf-8"))["cells"] if cell["cell_type"] == "code"]
+    assert cells
+    assert all(not cell["outputs"] and cell["execution_count"] is None for cell in cells)
+
+
+def test_the_unit_from_scratch_takes_40_lines() -> None:
+    cells = json.loads((DOCS / "notebooks" / "unit.ipynb").read_text(encoding="utf-8"))["cells"]
+    (source,) = ("".join(cell["source"]) for cell in cells if "class Unit" in "".join(cell["source"]))
+    assert len(source.splitlines()) <= 40
