@@ -384,11 +384,11 @@ def test_an_absent_package_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
 
 def test_the_table_of_runtimes_has_the_ratio_as_its_figure() -> None:
-    exact: dict[str, Any] = {"size": 4_000_000, "difference": 0.0}
-    rows = [
-        Row(runtime="PyTorch", batch=1, value=Spread(8.0, 7.5, 8.5), speedup=None, size=4_000_000),
-        Row(runtime="OpenVINO int8", batch=1, value=Spread(2.0, 1.9, 2.1), speedup=Spread(4.0, 3.9, 4.1), **exact),
-    ]
-    lines = _runtimes_table(rows).splitlines()
-    assert lines[2].split() == ["PyTorch", "8.00", "[7.50,", "8.50]", "1.00", "█" * 6, "4.00"]
-    assert lines[3].split() == ["OpenVINO", "int8", "2.00", "[1.90,", "2.10]", "4.00", "█" * 24, "4.00", "0e+00"]
+    first = Row(runtime="PyTorch", batch=1, value=Spread(8.0, 7.5, 8.5), speedup=None, memory=None, size=4_000_000)
+    second = replace(
+        first, runtime="OpenVINO int8", value=Spread(2.0, 1.9, 2.1), speedup=Spread(4.0, 3.9, 4.1), memory=20
+    )
+    lines = _runtimes_table([first, second.compared(0.25, 0.995)]).splitlines()
+    assert lines[3].split() == ["PyTorch", "8.00", "[7.50,", "8.50]", "125.0", "1.00", "█" * 5, "4.00", "-"]
+    last = ["500.0", "4.00", "█" * 20, "4.00", "20", "2e-01", "99.5%"]
+    assert lines[4].split() == ["OpenVINO", "int8", "2.00", "[1.90,", "2.10]", *last]

@@ -76,6 +76,7 @@ def main(argv: list[str]) -> int:
     with Progress("starting") as line:
         from selkern.inference.export import export_weights, file_of, pictures_of, times
         from selkern.inference.network import load
+        from selkern.runtimes.files import bytes_of
 
         tune(threads=options.threads)
         line.show("loading the network")
@@ -102,7 +103,7 @@ def main(argv: list[str]) -> int:
         timings = times(loaded, path)
     if shown is None:
         say("note: no data are known: compared on random images; --data gives real ones")
-    size = sum(file.stat().st_size for file in {path, path.with_suffix(".bin")} if file.is_file())
+    size = bytes_of(path)
     if options.json:
         rows = [asdict(row) for row in timings]
         print(json.dumps({"file": str(path), "bytes": size, "compared": result.figures(), "times": rows}))

@@ -21,7 +21,7 @@ from selkern.errors import ResourceError, UsageError
 from selkern.io import require_new, sync_folder
 from selkern.models.backbone import Backbone
 from selkern.models.weights import Card, numbered
-from selkern.runtimes.files import PACKAGES, ExportCard, format_of, need, write_card
+from selkern.runtimes.files import BATCH, PACKAGES, ExportCard, format_of, need, write_card
 from selkern.runtimes.graph import Graph, quiet, write
 from selkern.runtimes.network import as_entering
 from selkern.runtimes.quantize import Int8, quantise
@@ -110,7 +110,7 @@ def export(
         size: tuple[int | str, ...] = ("height", "width") if dynamic_size else tuple(x.shape[2:])
         described = ExportCard(
             network=card or Card(model=type(model).__name__, classes=numbered(trial.logits.shape[1])),
-            images=("batch", *size, x.shape[1]) if with_normalisation else ("batch", x.shape[1], *size),
+            images=(BATCH, *size, x.shape[1]) if with_normalisation else (BATCH, x.shape[1], *size),
             outputs=graph.outputs,
             layout="NHWC" if with_normalisation else "NCHW",
             int8=int8 is not None,

@@ -22,6 +22,7 @@ PACKAGES: dict[Format, tuple[str, ...]] = {  # that write and open it, beside to
     "pt2": (),
 }
 RUNNABLE = (".onnx", ".xml")  # what commands open: a .pt2 may hold pickled objects, which are code
+BATCH = "batch"  # the axis of the input that takes any number
 KEY = "selkern"  # of the card in a file's metadata
 MARK = "selkern-export-1"
 
@@ -91,6 +92,12 @@ def need(package: str, where: str) -> Any:
 def digest(path: Path) -> str:
     """SHA-256 of a file."""
     return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def bytes_of(path: Path) -> int:
+    """Size of an exported file, with the weights beside an .xml."""
+    files = [path, path.with_suffix(".bin")] if format_of(path) == "openvino" else [path]
+    return sum(file.stat().st_size for file in files)
 
 
 def write_card(path: Path, card: ExportCard) -> None:

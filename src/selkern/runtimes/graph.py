@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from selkern.data.preprocess import Preprocess
 from selkern.deploy.fold import Folded
 from selkern.errors import UsageError, first_line
-from selkern.runtimes.files import format_of, need
+from selkern.runtimes.files import BATCH, format_of, need
 from selkern.selection.record import UnitInfo, hooked
 
 OPSET = 20  # what torch 2.13 writes by itself, and ONNX Runtime from 1.17 on reads
@@ -60,7 +60,7 @@ class Graph(nn.Module):
 def write(graph: Graph, x: Tensor, path: Path, dynamic_size: bool) -> None:
     """Trace a graph and write it in the format of the file's suffix. Raises UsageError where it cannot be traced."""
     height = 1 if graph.preprocess is not None else 2
-    free: dict[int, Any] = {0: torch.export.Dim("batch", min=1, max=1 << 16)}
+    free: dict[int, Any] = {0: torch.export.Dim(BATCH, min=1, max=1 << 16)}
     if dynamic_size:
         free |= dict.fromkeys((height, height + 1), torch.export.Dim.DYNAMIC)
     name = type(graph.network.net).__name__
