@@ -127,18 +127,21 @@ def test_a_selectified_network(tmp_path: Path) -> None:
         assert not torch.allclose(file(images(5)), plain(images(5)), rtol=1e-2)
 
 
-def test_normalisation_in_the_graph(tmp_path: Path, network: nn.Module) -> None:
+def test_preprocessing_in_the_graph(tmp_path: Path, network: nn.Module) -> None:
     path = tmp_path / "levels.onnx"
     small, known = moved(Small()), network.card
     assert isinstance(known, Card)
     card = replace(known, classes=known.classes[:4])
-    selkern.export(small, path, example=images(2), card=card, with_normalisation=True)
+    selkern.export(small, path, example=images(2), card=card, with_preprocessing=True)
     file, levels = ExportedNetwork(path), torch.randint(0, 256, (3, SIDE, SIDE, 3), dtype=torch.uint8)
     normalised = Preprocess.from_dict(card.preprocess).normalise(levels.permute(0, 3, 1, 2))
     with torch.no_grad():
         want = small(normalised)
     torch.testing.assert_close(file.outputs(levels)[0], want, rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(file(normalised), want, rtol=1e-4, atol=1e-5)
+    assert file.card is not None
+    assert file.card.images == ("batch", "height", "width", 3)
+    assert file.outputs(torch.zeros(2, 90, 200, 3, dtype=torch.uint8))[0].shape == (2, 4)
 
 
 def test_a_program_of_torch_export(tmp_path: Path) -> None:
@@ -315,7 +318,7 @@ WRONG: dict[str, tuple[Callable[[Path], object], str]] = {
         "3 labels of 2 images",
     ),
     "no preprocessing": (
-        lambda p: selkern.export(Small(), p / "a.pt2", example=images(2), with_normalisation=True),
+        lambda p: selkern.export(Small(), p / "a.pt2", example=images(2), with_preprocessing=True),
         "the model has no preprocessing",
     ),
 }

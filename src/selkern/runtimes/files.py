@@ -14,14 +14,15 @@ from selkern.errors import CheckpointError, PackageError, UsageError
 from selkern.extras import missing
 from selkern.models.weights import Card
 
-Format = Literal["onnx", "openvino", "pt2"]
-SUFFIXES: dict[Format, str] = {"onnx": ".onnx", "openvino": ".xml", "pt2": ".pt2"}
+Format = Literal["onnx", "openvino", "pt2", "executorch"]
+SUFFIXES: dict[Format, str] = {"onnx": ".onnx", "openvino": ".xml", "pt2": ".pt2", "executorch": ".pte"}
 PACKAGES: dict[Format, tuple[str, ...]] = {  # that write and open it, beside torch
     "onnx": ("onnx", "onnxscript", "onnxruntime"),
     "openvino": ("onnx", "onnxscript", "openvino"),
     "pt2": (),
+    "executorch": ("executorch",),
 }
-RUNNABLE = (".onnx", ".xml")  # what commands open: a .pt2 may hold pickled objects, which are code
+RUNNABLE = (".onnx", ".xml")  # what commands open: a .pt2 may hold code, a .pte is for devices
 BATCH = "batch"  # the axis of the input that takes any number
 KEY = "selkern"  # of the card in a file's metadata
 MARK = "selkern-export-1"
@@ -35,7 +36,7 @@ class ExportCard:
         network: the card of the weights.
         images: shape of the input, "batch", "height" and "width" where any number goes.
         outputs: names of the outputs: "logits", then the label of each unit whose selection is one.
-        layout: of the input: "NCHW" normalised float32, or "NHWC" uint8, which the graph normalises.
+        layout: of the input: "NCHW" normalised float32, or "NHWC" uint8, which the graph resizes and normalises.
         int8: whether weights and activations are quantised.
         weights_sha256: of the .bin beside an .xml; empty of other formats.
         compared: figures of the comparison with the PyTorch network, by name.
@@ -77,7 +78,7 @@ def format_of(path: Path) -> Format:
 
 
 def is_exported(word: str) -> bool:
-    """Whether a word names a file that commands open with its own runtime, or a .pt2, which they refuse."""
+    """Whether a word names an exported file: one that commands open with its own runtime, or one that they refuse."""
     return Path(word).suffix in SUFFIXES.values()
 
 

@@ -10,10 +10,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
+from torch.nn import functional
 
 from selkern.data.preprocess import Preprocess
 from selkern.errors import CheckpointError, UsageError
 from selkern.runtimes.files import BATCH, KEY, RUNNABLE, ExportCard, digest, format_of, need
+from selkern.runtimes.resize import target_of
 
 Precision = Literal["f32", "bf16"]  # of OpenVINO's arithmetic
 Function = Callable[[NDArray[Any]], list[NDArray[Any]]]
@@ -91,11 +93,21 @@ class ExportedNetwork(nn.Module):
 
 
 def as_entering(x: Tensor, inside: Preprocess | None) -> Tensor:
-    """Normalised images as the graph takes them: with normalisation inside as the grey levels they are of."""
+    """Normalised images (N, C, H, W) as the graph takes them.
+
+    Args:
+        x: of the network's size.
+        inside: what the graph does to images; it gets the grey levels that `x` was made of, in the middle of as many
+            pixels as it crops without resizing, so that the network sees `x`. None where it takes `x` as it is.
+    """
     if inside is None:
         return x.cpu()
     mean, std = (torch.tensor(values).view(3, 1, 1) for values in (inside.mean, inside.std))
-    return ((x.cpu() * std + mean) * 255).round().clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1).contiguous()
+    levels = ((x.cpu() * std + mean) * 255).round().clamp(0, 255).to(torch.uint8)
+    whole = target_of(inside)
+    before = (whole - inside.size) // 2
+    after = whole - inside.size - before
+    return functional.pad(levels, (before, after, before, after)).permute(0, 2, 3, 1).contiguous()
 
 
 def _open_onnx(path: Path, _precision: Precision, batch: int | None) -> tuple[str, Function]:

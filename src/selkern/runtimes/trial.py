@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import zipfile
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from selkern.data.preprocess import Preprocess
 from selkern.errors import NumericsError, SelkernError, UsageError
 from selkern.layers.parts import evaluating
-from selkern.runtimes.files import RUNNABLE
+from selkern.runtimes.files import RUNNABLE, SUFFIXES, need
+from selkern.runtimes.graph import Graph
 from selkern.runtimes.network import ExportedNetwork, as_entering
+from selkern.runtimes.resize import resized
 
 TOLERANCE = 1e-4  # of the largest logit: sums of float32 in another order
+_RESIZED = 0.02  # where the file resizes: single pixels are rounded to the next grey level
 _BATCH = 32
 
 
@@ -62,7 +67,7 @@ class Trial:
     def of(cls, model: nn.Module, images: Tensor, labels: Tensor | None, inside: Preprocess | None) -> Trial:
         """With what the model gives; of images that are rounded, for the rounded ones."""
         entering = as_entering(images, inside)
-        logits = logits_of(model, images if inside is None else inside.normalise(entering.permute(0, 3, 1, 2)))
+        logits = logits_of(model, images if inside is None else inside.normalise(resized(entering, inside)))
         if labels is not None:
             if labels.shape != (len(images),):
                 raise UsageError(f"{len(labels)} labels of {len(images)} images", "labels", "give one for each image")
@@ -98,6 +103,20 @@ class Trial:
         return Comparison(images=len(got), difference=difference, agreement=agreement, **both)
 
 
+def require_resized(path: Path, staged: Path, graph: Graph) -> None:
+    """Raise NumericsError unless a file resizes images that are not of the network's size as its graph does."""
+    assert graph.preprocess is not None
+    size = graph.preprocess.size
+    for height, width in ((2 * size, 3 * size + 1), (size, size // 2 + 1)):
+        coarse = torch.rand(2, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+        levels = 255 * functional.interpolate(coarse, size=(height, width), mode="bilinear")
+        x = levels.to(torch.uint8).permute(0, 2, 3, 1).contiguous()
+        difference, _ = closeness(graph(x)[0].detach(), run_file(staged, x))
+        if not difference <= _RESIZED:
+            what = f"images of {width} x {height} px resized within differ by {difference:.1e} of the largest logit"
+            raise NumericsError(what, str(path), "nothing was written; report it")
+
+
 def closeness(want: Tensor, got: Tensor) -> tuple[float, float]:
     """Largest difference of logits (N, K) as a share of the largest, and the share of images of the same class."""
     difference = (got - want).abs().max() / want.abs().max().clamp(min=1e-12)
@@ -126,5 +145,13 @@ def logits_of(model: nn.Module, x: Tensor) -> Tensor:
 @torch.inference_mode()
 def run_file(path: Path, x: Tensor) -> Tensor:
     """Logits of a file that was just written, as its runtime gives them."""
-    run: Any = ExportedNetwork(path).outputs if path.suffix in RUNNABLE else torch.export.load(path).module()
+    if path.suffix in RUNNABLE:
+        run: Callable[[Tensor], Sequence[Tensor]] = ExportedNetwork(path).outputs
+    elif path.suffix == SUFFIXES["executorch"]:
+        method = need("executorch.runtime", path.name).Runtime.get().load_program(path).load_method("forward")
+        return torch.cat([method.execute([part])[0].clone() for part in torch.split(x, 1)])
+    elif any("aotinductor" in name for name in zipfile.ZipFile(path).namelist()):
+        run = torch._inductor.aoti_load_package(str(path))
+    else:
+        run = torch.export.load(path).module()
     return torch.cat([run(part)[0] for part in torch.split(x, _BATCH)])
