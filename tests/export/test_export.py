@@ -24,9 +24,9 @@ from selkern.errors import CheckpointError, NumericsError, PackageError, UsageEr
 from selkern.inference.export import pictures_of
 from selkern.inference.network import load
 from selkern.measure.timing import Spread
-from selkern.models.weights import Card, bundled
+from selkern.models.weights import EXPORTED, Card, bundled
 from selkern.runtimes.bench import Row
-from selkern.runtimes.files import ExportCard
+from selkern.runtimes.files import SUFFIXES, ExportCard
 from selkern.runtimes.network import ExportedNetwork
 from selkern.runtimes.quantize import Int8
 from selkern.runtimes.trial import Trial
@@ -187,14 +187,21 @@ def test_outputs_have_the_labels_of_record(tmp_path: Path) -> None:
     assert card.outputs == ("logits", "act.0")
 
 
+@pytest.mark.parametrize("words", [
+    "export FILE", "analyze FILE --output OUT --data digits", "bench FILE --runtimes", "bench FILE", "check FILE",
+    "selectify FILE",
+    "train --weights FILE --data digits --output OUT", "train --model FILE --data digits --output OUT",
+])  # fmt: skip
 def test_commands_that_need_the_network_say_that_a_file_is_exported(
-    onnx: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    words: str, onnx: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    for words in (["export", str(onnx)], ["analyze", str(onnx), "--output", str(tmp_path / "a"), "--data", "digits"]):
-        assert cli.main(words) == 2
-        assert "an exported file" in capsys.readouterr().err
-    assert cli.main(["bench", str(onnx), "--runtimes"]) == 2
+    replaced = {"FILE": str(onnx), "OUT": str(tmp_path / "out")}
+    assert cli.main([replaced.get(word, word) for word in words.split()]) == 2
     assert "an exported file" in capsys.readouterr().err
+
+
+def test_every_format_is_known_as_exported() -> None:
+    assert set(EXPORTED) == set(SUFFIXES.values())
 
 
 def test_a_file_whose_classes_are_not_its_outputs(onnx: Path, tmp_path: Path) -> None:
@@ -281,6 +288,13 @@ class Named(Small):
         return {"logits": super().forward(x)}
 
 
+class Flat(nn.Sequential):
+    """A network of one size of images."""
+
+    def __init__(self) -> None:
+        super().__init__(nn.Flatten(), nn.Linear(3 * SIDE * SIDE, 4))
+
+
 WRONG: dict[str, tuple[Callable[[Path], object], str]] = {
     "an upper-case suffix": (lambda p: selkern.export(Small(), p / "a.ONNX", example=images(2)), "no format has the"),
     "logits by name": (lambda p: selkern.export(Named(), p / "a.pt2", example=images(2)), "gives a dict, not logits"),
@@ -316,6 +330,18 @@ WRONG: dict[str, tuple[Callable[[Path], object], str]] = {
     "labels": (
         lambda p: selkern.export(Small(), p / "a.pt2", example=images(2), labels=torch.zeros(3, dtype=torch.long)),
         "3 labels of 2 images",
+    ),
+    "machine code": (
+        lambda p: selkern.export(Small(), p / "a.onnx", example=images(2), compiled=True),
+        "compiled is of torch.export",
+    ),
+    "any size for a device": (
+        lambda p: selkern.export(Small(), p / "a.pte", example=images(2), dynamic_size=True),
+        "plans its memory for images of one size",
+    ),
+    "one size alone": (
+        lambda p: selkern.export(Flat(), p / "a.pt2", example=images(2), dynamic_size=True),
+        "leave dynamic_size out",
     ),
     "no preprocessing": (
         lambda p: selkern.export(Small(), p / "a.pt2", example=images(2), with_preprocessing=True),

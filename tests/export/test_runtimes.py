@@ -126,6 +126,29 @@ def test_accuracy_control_leaves_operators_in_float(tmp_path: Path, monkeypatch:
     assert result.exported_top1 >= result.top1 - 0.02
 
 
+def test_machine_code_of_torch(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "digits.pt2"
+    assert cli.main(["export", "sknet_mini.digits", "--to", "pt2", "--compiled", "--output", str(path)]) == 0
+    assert "aoti_load_package" in capsys.readouterr().out
+    x = torch.randn(5, 3, 48, 48)
+    with torch.no_grad():
+        want = selkern.create_model("sknet_mini", weights="digits").eval()(x)
+    torch.testing.assert_close(torch._inductor.aoti_load_package(str(path))(x)[0], want, rtol=1e-4, atol=1e-4)
+
+
+def test_a_program_for_devices(tmp_path: Path) -> None:
+    """ExecuTorch is in no extra: without it this is skipped."""
+    runtime = pytest.importorskip("executorch.runtime")
+    model, path = selkern.create_model("sknet_mini", weights="digits").eval(), tmp_path / "digits.pte"
+    selkern.export(model, path, selections=True)
+    x = torch.randn(1, 3, 48, 48)
+    with selkern.record(model) as selections, torch.no_grad():
+        want = model(x)
+    outputs = runtime.Runtime.get().load_program(path).load_method("forward").execute([x])
+    for output, expected in zip(outputs, (want, *selections.values()), strict=True):
+        torch.testing.assert_close(output, expected, rtol=1e-4, atol=1e-5)
+
+
 def test_a_third_party_network(tmp_path: Path) -> None:
     timm = timm_or_skip()
     model = moved(timm.create_model("tf_efficientnet_lite0", num_classes=5))

@@ -135,5 +135,16 @@ def _print(
         print(f"  batch of {row.batch:<2}                   {each}: {row.speedup.median:.2f} times as fast")
     if calibration is not None:
         print(f"int8 calibrated on {calibration.name}")
-    if timings:
-        print(f"next:\n  selkern predict {shlex.quote(str(path))} IMAGE...")
+    print(f"next:\n  {_next(path)}")
+
+
+def _next(path: Path) -> str:
+    """What a file is used by."""
+    from selkern.runtimes.files import is_compiled
+
+    if path.suffix == ".pt2":
+        opened = "torch._inductor.aoti_load_package({!r})" if is_compiled(path) else "torch.export.load({!r}).module()"
+        return f"{opened.format(str(path))}(images)"
+    if path.suffix == ".pte":
+        return f"executorch.runtime.Runtime.get().load_program({str(path)!r}).load_method('forward').execute([images])"
+    return f"selkern predict {shlex.quote(str(path))} IMAGE..."

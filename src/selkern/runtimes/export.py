@@ -17,15 +17,15 @@ from torch import Tensor, nn
 
 from selkern.data.preprocess import Preprocess
 from selkern.deploy.fold import fold
-from selkern.errors import ResourceError, UsageError
-from selkern.io import require_new, sync_folder
+from selkern.errors import UsageError
+from selkern.io import cannot_write, require_new, sync_folder
 from selkern.models.backbone import Backbone
 from selkern.models.weights import Card, numbered
 from selkern.runtimes.files import BATCH, PACKAGES, RUNNABLE, ExportCard, format_of, need, write_card
 from selkern.runtimes.graph import Graph, quiet, write
 from selkern.runtimes.network import as_entering
 from selkern.runtimes.quantize import Int8, quantise
-from selkern.runtimes.trial import TOLERANCE, Comparison, Trial, require_resized
+from selkern.runtimes.trial import TOLERANCE, Comparison, Trial, require_any_size, require_resized
 from selkern.selection.record import find_units
 
 
@@ -109,6 +109,8 @@ def export(
         result = trial.compare(path, staged, tolerance)
         if inside is not None:
             require_resized(path, staged, graph)
+        elif dynamic_size:
+            require_any_size(path, staged, model, shown, tolerance)
         if int8 is not None:
             entering = replace(int8, calibration=as_entering(int8.calibration, inside))
             with quiet():
@@ -190,9 +192,7 @@ def staging(path: Path) -> Iterator[Path]:
         folder = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
         yield folder
     except OSError as error:
-        raise ResourceError(
-            f"cannot write ({error.strerror or error})", str(path), "free space or choose another folder"
-        ) from error
+        raise cannot_write(path, error) from error
     finally:
         if folder is not None:
             shutil.rmtree(folder, ignore_errors=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import importlib
 import json
+import zipfile
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -77,11 +78,6 @@ def format_of(path: Path) -> Format:
     raise UsageError(f"no format has the suffix {path.suffix!r}", str(path), f"give {', '.join(SUFFIXES.values())}")
 
 
-def is_exported(word: str) -> bool:
-    """Whether a word names an exported file: one that commands open with its own runtime, or one that they refuse."""
-    return Path(word).suffix in SUFFIXES.values()
-
-
 def need(package: str, where: str) -> Any:
     """An optional package. Raises PackageError with the line that installs it."""
     try:
@@ -99,6 +95,12 @@ def bytes_of(path: Path) -> int:
     """Size of an exported file, with the weights beside an .xml."""
     files = [path, path.with_suffix(".bin")] if format_of(path) == "openvino" else [path]
     return sum(file.stat().st_size for file in files)
+
+
+def is_compiled(path: Path) -> bool:
+    """Whether a .pt2 is machine code (AOTInductor), not operators."""
+    with zipfile.ZipFile(path) as file:
+        return any("aotinductor" in name for name in file.namelist())
 
 
 def write_card(path: Path, card: ExportCard) -> None:

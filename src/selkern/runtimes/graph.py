@@ -76,8 +76,8 @@ def write(graph: Graph, x: Tensor, path: Path, *, dynamic_size: bool = False, co
     if dynamic_size or graph.preprocess is not None:
         height = 1 if graph.preprocess is not None else 2
         free |= dict.fromkeys((height, height + 1), torch.export.Dim.DYNAMIC)
-    if kind == "executorch":  # it plans its memory for the largest batch
-        x, free = x[:1], {}
+    if kind == "executorch":  # it plans its memory for the largest batch, and reorders weights itself
+        graph, x, free = graph.to(memory_format=torch.contiguous_format), x[:1], {}  # type: ignore[call-overload]
     with quiet(), torch.no_grad():
         with _one_line("torch.export cannot trace it", name, "trace the network by hand"):
             program = torch.export.export(graph, (x,), dynamic_shapes={"images": free}, strict=False)

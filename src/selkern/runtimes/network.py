@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from selkern.data.preprocess import Preprocess
-from selkern.errors import CheckpointError, UsageError
+from selkern.errors import CheckpointError, UsageError, last_line
 from selkern.runtimes.files import BATCH, KEY, RUNNABLE, ExportCard, digest, format_of, need
 from selkern.runtimes.resize import target_of
 
@@ -52,10 +52,8 @@ class ExportedNetwork(nn.Module):
         try:
             text, self._run = (_open_onnx if kind == "onnx" else _open_openvino)(self.path, precision, batch)
         except Exception as error:  # of each runtime its own kinds
-            reason = (str(error).strip().splitlines() or [type(error).__name__])[-1]
-            raise CheckpointError(
-                f"cannot be opened ({reason[:200]})", str(path), "export the network again"
-            ) from error
+            what = f"cannot be opened ({last_line(error)[:200]})"
+            raise CheckpointError(what, str(path), "export the network again") from error
         self.card = ExportCard.from_json(text, str(path)) if text else None
         if self.card is not None and self.card.weights_sha256:
             weights = self.path.with_suffix(".bin")
@@ -74,10 +72,8 @@ class ExportedNetwork(nn.Module):
             arrays = self._run(x.detach().cpu().contiguous().numpy())
         except Exception as error:  # of each runtime its own kinds
             takes = "" if self.card is None else f"; it takes {' x '.join(map(str, self.card.images))}"
-            reason = (str(error).strip().splitlines() or [type(error).__name__])[-1][:200]
-            raise UsageError(
-                f"does not run on {tuple(x.shape)}{takes}", str(self.path), f"give such images ({reason})"
-            ) from error
+            what, fix = f"does not run on {tuple(x.shape)}{takes}", f"give such images ({last_line(error)[:200]})"
+            raise UsageError(what, str(self.path), fix) from error
         return [torch.from_numpy(np.array(array, copy=not array.flags.writeable)) for array in arrays]
 
     def forward(self, x: Tensor) -> Tensor:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import zipfile
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -12,9 +11,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from selkern.data.preprocess import Preprocess
-from selkern.errors import NumericsError, SelkernError, UsageError
+from selkern.errors import NumericsError, SelkernError, UsageError, first_line
 from selkern.layers.parts import evaluating
-from selkern.runtimes.files import RUNNABLE, SUFFIXES, need
+from selkern.runtimes.files import RUNNABLE, SUFFIXES, is_compiled, need
 from selkern.runtimes.graph import Graph
 from selkern.runtimes.network import ExportedNetwork, as_entering
 from selkern.runtimes.resize import resized
@@ -103,6 +102,19 @@ class Trial:
         return Comparison(images=len(got), difference=difference, agreement=agreement, **both)
 
 
+def require_any_size(path: Path, staged: Path, model: nn.Module, x: Tensor, tolerance: float) -> None:
+    """Raise UsageError for a model of images of one size, NumericsError for a file that differs for another size."""
+    larger = functional.interpolate(x[:2], size=(x.shape[2] + 32, x.shape[3] + 64), mode="bilinear")
+    try:
+        want = logits_of(model, larger)
+    except UsageError as error:
+        raise UsageError(error.what, error.where, "leave dynamic_size out if it takes images of one size") from error
+    difference, _ = closeness(want, run_file(staged, larger))
+    if not difference <= tolerance:
+        what = f"for images of {tuple(larger.shape)} it differs by {difference:.1e} of the largest logit"
+        raise NumericsError(what, str(path), "nothing was written; leave dynamic_size out")
+
+
 def require_resized(path: Path, staged: Path, graph: Graph) -> None:
     """Raise NumericsError unless a file resizes images that are not of the network's size as its graph does."""
     assert graph.preprocess is not None
@@ -132,7 +144,7 @@ def logits_of(model: nn.Module, x: Tensor) -> Tensor:
         except SelkernError:
             raise
         except Exception as error:
-            reason = f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
+            reason = f"{type(error).__name__}: {first_line(error)}"
             raise UsageError(
                 f"does not run on {tuple(x.shape)} ({reason[:200]})", type(model).__name__, "give images it takes"
             ) from error
@@ -150,7 +162,7 @@ def run_file(path: Path, x: Tensor) -> Tensor:
     elif path.suffix == SUFFIXES["executorch"]:
         method = need("executorch.runtime", path.name).Runtime.get().load_program(path).load_method("forward")
         return torch.cat([method.execute([part])[0].clone() for part in torch.split(x, 1)])
-    elif any("aotinductor" in name for name in zipfile.ZipFile(path).namelist()):
+    elif is_compiled(path):
         run = torch._inductor.aoti_load_package(str(path))
     else:
         run = torch.export.load(path).module()
