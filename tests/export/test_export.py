@@ -375,6 +375,13 @@ def test_damaged_and_foreign_files(onnx: Path, tmp_path: Path, capsys: pytest.Ca
             ExportedNetwork(tmp_path / name)
     with pytest.raises(CheckpointError, match="no such file"):
         ExportedNetwork(tmp_path / "none.onnx")
+    shutil.copy(f"{onnx}.json", tmp_path / "flipped.onnx.json")
+    (tmp_path / "flipped.onnx").write_bytes(data)
+    assert ExportedNetwork(tmp_path / "flipped.onnx").card is not None
+    middle = len(data) // 2  # among the weights, where ONNX Runtime notices nothing
+    (tmp_path / "flipped.onnx").write_bytes(data[:middle] + bytes([data[middle] ^ 64]) + data[middle + 1 :])
+    with pytest.raises(CheckpointError, match=r"is damaged, or not the file that its \.json describes"):
+        ExportedNetwork(tmp_path / "flipped.onnx")
     foreign = tmp_path / "foreign.onnx"
     torch.onnx.export(moved(Small()), (images(2),), foreign, dynamo=True, verbose=False, external_data=False)
     assert ExportedNetwork(foreign).card is None

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 from shim import timm_or_skip
+from tiny import make_options, train
 from torch import nn
 
 import selkern
@@ -166,3 +167,13 @@ def test_one_network_in_every_runtime(capsys: pytest.CaptureFixture[str]) -> Non
     rows = {row["runtime"]: row for row in json.loads(capsys.readouterr().out)["rows"]}
     assert list(rows) == ["PyTorch", "folded", "ONNX Runtime", "OpenVINO float32", "OpenVINO bfloat16", "OpenVINO int8"]
     assert all(rows[name]["difference"] < 1e-4 for name in ("folded", "ONNX Runtime", "OpenVINO float32"))
+
+
+@pytest.mark.usefixtures("tiny_networks")
+def test_a_run_is_measured_on_its_own_images(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = train(make_options(data, tmp_path / "runs", model="sk_tiny"))
+    assert cli.main(["bench", str(run.path), "--budget", "0.3", "--batch-size", "2"]) == 0
+    lines = capsys.readouterr().out
+    assert "answers compared on" in lines
+    assert "random images" not in lines
+    assert "OpenVINO int8" in lines

@@ -32,11 +32,12 @@ class BenchOptions:
     """Time inference and a training step of models on the CPU, and the memory held for the backward pass.
 
     Several models run in turn, and each is compared with the first. Without a model: sknet50 and its plain twin,
-    resnext50_32x4d. With --runtimes the last one runs folded and in every runtime that is installed, too.
+    resnext50_32x4d. With --runtimes the last one runs folded and in every runtime that is installed, too, and so does a
+    run (its folder, its name, latest), on its own images.
     """
 
     models: Annotated[Positional[tuple[str, ...]], tyro.conf.arg(metavar="MODEL...")] = ()
-    """Model names, weights files, hf-hub:user/name, timm:NAME, FILE.py:CLASS or module:CLASS (whose code is run)."""
+    """Names, runs, weights files, hf-hub:user/name, timm:NAME, FILE.py:CLASS or module:CLASS (whose code is run)."""
     arguments: Annotated[str, tyro.conf.arg(name="with")] = ""
     """Arguments of a class or function, as in Python: "64, kernels=[3, 5]"."""
     batch_size: tuple[int, ...] = (1, 8)
@@ -80,12 +81,13 @@ def main(argv: list[str]) -> int:
     from selkern.convert.subject import find_inputs, find_subject, own_size
     from selkern.measure import machine
     from selkern.measure.bench import bench
+    from selkern.train.run_folder import is_run
     from selkern.tuning import tune
 
     tune()
     if options.threads is not None:
         torch.set_num_threads(options.threads)
-    if options.runtimes:
+    if options.runtimes or (options.models and is_run(options.models[-1])):
         return _in_runtimes(options)
     names = tuple(dict.fromkeys(options.models)) or DEFAULT
     models = {name: find_subject(name, options.arguments) for name in names}

@@ -21,7 +21,7 @@ from selkern.errors import UsageError
 from selkern.io import cannot_write, require_new, sync_folder
 from selkern.models.backbone import Backbone
 from selkern.models.weights import Card, numbered
-from selkern.runtimes.files import BATCH, PACKAGES, RUNNABLE, ExportCard, format_of, need, write_card
+from selkern.runtimes.files import BATCH, PACKAGES, RUNNABLE, ExportCard, beside, format_of, need, write_card
 from selkern.runtimes.graph import Graph, quiet, write
 from selkern.runtimes.network import as_entering
 from selkern.runtimes.quantize import Int8, quantise
@@ -134,8 +134,8 @@ def export(
 def _require_possible(path: Path, int8: Int8 | None, compiled: bool, any_size: bool) -> None:
     """Raise unless a file of this name can be made."""
     kind = format_of(path)
-    beside = [path.with_suffix(".bin")] if kind == "openvino" else []
-    for file in (path, path.with_name(f"{path.name}.json"), *beside):
+    weights = [path.with_suffix(".bin")] if kind == "openvino" else []
+    for file in (path, beside(path), *weights):
         require_new(file, "path")
     if int8 is not None and not isinstance(int8, Int8):
         raise UsageError(f"int8 is {int8!r}", "int8", "give Int8(calibration=images)")

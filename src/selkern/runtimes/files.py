@@ -27,6 +27,7 @@ RUNNABLE = (".onnx", ".xml")  # what commands open: a .pt2 may hold code, a .pte
 BATCH = "batch"  # the axis of the input that takes any number
 KEY = "selkern"  # of the card in a file's metadata
 MARK = "selkern-export-1"
+DIGEST = "sha256"  # of the file, in the .json beside it
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,9 +52,9 @@ class ExportCard:
     weights_sha256: str = ""
     compared: dict[str, float] = field(default_factory=dict)
 
-    def to_json(self, indent: int | None = None) -> str:
+    def to_json(self) -> str:
         """As text."""
-        return json.dumps({"format": MARK, **asdict(self)}, indent=indent)
+        return json.dumps({"format": MARK, **asdict(self)})
 
     @classmethod
     def from_json(cls, text: str, where: str) -> ExportCard:
@@ -62,6 +63,7 @@ class ExportCard:
             values = json.loads(text)
             if values.pop("format") != MARK:
                 raise ValueError("another format")
+            values.pop(DIGEST, None)
             card = Card(**{**values["network"], "classes": tuple(values["network"]["classes"])})
             parts = {name: tuple(values[name]) for name in ("images", "outputs")}
             return cls(**{**values, **parts, "network": card})
@@ -118,4 +120,21 @@ def write_card(path: Path, card: ExportCard) -> None:
         info = ElementTree.SubElement(tree.getroot(), "rt_info") if info is None else info
         ElementTree.SubElement(ElementTree.SubElement(info, KEY), "card", value=card.to_json())
         tree.write(path)
-    path.with_name(f"{path.name}.json").write_text(card.to_json(indent=1) + "\n")
+    values = {**json.loads(card.to_json()), DIGEST: digest(path)}
+    beside(path).write_text(json.dumps(values, indent=1) + "\n")
+
+
+def beside(path: Path) -> Path:
+    """The .json that goes with an exported file."""
+    return path.with_name(f"{path.name}.json")
+
+
+def require_undamaged(path: Path) -> None:
+    """Raise CheckpointError for a file that is not the one its .json was written for; without a .json it may be any."""
+    try:
+        known = json.loads(beside(path).read_text()).get(DIGEST)
+    except (OSError, ValueError, AttributeError, RecursionError):
+        return
+    if known is not None and known != digest(path):
+        fix = f"export the network again, or remove {beside(path).name}"
+        raise CheckpointError("is damaged, or not the file that its .json describes", str(path), fix)

@@ -14,7 +14,7 @@ from torch.nn import functional
 
 from selkern.data.preprocess import Preprocess
 from selkern.errors import CheckpointError, UsageError, last_line
-from selkern.runtimes.files import BATCH, KEY, RUNNABLE, ExportCard, digest, format_of, need
+from selkern.runtimes.files import BATCH, KEY, RUNNABLE, ExportCard, digest, format_of, need, require_undamaged
 from selkern.runtimes.resize import target_of
 
 Precision = Literal["f32", "bf16"]  # of OpenVINO's arithmetic
@@ -49,6 +49,7 @@ class ExportedNetwork(nn.Module):
         if not self.path.is_file():
             raise CheckpointError("no such file", str(path), "check the path")
         need("onnxruntime" if kind == "onnx" else "openvino", str(path))
+        require_undamaged(self.path)
         try:
             text, self._run = (_open_onnx if kind == "onnx" else _open_openvino)(self.path, precision, batch)
         except Exception as error:  # of each runtime its own kinds

@@ -332,6 +332,15 @@ class RunFolder:
         write_csv(self.metrics, COLUMNS, [[row[column] for column in COLUMNS] for row in rows])
 
 
+def is_run(given: str) -> bool:
+    """Whether a word names a run."""
+    try:
+        RunFolder.find(given)
+    except (CheckpointError, UsageError):
+        return False
+    return True
+
+
 def name_of(options: TrainOptions) -> str:
     """The name of a run's folder, before a number that another of the name may make necessary."""
     return options.name or f"{options.model.rpartition(':')[2]}-{Path(options.data).stem or 'data'}"
