@@ -34,6 +34,11 @@ def first_line(error: BaseException) -> str:
     return (_lines(error) or [type(error).__name__])[0]
 
 
+def kind_and_line(error: BaseException) -> str:
+    """An exception's kind, and what it says first: of code that may raise anything."""
+    return f"{type(error).__name__}: {(_lines(error) or [''])[0]}"
+
+
 def last_line(error: BaseException) -> str:
     """What an exception says last, as those of C++ have the reason there; its kind where it says nothing."""
     return (_lines(error) or [type(error).__name__])[-1]

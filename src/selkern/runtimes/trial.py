@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from selkern.data.preprocess import Preprocess
-from selkern.errors import NumericsError, SelkernError, UsageError, first_line
+from selkern.errors import NumericsError, SelkernError, UsageError, kind_and_line
 from selkern.layers.parts import evaluating
 from selkern.runtimes.files import RUNNABLE, SUFFIXES, is_compiled, need
 from selkern.runtimes.graph import Graph
@@ -144,7 +144,7 @@ def logits_of(model: nn.Module, x: Tensor) -> Tensor:
         except SelkernError:
             raise
         except Exception as error:
-            reason = f"{type(error).__name__}: {first_line(error)}"
+            reason = kind_and_line(error)
             raise UsageError(
                 f"does not run on {tuple(x.shape)} ({reason[:200]})", type(model).__name__, "give images it takes"
             ) from error
