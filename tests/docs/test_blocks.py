@@ -61,7 +61,7 @@ def small(words: list[str]) -> list[str]:
         return result
     for option in SMALL.get(words[0], "").split():
         name = option.partition("=")[0]
-        unneeded = name in ("--model", "--image-size") and given & {"--weights", "--runtimes"}
+        unneeded = name in ("--model", "--image-size") and given & {"--weights", "RUN", "latest"}
         if name not in given and not unneeded:
             result += option.split("=", 1)
     if words[0] == "analyze" and ":" in words[1]:
