@@ -40,6 +40,15 @@ class Block:
             if command.strip() and not line.startswith("#") and not comment.strip().startswith("not run:"):
                 yield command.strip()
 
+    def is_first(self, command: str) -> bool:
+        """Whether no page before has the same line, which is run once."""
+        return _FIRST[plain(command)] is self
+
+
+def plain(command: str) -> str:
+    """A line with the newest run as any other."""
+    return command.replace(" latest", " RUN")
+
 
 def blocks_of(page: Path) -> list[Block]:
     """All blocks of a page, in its order."""
@@ -56,5 +65,5 @@ def blocks_of(page: Path) -> list[Block]:
 BLOCKS = [block for page in PAGES for block in blocks_of(page)]
 PYTHON = [block for block in BLOCKS if block.language == "python" and block.runs]
 _SHELL = [block for block in BLOCKS if block.language in ("", "sh") and block.runs]
-FIRST = {command: block for block in reversed(_SHELL) for command in block.commands()}
-SHELL = [block for block in _SHELL if any(FIRST[command] is block for command in block.commands())]
+_FIRST = {plain(command): block for block in reversed(_SHELL) for command in block.commands()}
+SHELL = [block for block in _SHELL if any(block.is_first(command) for command in block.commands())]

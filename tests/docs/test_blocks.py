@@ -16,7 +16,7 @@ from annotated import boxes, make_voc
 from shim import timm_or_skip
 from tiny import ENVIRONMENT, draw, make_folder, signal_at
 
-from docs.blocks import BLOCKS, FIRST, NOT_RUN, PAGES, PYTHON, SHELL, Block
+from docs.blocks import BLOCKS, NOT_RUN, PAGES, PYTHON, SHELL, Block
 from selkern.cli import main
 
 timm_or_skip()
@@ -67,7 +67,7 @@ def small(words: list[str]) -> list[str]:
     if words[0] == "analyze" and ":" in words[1]:
         result += ["--image-size", "32"]
     if "--int8" in given:
-        result += ["--calibration-images", "8", "--max-drop", "100"]
+        result += ["--calibration-images", "16", "--max-drop", "100"]
     return result
 
 
@@ -105,7 +105,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         make_folder(root / "photos")
         draw(root / "folder" / "one.png", 0, 1)
         shutil.copy(root / "folder" / "one.png", root / "picture.png")
-        make_voc(root / "FOLDER", boxes())
+        make_voc(root / "FOLDER", boxes(10))
         (root / "my_code.py").write_text(CODE)
         assert main(["data", "import", "voc", "FOLDER", "--to", "crops/"]) == 0
         crops = ["--model", "sknet_mini", "--epochs", "1", "--image-size", "32", "--batch-size", "4", "--no-report"]
@@ -127,8 +127,8 @@ def test_a_block_of_shell(block: Block, world: Path, monkeypatch: pytest.MonkeyP
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     runs = world / "runs" / "train"
     for command in block.commands():
-        if FIRST[command] is not block:
-            continue  # another page has the same line, and runs it
+        if not block.is_first(command):
+            continue
         words = shlex.split(command)
         if "--resume" in words:
             (runs / "latest.txt").write_text(f"{runs / 'stopped'}\n")

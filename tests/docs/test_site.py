@@ -123,6 +123,8 @@ def test_every_page_fits_and_asks_no_other_host(width: int, scheme: str, browser
 def test_the_search_finds_a_message(browser: Any, address: str) -> None:
     page = browser.new_page(viewport={"width": 1400, "height": 900})
     page.goto(address + "index.html")
+    page.get_by_placeholder("Search").click()
+    page.wait_for_function("document.querySelector('.md-search-result__meta').textContent.includes('Type to start')")
     page.get_by_placeholder("Search").fill("Git LFS pointer")
     page.wait_for_selector(".md-search-result__item")
     assert "Troubleshooting" in page.inner_text(".md-search-result")
