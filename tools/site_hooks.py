@@ -53,9 +53,12 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 def on_page_markdown(markdown: str, page: Page, files: Files, **_: object) -> str:
     """Links as they lead within the site, where the repository's root and docs/ are one folder."""
     source = Path(page.file.abs_src_path or "")
-    if source.is_relative_to(NOTEBOOKS):
-        source = ROOT / "docs" / "notebooks" / source.name  # whose links it has
     places = {Path(file.abs_src_path): file.src_uri for file in files if file.abs_src_path}
+    notebooks = ROOT / "docs" / "notebooks"
+    if source.is_relative_to(NOTEBOOKS):
+        source = notebooks / source.name  # whose links it has
+    else:
+        places |= {notebooks / f"{made.stem}.ipynb": f"notebooks/{made.name}" for made in NOTEBOOKS.glob("*.md")}
 
     def moved(hit: re.Match[str]) -> str:
         place = places.get((source.parent / hit[2]).resolve())
