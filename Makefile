@@ -80,4 +80,4 @@ bench: $(VENV)/installed
 	$(BIN)/python benchmarks/run.py
 
 clean:
-	rm -rf $(VENV) $(CLIENTS) $(DOCS) site .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) $(CLIENTS) $(DOCS) site build/notebooks .pytest_cache .mypy_cache .ruff_cache

@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
-# Not these: records, tables made by programs, and pages for those who change the code.
-LEFT_OUT = {"log.md", "clients.md", "architecture.md", "kernels.md"}
-PAGES = [ROOT / "README.md", *(page for page in sorted((ROOT / "docs").glob("*.md")) if page.name not in LEFT_OUT)]
+RECORDS = {"log.md"}  # what was run on its day
+PAGES = [ROOT / "README.md", *(page for page in sorted((ROOT / "docs").glob("*.md")) if page.name not in RECORDS)]
+PAGES.append(ROOT / "CONTRIBUTING.md")
 FENCE = re.compile(r"^```(\w*)([^\n]*)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 NOT_RUN = "*Not run"
 

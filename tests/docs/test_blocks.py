@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import shlex
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -14,7 +15,7 @@ from pathlib import Path
 import pytest
 from annotated import boxes, make_voc
 from shim import timm_or_skip
-from tiny import ENVIRONMENT, draw, make_folder, signal_at
+from tiny import ENVIRONMENT, PROGRAM, draw, make_folder, signal_at
 
 from docs.blocks import BLOCKS, NOT_RUN, PAGES, PYTHON, SHELL, Block
 from selkern.cli import main
@@ -118,6 +119,16 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     yield root
 
 
+def until_it_serves(words: list[str]) -> int:
+    """The exit code of a command that serves a page, stopped as soon as it says where."""
+    command = [*PROGRAM, *words, "--no-browser"]
+    with subprocess.Popen(command, env=ENVIRONMENT, stdout=subprocess.PIPE, text=True) as program:
+        assert program.stdout is not None
+        assert program.stdout.readline().startswith("open http://")
+        program.send_signal(signal.SIGINT)
+        return program.wait(timeout=30)
+
+
 @pytest.mark.exhaustive
 @pytest.mark.parametrize("block", SHELL, ids=str)
 def test_a_block_of_shell(block: Block, world: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -142,5 +153,6 @@ def test_a_block_of_shell(block: Block, world: Path, monkeypatch: pytest.MonkeyP
             assert subprocess.run(words, env=ENVIRONMENT, timeout=120, check=False).returncode == 0, command
             continue
         assert words[0] == "selkern", f"{command}: run it here, or say on the page that it is not run"
-        code = main(small(words[1:]))
+        serves = words[1] == "explore" and "--static" not in words
+        code = until_it_serves(words[1:]) if serves else main(small(words[1:]))
         assert code == 0 or (code == 1 and words[1] == "check"), command
