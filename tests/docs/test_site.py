@@ -127,7 +127,7 @@ def test_the_search_finds_a_message(browser: Any, address: str) -> None:
     page.goto(address + "index.html")
     page.get_by_placeholder("Search").click()
     page.wait_for_function("document.querySelector('.md-search-result__meta').textContent.includes('Type to start')")
-    page.get_by_placeholder("Search").fill("Git LFS pointer")
+    page.get_by_placeholder("Search").press_sequentially("Git LFS pointer")  # it listens to keys
     page.wait_for_selector(".md-search-result__item")
     assert "Troubleshooting" in page.inner_text(".md-search-result")
     page.close()
