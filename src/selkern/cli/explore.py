@@ -1,0 +1,97 @@
+"""`selkern explore`: a page on this machine that shows what selective kernels choose while one moves a picture."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Annotated
+
+import tyro
+
+from selkern.cli.greet import greet
+from selkern.cli.parse import Code, Run, parse
+from selkern.data import LARGEST_IMAGE
+from selkern.data.table_options import TableOptions
+from selkern.errors import UsageError
+from selkern.progress import Progress, say
+from selkern.tuning import check_threads, tune
+
+_PASSES = 1000  # images that a session shows, roughly: for the choice of threads
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExploreOptions:
+    """Open a page in the browser on which pictures are enlarged, turned and blurred, and units forced, live."""
+
+    run: Run
+    """A run, weights file, bundled weights, hf-hub:user/name; or code to run: timm:NAME, FILE.py:NAME, module:NAME."""
+    data: str | None = None
+    """Where its pictures come from: digits, a folder, .csv or .parquet; by default the run's own data."""
+    split: str = "auto"
+    """train, val, test or all; auto is test, or all where other data than the run's have no splits of their own."""
+    model: Code = ""
+    arguments: Annotated[str, tyro.conf.arg(name="with")] = ""
+    """Arguments for a third-party network, as in Python: "pretrained=True"."""
+    image_size: int | None = None
+    """Side of the images that a third-party network is shown, px; by default timm's own, else 224."""
+    host: str = "127.0.0.1"
+    """Address to listen at. Any that other machines reach asks for a token."""
+    port: int | None = None
+    """Port to listen at; by default the first free one from 8421 on."""
+    token: str = ""
+    """What the page's address has to end in; by default a new one where other machines reach it, else none."""
+    browser: bool = True
+    """Open the page in a browser, where there is a screen."""
+    device: str = "auto"
+    """Where to compute: auto (a GPU if there is one), cpu or cuda."""
+    threads: int | None = None
+    """CPU threads to compute with; by default what a short measurement finds fastest."""
+    table: tyro.conf.OmitArgPrefixes[TableOptions] = field(default_factory=TableOptions)
+
+    def __post_init__(self) -> None:
+        check_threads(self.threads)
+        if self.port is not None and not 1 <= self.port <= 65535:
+            raise UsageError(f"port is {self.port}", "--port", "must lie between 1 and 65535")
+        if self.image_size is not None and not 1 <= self.image_size <= LARGEST_IMAGE:
+            fix = f"must lie between 1 and {LARGEST_IMAGE}"
+            raise UsageError(f"image size is {self.image_size}", "--image-size", fix)
+        if self.token and not (self.token.isascii() and self.token.replace("-", "").replace("_", "").isalnum()):
+            raise UsageError("the token has other characters than letters, digits, - and _", "--token", "give another")
+
+
+def main(argv: list[str]) -> int:
+    """`selkern explore`; Ctrl+C is its ordinary end."""
+    options = parse(ExploreOptions, argv, "explore")
+    greet(f"exploring {options.run}")
+    with Progress("starting") as line:
+        from selkern.convert.subject import is_code
+        from selkern.explore.opening import open_session
+        from selkern.explore.serve import address, bind, open_browser, serve, token_for
+        from selkern.inference.network import load, load_other
+
+        tune(threads=options.threads)
+        listening = bind(options.host, options.port)  # first: whoever asked for a port hears at once that it is taken
+        other = is_code(options.run)
+        if not other and (options.arguments or options.image_size):
+            flag = "--with" if options.arguments else "--image-size"
+            raise UsageError("is for third-party networks", flag, "leave it out: the weights file has it")
+        line.show("loading the network")
+        if other:
+            arguments, size = options.arguments, options.image_size
+            loaded = load_other(
+                options.run, options.data, arguments=arguments, size=size, device=options.device, table=options.table
+            )
+        else:
+            loaded = load(options.run, options.device, options.model)
+        line.show("listing the pictures")
+        session = open_session(loaded, options.data, options.split, table=options.table, say=line.say)
+    token = token_for(options.host, options.token)
+    url = address(options.host, listening.getsockname()[1], token)
+
+    def ready() -> None:
+        print(f"open {url}   (Ctrl+C ends it)", flush=True)
+        if options.browser:
+            open_browser(url)
+
+    serve(session, listening, token, ready=ready)
+    say("stopped")
+    return 0
