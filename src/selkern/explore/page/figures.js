@@ -51,8 +51,11 @@ export function channels(unit, values, sorted) {
     svg("line", { x1: 0, x2: count, y1: high / 2, y2: high / 2, class: "half" }));
 }
 
-const STOPS = [[70, 50, 127], [49, 104, 142], [33, 145, 140], [53, 183, 121], [146, 200, 50]];
+// From the first unit to the last; lighter where the page is dark.
+const ON_LIGHT = [[88, 52, 140], [49, 98, 160], [18, 130, 138], [40, 150, 80], [150, 150, 20]];
+const ON_DARK = [[178, 132, 240], [110, 160, 240], [60, 190, 200], [90, 210, 130], [215, 220, 90]];
 export function depthColour(number, count) {
+  const STOPS = matchMedia("(prefers-color-scheme: dark)").matches ? ON_DARK : ON_LIGHT;
   const at = count < 2 ? 0 : (number / (count - 1)) * (STOPS.length - 1);
   const low = STOPS[Math.floor(at)], high = STOPS[Math.ceil(at)], share = at % 1;
   return `rgb(${low.map((value, i) => Math.round(value + (high[i] - value) * share)).join(" ")})`;
@@ -60,7 +63,7 @@ export function depthColour(number, count) {
 
 // Lines of the share of the largest kernel against size, a line for each unit; `points` is [[size, rows], ...].
 export function curve(units, points, now, chosen, wide = 460, high = 250) {
-  const left = 40, right = 62, top = 10, bottom = 34;
+  const left = 40, right = 72, top = 10, bottom = 34;
   const sorted = [...points].sort((a, b) => a[0] - b[0]);
   const shares = (rows) => units.map((unit, u) => (rows[u] ? rows[u][largest(unit)] : null));
   const all = sorted.flatMap(([, rows]) => shares(rows)).filter((value) => value !== null);
@@ -82,11 +85,11 @@ export function curve(units, points, now, chosen, wide = 460, high = 250) {
   }
   figure.append(svg("text", { x: (left + wide - right) / 2, y: high - 3, "text-anchor": "middle" }, "size of the picture"),
     svg("line", { x1: x(now), x2: x(now), y1: top, y2: high - bottom, class: "now" }));
-  drawLines(figure, { units, sorted, shares, x, y, now, chosen, edge: wide - right, top, floor: high - bottom });
+  drawLines(figure, { units, sorted, shares, x, y, now, chosen, top, floor: high - bottom });
   return figure;
 }
 
-function drawLines(figure, { units, sorted, shares, x, y, now, chosen, edge, top, floor }) {
+function drawLines(figure, { units, sorted, shares, x, y, now, chosen, top, floor }) {
   const ends = [];
   units.forEach((unit, u) => {
     const place = sorted.map(([size, rows]) => [x(size), shares(rows)[u]]).filter(([, share]) => share !== null);
@@ -97,13 +100,14 @@ function drawLines(figure, { units, sorted, shares, x, y, now, chosen, edge, top
     const here = sorted.findIndex(([size]) => size === now);
     if (here >= 0) line.append(svg("circle", { cx: x(now), cy: y(shares(sorted[here][1])[u]), r: 3, fill: colour }));
     figure.append(line);
-    if (units.length <= 18 || u === chosen) ends.push([y(place.at(-1)[1]), unit.label, colour, u === chosen]);
+    if (units.length <= 18 || u === chosen) ends.push([y(place.at(-1)[1]), unit.label, colour, u === chosen, place.at(-1)]);
   });
   ends.sort((a, b) => a[0] - b[0]);
   for (let i = 0, free = top; i < ends.length; i++) free = (ends[i][0] = Math.max(ends[i][0], free)) + 11;
   for (let i = ends.length - 1, free = floor + 6; i >= 0; i--) free = (ends[i][0] = Math.min(ends[i][0], free)) - 11;
-  for (const [at, label, colour, strong] of ends) {
+  for (const [at, label, colour, strong, [px, share]] of ends) {
     const shown = label.length > 9 ? `…${label.slice(-8)}` : label;
-    figure.append(svg("text", { x: edge + 5, y: at + 3.5, fill: colour, class: strong ? "end chosen" : "end" }, shown));
+    figure.append(svg("path", { d: `M${px + 4} ${y(share)}L${px + 12} ${at}h4`, stroke: colour, fill: "none", class: "leader" }),
+      svg("text", { x: px + 19, y: at + 3.5, class: strong ? "end chosen" : "end" }, shown));
   }
 }

@@ -29,6 +29,7 @@ export class Pane {
     this.points = new Map();
     this.key = "";
     this.units = new Units(this);
+    this.at.details.open = matchMedia("(min-width: 900px)").matches;
     this.buildSliders();
     this.wire();
   }
@@ -47,8 +48,8 @@ export class Pane {
       row.className = `slider ${name}`;
       input.setAttribute("aria-label", label);
       input.addEventListener("input", () => this.move({ [name]: Number(input.value) }));
-      row.append(Object.assign(document.createElement("span"), { textContent: label }), input, output);
-      this.at.sliders.append(row);
+      row.append(Object.assign(document.createElement("span"), { textContent: label }), output, input);
+      (name === "size" ? this.at.size : this.at.sliders).append(row);
       this.sliders[name] = { input, output, text };
     }
   }
@@ -217,6 +218,7 @@ export class Pane {
     this.at.classes.classList.toggle("changed", Boolean(own));
     clearTimeout(this.saying);
     this.saying = setTimeout(() => (this.at.says.textContent = this.sentence()), 400);
+    this.at.says.classList.toggle("unseen", !own); // what the list shows is said once
   }
 
   sentence() {
@@ -315,7 +317,7 @@ export class Pane {
     this.next = null;
     if (this.sweeping) this.move({ size: before });
     this.sweeping = false;
-    this.at.sweep.textContent = "Sweep the size";
+    this.at.sweep.textContent = "Sweep sizes";
   }
 }
 

@@ -48,7 +48,7 @@ export class Units {
       ? [order(units[0])[0], largest(units[0])].map((b) => `${branchName(units[0], b)} alone`)
       : ["smallest window", "largest window"];
     const select = make("select", {}, new Option("as chosen", ""), new Option(small, "small"), new Option(large, "large"),
-      new Option("the mean", "mean"), new Option("other picture's", "other"));
+      new Option("the mean", "mean"), new Option("the other's", "other"));
     const mixed = new Option("mixed", MIXED);
     mixed.hidden = mixed.disabled = true;
     select.append(mixed);
@@ -65,7 +65,7 @@ export class Units {
     const value = make("span", { className: "value" });
     const options = order(unit).map((b) => new Option(`${branchName(unit, b)} alone`, String(b)));
     const select = make("select", {}, new Option("as chosen", ""), ...options, new Option("the mean", "mean"),
-      new Option("other picture's", "other"));
+      new Option("the other's", "other"));
     select.setAttribute("aria-label", `${unit.label}: what it chooses`);
     select.addEventListener("change", () => this.choose([u], select.value));
     const more = make("div", { className: "more", hidden: true, id: `more-${this.pane.number}-${u}` });
