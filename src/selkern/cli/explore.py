@@ -65,7 +65,7 @@ def main(argv: list[str]) -> int:
     with Progress("starting") as line:
         from selkern.convert.subject import is_code
         from selkern.explore.opening import open_session
-        from selkern.explore.serve import address, bind, open_browser, serve, token_for
+        from selkern.explore.serve import Server, address, bind, open_browser, token_for
         from selkern.inference.network import load, load_other
 
         tune(threads=options.threads)
@@ -92,6 +92,6 @@ def main(argv: list[str]) -> int:
         if options.browser:
             open_browser(url)
 
-    serve(session, listening, token, ready=ready)
+    Server(session, listening, token, ready).until_stopped()
     say("stopped")
     return 0

@@ -71,34 +71,40 @@ def token_for(host: str, given: str) -> str:
     return given or ("" if is_loopback(host) else secrets.token_urlsafe(24))
 
 
-def serve(
-    session: Session, listening: socket.socket, token: str = "", *, ready: Callable[[], object] = lambda: None
-) -> None:
-    """Answer until Ctrl+C.
+class Server(uvicorn.Server):
+    """uvicorn's, which says when the page can be opened.
 
     Args:
-        listening: as `bind` gives it; closed at the end.
+        session: what it shows.
+        listening: as `bind` gives it.
         token: see `Guard`.
-        ready: called once the page can be opened.
+        ready: called once it answers.
     """
-    app = make_app(session, port=listening.getsockname()[1], token=token)
-    config = uvicorn.Config(
-        app,
-        log_level="critical",
-        access_log=False,
-        server_header=False,
-        limit_concurrency=_CONNECTIONS,
-        timeout_graceful_shutdown=1,
-        ws="none",
-    )
 
-    class Server(uvicorn.Server):
-        async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-            await super().startup(sockets=sockets)
-            ready()
+    def __init__(
+        self, session: Session, listening: socket.socket, token: str = "", ready: Callable[[], object] = lambda: None
+    ) -> None:
+        self.listening, self.ready = listening, ready
+        config = uvicorn.Config(
+            make_app(session, port=listening.getsockname()[1], token=token),
+            log_level="critical",
+            access_log=False,
+            server_header=False,
+            limit_concurrency=_CONNECTIONS,
+            timeout_graceful_shutdown=1,
+            ws="none",
+        )
+        super().__init__(config)
 
-    with suppress(KeyboardInterrupt), listening:
-        asyncio.run(Server(config).serve(sockets=[listening]))
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """As uvicorn does."""
+        await super().startup(sockets=sockets)
+        self.ready()
+
+    def until_stopped(self) -> None:
+        """Answer until Ctrl+C, or until `should_exit` is set."""
+        with suppress(KeyboardInterrupt), self.listening:
+            asyncio.run(self.serve(sockets=[self.listening]))
 
 
 def open_browser(url: str) -> None:

@@ -21,7 +21,7 @@ from selkern.errors import DataError, NumericsError, UsageError, first_line
 from selkern.evaluation import device_of, to_input
 from selkern.explore.pictures import Pictures
 from selkern.explore.view import RANGES, View, show
-from selkern.selection.field import energies, radius_of
+from selkern.selection.field import energies_of, radius_of
 from selkern.selection.intervene import Change, choose, forced, frozen
 from selkern.selection.record import UnitInfo, find_units, record
 from selkern.selection.statistics import Array
@@ -274,7 +274,7 @@ class Session:
     def _field(self, x: Tensor, changes: Mapping[str, Change], unit: UnitInfo) -> dict[str, Any]:
         """The effective receptive field of the unit's centre, as `selection.field` has it."""
         with torch.enable_grad(), choose(self.model, changes):
-            energy = energies(self.model, [unit.name], x)[unit.name]
+            energy = energies_of(self.model, [unit.name], x)[unit.name]
         (radius,) = radius_of(energy)
         if not np.isfinite(radius):  # no pixel moves it
             return {"map": "", "radius": None, "x": 0, "y": 0}

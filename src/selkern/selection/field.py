@@ -202,7 +202,7 @@ def receptive_fields(
             side = batch.x.shape[-1]
             for how, changes in wanted.items():
                 with choose(model, changes):
-                    for name, energy in energies(model, list(units), batch.x, seed).items():
+                    for name, energy in energies_of(model, list(units), batch.x, seed).items():
                         key = (units[name].label, how)
                         radii.setdefault(key, array("d")).extend(radius_of(energy))
                         energies[key] = energies.get(key, 0.0) + energy.sum(axis=0)
@@ -217,7 +217,7 @@ def receptive_fields(
     return FieldStudy(n, side, np.array(indices), tuple(fields))
 
 
-def energies(model: nn.Module, names: Sequence[str], x: Tensor, seed: int = 0) -> dict[str, Array]:
+def energies_of(model: nn.Module, names: Sequence[str], x: Tensor, seed: int = 0) -> dict[str, Array]:
     """Per unit (N, H, W): squared gradient of its centre by the input, each image's summing to 1.
 
     Args:
