@@ -48,6 +48,7 @@ def session_of(name: str) -> Session:
     """Bundled weights with digit scenes, or a network with random weights and none."""
     if name == "sknet_mini.digits":
         model = selkern.create_model("sknet_mini", weights="digits").eval()
+        assert model.card is not None
         preprocess, classes = Preprocess.from_dict(model.card.preprocess), CLASSES
         pictures = Pictures(preprocess, SceneSplit("test", 48, 0), classes)
     else:

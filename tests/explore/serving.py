@@ -25,6 +25,7 @@ SCENES = 12
 def digits_session(model: nn.Module | None = None) -> Session:
     """The bundled network, or another of its input and classes, with a few digit scenes."""
     bundled = selkern.create_model("sknet_mini", weights="digits").eval()
+    assert bundled.card is not None
     preprocess = Preprocess.from_dict(bundled.card.preprocess)
     pictures = Pictures(preprocess, SceneSplit("test", SCENES, 0), CLASSES)
     return Session(bundled if model is None else model, preprocess, CLASSES, pictures, title="digits")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 import signal
 import subprocess
-import time
 import urllib.request
 from pathlib import Path
 
@@ -24,9 +23,8 @@ def started(*words: str) -> subprocess.Popen[str]:
 
 def address_of(process: subprocess.Popen[str]) -> str:
     assert process.stdout is not None
-    line = process.stdout.readline()
-    result = re.match(r"open (http://\S+) ", line)
-    assert result, line
+    result = re.match(r"open (http://\S+) ", process.stdout.readline())
+    assert result, process.communicate(timeout=10)
     return result[1]
 
 
@@ -96,13 +94,14 @@ def test_a_run_whose_pictures_are_gone_takes_uploads(data: Path, tmp_path: Path)
         if gone:
             shutil.rmtree(pictures)
         command = [*PROGRAM, "explore", str(run), "--no-browser"]
-        process = subprocess.Popen(command, env=ENVIRONMENT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-        try:
-            with urllib.request.urlopen(address_of(process) + "api/session", timeout=10) as answer:
-                facts = answer.read().decode()
-            assert ("add your own" in facts) == gone
-            time.sleep(0.1)
-            process.send_signal(signal.SIGINT)
-            assert process.wait(20) == 0
-        finally:
-            process.kill()
+        with subprocess.Popen(
+            command, env=ENVIRONMENT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        ) as process:
+            try:
+                with urllib.request.urlopen(address_of(process) + "api/session", timeout=10) as answer:
+                    facts = answer.read().decode()
+                assert ("pictures of your own" in facts) == gone
+                process.send_signal(signal.SIGINT)
+                assert process.wait(20) == 0
+            finally:
+                process.kill()

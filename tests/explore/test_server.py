@@ -14,14 +14,14 @@ from typing import Any
 
 import numpy as np
 import pytest
-from explore.serving import SCENES, Place, digits_session, served
 from guarantees.pictures import broken, sound
 from PIL import Image
 from torch import Tensor, nn
 
 import selkern
+from explore.serving import SCENES, Place, digits_session, served
 from selkern.errors import ResourceError, UsageError
-from selkern.explore import serve, server
+from selkern.explore import server
 from selkern.explore.serve import PORT, address, bind, open_browser, token_for
 
 TOKEN = "a-token_of-the-test"
@@ -337,8 +337,8 @@ def test_a_token_is_made_wherever_others_reach_the_page() -> None:
 
 def test_a_browser_is_opened_where_there_is_a_screen_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     opened: list[str] = []
-    monkeypatch.setattr(serve.webbrowser, "open", opened.append)
-    monkeypatch.setattr(serve.sys, "platform", "linux")
+    monkeypatch.setattr("webbrowser.open", opened.append)
+    monkeypatch.setattr("sys.platform", "linux")
     for name in ("DISPLAY", "WAYLAND_DISPLAY", "SSH_CONNECTION", "SSH_TTY"):
         monkeypatch.delenv(name, raising=False)
     open_browser("http://none")

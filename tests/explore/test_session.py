@@ -9,12 +9,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from explore.serving import SCENES, digits_session
 from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor, nn
 
 import selkern
+from explore.serving import SCENES, digits_session
 from selkern.data.preprocess import Preprocess, Resize
 from selkern.errors import DataError, NumericsError, UsageError
 from selkern.explore import pictures as kept
@@ -238,7 +238,7 @@ def test_turn_blur_and_light() -> None:
     assert np.diff(blurred, axis=0).std() < np.diff(pixels.astype(float), axis=0).std() / 4
 
 
-BAD = {
+BAD: dict[str, Any] = {
     "nothing": None,
     "a list": [],
     "no picture": {"view": {}},

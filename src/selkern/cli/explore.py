@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from dataclasses import dataclass, field
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
@@ -13,7 +14,10 @@ from selkern.data import LARGEST_IMAGE
 from selkern.data.table_options import TableOptions
 from selkern.errors import UsageError
 from selkern.progress import Progress, say
-from selkern.tuning import check_threads, tune
+from selkern.tuning import check_threads, measured_threads, tune
+
+if TYPE_CHECKING:
+    from selkern.explore.session import Session
 
 _PASSES = 1000  # images that a session shows, roughly: for the choice of threads
 
@@ -62,36 +66,46 @@ def main(argv: list[str]) -> int:
     """`selkern explore`; Ctrl+C is its ordinary end."""
     options = parse(ExploreOptions, argv, "explore")
     greet(f"exploring {options.run}")
-    with Progress("starting") as line:
-        from selkern.convert.subject import is_code
-        from selkern.explore.opening import open_session
-        from selkern.explore.serve import Server, address, bind, open_browser, token_for
-        from selkern.inference.network import load, load_other
+    with ExitStack() as stack:
+        with Progress("starting") as line:
+            from selkern.explore.serve import Server, address, bind, open_browser, token_for
 
-        tune(threads=options.threads)
-        listening = bind(options.host, options.port)  # first: whoever asked for a port hears at once that it is taken
-        other = is_code(options.run)
-        if not other and (options.arguments or options.image_size):
-            flag = "--with" if options.arguments else "--image-size"
-            raise UsageError("is for third-party networks", flag, "leave it out: the weights file has it")
-        line.show("loading the network")
-        if other:
-            arguments, size = options.arguments, options.image_size
-            loaded = load_other(
-                options.run, options.data, arguments=arguments, size=size, device=options.device, table=options.table
-            )
-        else:
-            loaded = load(options.run, options.device, options.model)
-        line.show("listing the pictures")
-        session = open_session(loaded, options.data, options.split, table=options.table, say=line.say)
-    token = token_for(options.host, options.token)
-    url = address(options.host, listening.getsockname()[1], token)
+            tune(threads=options.threads)
+            # Before the network: whoever asked for a port hears at once that it is taken.
+            listening = stack.enter_context(bind(options.host, options.port))
+            session = _session(options, line)
+        token = token_for(options.host, options.token)
+        url = address(options.host, listening.getsockname()[1], token)
 
-    def ready() -> None:
-        print(f"open {url}   (Ctrl+C ends it)", flush=True)
-        if options.browser:
-            open_browser(url)
+        def ready() -> None:
+            print(f"open {url}   (Ctrl+C ends it)", flush=True)
+            if options.browser:
+                open_browser(url)
 
-    Server(session, listening, token, ready).until_stopped()
+        Server(session, listening, token, ready).until_stopped()
     say("stopped")
     return 0
+
+
+def _session(options: ExploreOptions, line: Progress) -> Session:
+    """The network and its pictures."""
+    from selkern.convert.subject import is_code
+    from selkern.explore.opening import open_session
+    from selkern.inference.network import load, load_other
+
+    line.show("loading the network")
+    if is_code(options.run):
+        arguments, size = options.arguments, options.image_size
+        loaded = load_other(
+            options.run, options.data, arguments=arguments, size=size, device=options.device, table=options.table
+        )
+    elif options.arguments or options.image_size:
+        flag = "--with" if options.arguments else "--image-size"
+        raise UsageError("is for third-party networks", flag, "leave it out: the weights file has it")
+    else:
+        loaded = load(options.run, options.device, options.model)
+    if options.threads is None:
+        line.show("choosing the threads")
+        measured_threads(loaded.model, loaded.preprocess.size, _PASSES, batch=2)
+    line.show("listing the pictures")
+    return open_session(loaded, options.data, options.split, table=options.table, say=line.say)

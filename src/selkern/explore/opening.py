@@ -11,7 +11,7 @@ from selkern.explore.session import Session
 from selkern.inference.images import Chosen, choose_images
 from selkern.inference.network import Loaded
 
-NO_PICTURES = "no pictures come with these weights: add your own, or give --data"
+NO_PICTURES = "no pictures come with these weights: add pictures of your own, or give --data"
 
 
 def open_session(
@@ -45,7 +45,7 @@ def open_session(
         except (DataError, ResourceError) as error:
             if data is not None:
                 raise
-            notes.append(f"the run's pictures are not there ({error.what}): add your own, or give --data")
+            notes.append(f"{error.what}: add pictures of your own, or give --data")
     for line in [*notes, *(chosen.lines if chosen else ())]:
         say(line if chosen else f"note: {line}")
     classes = loaded.card.classes

@@ -118,10 +118,11 @@ class _Handlers:
 
     async def _compute(self, request: Request, asker: str, number: int, work: Callable[[], T]) -> T:
         """What the worker makes of it; nothing is computed for a browser that has gone."""
-        future = asyncio.wrap_future(self.worker.submit(asker, number, work))
-        gone = asyncio.ensure_future(_gone(request))
+        future: asyncio.Future[T] = asyncio.wrap_future(self.worker.submit(asker, number, work))
+        gone: asyncio.Future[None] = asyncio.ensure_future(_gone(request))
         try:
-            await asyncio.wait({future, gone}, return_when=asyncio.FIRST_COMPLETED)
+            waiting: set[asyncio.Future[Any]] = {future, gone}
+            await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
         finally:
             gone.cancel()
         if not future.done():
