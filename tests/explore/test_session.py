@@ -138,6 +138,23 @@ def test_channels_and_field_are_those_of_the_library(session: Session) -> None:
         assert [field["x"], field["y"]] == pytest.approx(middle, abs=1e-2)
 
 
+def test_the_field_of_a_large_input_is_drawn_in_cells() -> None:
+    preprocess = Preprocess(size=150)
+    torch.manual_seed(0)
+    unit = selkern.SelectiveKernel(3, 8, groups=1, reduction=4)
+    model = nn.Sequential(unit, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 10)).eval()
+    session = Session(model, preprocess, tuple("abcdefghij"), Pictures(preprocess, None, ()), title="large")
+    file = io.BytesIO()
+    photo(150, 150).save(file, "PNG")
+    field = session.look(Ask(picture=session.pictures.add(file.getvalue()), unit=0, with_field=True))["field"]
+    assert field["cells"] == 64
+    cells = np.frombuffer(base64.b64decode(field["map"]), np.uint8).reshape(64, 64)
+    # The unit's map is as large as the input: pixel 75 and two around it, of 150 in 64 cells of 2 or 3.
+    assert {tuple(place) for place in np.argwhere(cells > 0)} <= {(r, c) for r in (31, 32, 33) for c in (31, 32, 33)}
+    assert cells.max() == 255
+    assert [field["x"], field["y"]] == pytest.approx([75.5, 75.5], abs=0.8)
+
+
 def test_a_field_is_what_changes_the_unit_s_centre_and_grows_with_the_kernel(session: Session) -> None:
     """By differences: no pixel outside the field's map moves the unit's output, the strongest one inside does."""
     unit = session.units[0]

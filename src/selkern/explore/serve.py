@@ -38,7 +38,8 @@ def bind(host: str, port: int | None) -> socket.socket:
             "no such address", f"--host {host}", "give 127.0.0.1, or an address of this machine"
         ) from error
     for number in range(PORT, PORT + _PORTS) if port is None else (port,):
-        listening = socket.socket(family, socket.SOCK_STREAM)
+        # With TCP by its number asyncio sends small answers at once; else each waits for an acknowledgement, 40 ms.
+        listening = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
         try:
             if os.name == "posix":  # else a port that was just left is not to be had; elsewhere it would share one
                 listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

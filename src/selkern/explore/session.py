@@ -28,6 +28,7 @@ from selkern.selection.statistics import Array
 
 _TOP = 5  # likeliest classes of an answer
 _AS_IT_IS = View()
+_CELLS = 64  # a side of a field as it is drawn
 _KEPT = 32  # passes of the network as it is that are kept
 
 
@@ -111,7 +112,7 @@ class Session:
     """A network and pictures, to be looked at from one thread.
 
     Args:
-        model: in eval mode.
+        model: in eval mode; its weights are set to ask for no gradients, which makes fields cheaper.
         preprocess: how a picture becomes its input.
         classes: names of its outputs.
         pictures: of the run and uploaded.
@@ -131,6 +132,7 @@ class Session:
     ) -> None:
         self.model, self.preprocess, self.classes, self.pictures = model, preprocess, classes, pictures
         self.title, self.notes = title, notes
+        model.requires_grad_(requires_grad=False)
         self.units: tuple[UnitInfo, ...] = tuple(unit for unit, _ in find_units(model).values())
         self.means, self.warmed = Means(), False
         self._plain: OrderedDict[tuple[str, View], Seen] = OrderedDict()
@@ -277,15 +279,26 @@ class Session:
             energy = energies_of(self.model, [unit.name], x)[unit.name]
         (radius,) = radius_of(energy)
         if not np.isfinite(radius):  # no pixel moves it
-            return {"map": "", "radius": None, "x": 0, "y": 0}
+            return {"map": "", "cells": 0, "radius": None, "x": 0, "y": 0}
         rows, columns = np.indices(energy.shape[1:])
-        shown = np.sqrt(energy[0] / energy.max())
+        cells = _in_cells(energy[0])
+        shown = np.sqrt(cells / cells.max())
         return {
             "map": base64.b64encode((255 * shown).round().astype(np.uint8).tobytes()).decode(),
+            "cells": len(cells),
             "radius": round(float(radius), 3),
             "x": round(float((energy[0] * columns).sum()) + 0.5, 3),
             "y": round(float((energy[0] * rows).sum()) + 0.5, 3),
         }
+
+
+def _in_cells(energy: Array) -> Array:
+    """(H, W) as means over at most `_CELLS` cells a side: single pixels of a large input are noise to the eye."""
+    for axis, side in enumerate(energy.shape):
+        edges = np.linspace(0, side, min(side, _CELLS) + 1).round().astype(int)
+        widths = np.diff(edges).reshape((-1, 1) if axis == 0 else (1, -1))
+        energy = np.add.reduceat(energy, edges[:-1], axis=axis) / widths
+    return energy
 
 
 def to_uri(image: Image.Image) -> str:

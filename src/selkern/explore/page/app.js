@@ -14,7 +14,7 @@ class App {
     this.facts = await api.facts();
     this.means = { n: 0, of: 0, done: false, units: [] };
     this.uploads = [];
-    this.state = fromHash(location.hash, this.facts, (number) => this.first(number));
+    this.takeHash();
     byId("title").textContent = this.facts.title;
     document.title = `${this.facts.title} · selkern explore`;
     const { classes, units, side, images, split } = this.facts;
@@ -53,10 +53,20 @@ class App {
     });
     window.addEventListener("hashchange", () => {
       if (location.hash === this.hash) return;
-      this.state = fromHash(location.hash, this.facts, (number) => this.first(number));
+      this.takeHash();
+      this.listPictures();
       this.showTwo();
       this.panes.forEach((pane) => this.isShown(pane) && pane.ask(true));
     });
+  }
+
+  // The state that the address names; a picture that was added in another tab is known to the server alone.
+  takeHash() {
+    this.state = fromHash(location.hash, this.facts, (number) => this.first(number));
+    for (const { picture } of this.state.panes) {
+      const known = [...this.facts.pictures, ...this.uploads].some((each) => each.name === picture);
+      if (picture && !known) this.uploads.push({ name: picture, text: picture[0] === "u" ? "added before" : `image ${picture.slice(1)}` });
+    }
   }
 
   first(number) {

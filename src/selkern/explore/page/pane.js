@@ -15,6 +15,8 @@ const SLIDERS = [
 ];
 const SLOW = 150; // ms after which a request is shown to be under way
 const MOST_POINTS = 400;
+const LATER = 400; // ms: fields that take longer are asked for once the picture rests
+const REST = 250; // ms
 
 export class Pane {
   // `app` has facts, means, state, and what concerns both panes: changed(), notice(), add(), other().
@@ -101,22 +103,26 @@ export class Pane {
     this.app.changed(this);
   }
 
-  ask(now = false) {
+  ask(now = false, rests = false) {
     const { picture, view, choices, unit } = this.state;
     if (!picture) return;
+    clearTimeout(this.resting);
+    const field = unit !== null && (rests || !(this.fieldTime > LATER));
     const other = Object.values(choices).includes("other") ? this.app.other(this) : null;
     const donor = other ? { donor: other.picture, donor_view: other.view } : {};
-    const question = { picture, view: { ...view }, choices: { ...choices }, unit, field: unit !== null, ...donor };
+    const question = { picture, view: { ...view }, choices: { ...choices }, unit, field, ...donor };
     const { size, ...rest } = question.view;
     const key = JSON.stringify([picture, rest, choices, donor]);
     if (key !== this.key) this.points.clear();
     this.key = key;
-    clearTimeout(this.slow);
-    this.slow = setTimeout(() => this.asker.busy && this.setBusy(true), SLOW);
+    this.slow ??= setTimeout(() => this.setBusy(this.asker.busy), SLOW);
+    this.asked = performance.now();
     this.asker.ask(question, now);
   }
 
   setBusy(busy) {
+    clearTimeout(this.slow);
+    this.slow = null;
     this.element.classList.toggle("is-busy", busy);
     this.element.setAttribute("aria-busy", String(busy));
   }
@@ -163,8 +169,9 @@ export class Pane {
 
   shown(answer, question, last) {
     if (last) {
-      clearTimeout(this.slow);
       this.setBusy(false);
+      if (question.field) this.fieldTime = performance.now() - this.asked;
+      else if (question.unit !== null && !this.sweeping) this.resting = setTimeout(() => this.ask(false, true), REST);
     }
     this.answer = answer;
     this.question = question;
@@ -182,7 +189,6 @@ export class Pane {
   }
 
   failed(error) {
-    clearTimeout(this.slow);
     this.setBusy(false);
     this.sweeping = false;
     this.next?.();
@@ -244,9 +250,9 @@ export class Pane {
     const arm = side / 40, thin = side / 220;
     at.over.setAttribute("viewBox", `0 0 ${side} ${side}`);
     const parts = [shape("path", { d: `M${x - arm} ${y}h${2 * arm}M${x} ${y - arm}v${2 * arm}`, class: "cross" }, thin)];
-    at.field.width = at.field.height = side;
+    at.field.width = at.field.height = field?.cells || 1;
     if (field?.map) {
-      paint(at.field, field.map, side);
+      paint(at.field, field.map, field.cells);
       const values = { cx: field.x, cy: field.y, r: field.radius };
       parts.push(shape("circle", { ...values, class: "ring under" }, 3 * thin), shape("circle", { ...values, class: "ring" }, thin));
     }
@@ -254,6 +260,8 @@ export class Pane {
     const unit = app.facts.units[this.question.unit];
     at.hint.textContent = !unit
       ? "Click where to enlarge. Choose a unit to see what it sees."
+      : !this.question.field
+        ? `${unit.label}: what it sees is computed once the picture rests.`
       : field?.map
         ? `${unit.label}: the pixels that move the centre of its map; root mean square radius ${field.radius.toFixed(1)} px of ${side}.`
         : `${unit.label}: no pixel moves the centre of its map.`;
@@ -333,10 +341,14 @@ function shape(name, values, wide) {
   return element;
 }
 
-function paint(canvas, map, side) {
+// Bright where the field is strong; elsewhere the picture is dimmed, so that it shows on any.
+function paint(canvas, map, cells) {
   const values = Uint8Array.from(atob(map), (letter) => letter.charCodeAt(0));
-  const pixels = new ImageData(side, side);
-  for (let i = 0; i < side * side; i++) pixels.data.set([255, 96, 0, Math.min(225, 1.3 * values[i])], 4 * i);
+  const pixels = new ImageData(cells, cells);
+  values.forEach((value, i) => {
+    const share = Math.min(1, (1.2 * value) / 255);
+    pixels.data.set([255 * Math.sqrt(share), 120 * share, 0, 110 + 70 * share], 4 * i);
+  });
   canvas.getContext("2d").putImageData(pixels, 0, 0);
 }
 

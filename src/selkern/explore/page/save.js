@@ -61,8 +61,11 @@ function poster(pane) {
   figure.append(over);
   const { view } = question;
   const seen = [`size ${view.size}×`, `turn ${view.turn}°`, `blur ${(view.blur * app.facts.side).toFixed(1)} px`, `light ${percent(view.light)}`];
-  figure.append(text(left, 506, seen.join("   "), { fill: colour("muted"), "font-size": 13 }));
-  if (question.unit !== null) figure.append(text(left, 526, pane.at.hint.textContent.slice(0, 64), { fill: colour("muted"), "font-size": 12 }));
+  figure.append(text(left, 506, seen.join(" · "), { fill: colour("muted"), "font-size": 13 }));
+  if (answer.field?.map) {
+    const said = `field of ${units[question.unit].label}: root mean square radius ${answer.field.radius.toFixed(1)} px of ${app.facts.side}`;
+    figure.append(text(left, 526, said, { fill: colour("muted"), "font-size": 13 }));
+  }
   let y = 92;
   for (const row of answer.top) {
     figure.append(text(right, y, row.class.slice(0, 26), { "font-weight": y < 100 ? 600 : 400 }),
