@@ -28,6 +28,7 @@ def address_of(process: subprocess.Popen[str]) -> str:
     return result[1]
 
 
+@pytest.mark.exhaustive
 def test_two_take_ports_of_their_own_and_ctrl_c_ends_each_in_a_line(capsys: pytest.CaptureFixture[str]) -> None:
     processes = [started(), started()]
     try:

@@ -68,7 +68,7 @@ def test_the_page_and_its_files_forbid_requests_to_anywhere_else(place: Place) -
 def test_facts_means_and_pictures(place: Place) -> None:
     facts = place.ask("GET", "/api/session").json
     assert [unit["label"] for unit in facts["units"]] == ["SK_2_1", "SK_2_2", "SK_3_1", "SK_3_2", "SK_4_1", "SK_4_2"]
-    assert sorted(each["where"] for each in facts["pictures"]) == sorted(f"digit scene {i}" for i in range(SCENES))
+    assert sorted(each["file"] for each in facts["pictures"]) == sorted(f"digit scene {i}" for i in range(SCENES))
     shown = place.ask("GET", f"/api/picture/{facts['pictures'][0]['name']}")
     assert Image.open(io.BytesIO(shown.body)).size == (48, 48)
     for _ in range(100):

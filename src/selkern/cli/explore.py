@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import tyro
@@ -32,6 +33,10 @@ class ExploreOptions:
     """Where its pictures come from: digits, a folder, .csv or .parquet; by default the run's own data."""
     split: str = "auto"
     """train, val, test or all; auto is test, or all where other data than the run's have no splits of their own."""
+    pictures: tuple[str, ...] = ()
+    """Picture files and folders that are on the page from the start; with --static these alone."""
+    static: Path | None = None
+    """A new folder for the page as files, of pictures at a grid of sizes: for a web host, without a server."""
     model: Code = ""
     arguments: Annotated[str, tyro.conf.arg(name="with")] = ""
     """Arguments for a third-party network, as in Python: "pretrained=True"."""
@@ -66,6 +71,8 @@ def main(argv: list[str]) -> int:
     """`selkern explore`; Ctrl+C is its ordinary end."""
     options = parse(ExploreOptions, argv, "explore")
     greet(f"exploring {options.run}")
+    if options.static is not None:
+        return _write(options, options.static)
     with ExitStack() as stack:
         with Progress("starting") as line:
             from selkern.explore.serve import Server, address, bind, open_browser, token_for
@@ -87,12 +94,30 @@ def main(argv: list[str]) -> int:
     return 0
 
 
+def _write(options: ExploreOptions, folder: Path) -> int:
+    """The page as files."""
+    with Progress("starting") as line:
+        from selkern.explore import static
+
+        tune(threads=options.threads)
+        session = _session(options, line)
+        names = static.static_names(session)
+        static.make_folder(folder)
+        line.show("computing the pictures at every size", total=len(names) * len(static.sizes()))
+        page = static.write_static(session, folder, names, seen=line.advance)
+    shown = f"{len(names)} picture{'s' * (len(names) != 1)} at {len(static.sizes())} sizes"
+    print(f"{page}: {shown}; give the folder to a web host")
+    return 0
+
+
 def _session(options: ExploreOptions, line: Progress) -> Session:
     """The network and its pictures."""
     from selkern.convert.subject import is_code
     from selkern.explore.opening import open_session
     from selkern.inference.network import load, load_other
+    from selkern.inference.predict import list_images
 
+    files = list_images(options.pictures, lambda text: line.say(f"note: {text}")) if options.pictures else []
     line.show("loading the network")
     if is_code(options.run):
         arguments, size = options.arguments, options.image_size
@@ -108,4 +133,4 @@ def _session(options: ExploreOptions, line: Progress) -> Session:
         line.show("choosing the threads")
         measured_threads(loaded.model, loaded.preprocess.size, _PASSES, batch=2)
     line.show("listing the pictures")
-    return open_session(loaded, options.data, options.split, table=options.table, say=line.say)
+    return open_session(loaded, options.data, options.split, files=files, table=options.table, say=line.say)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from pathlib import Path
 
 from selkern.data.table_options import TableOptions
 from selkern.errors import DataError, ResourceError
@@ -19,6 +20,7 @@ def open_session(
     data: str | None = None,
     split: str = "auto",
     *,
+    files: Sequence[Path] = (),
     table: TableOptions | None = None,
     say: Callable[[str], object] = lambda _line: None,
 ) -> Session:
@@ -28,10 +30,11 @@ def open_session(
         data: where its pictures come from; None takes the run's, the bundled digits where the weights were trained on
             them, or none.
         split: as for `choose_images`.
+        files: pictures that are on the page from the start, beside those of the data.
         say: called with remarks on the pictures.
 
     Raises:
-        DataError, UsageError: as `choose_images` says, of data that were asked for.
+        DataError, UsageError: as `choose_images` says, of data that were asked for; or a file cannot be read.
     """
     if data is None and loaded.run is None and loaded.card.source.get("data") == "digits":
         data = "digits"
@@ -50,6 +53,8 @@ def open_session(
         say(line if chosen else f"note: {line}")
     classes = loaded.card.classes
     pictures = Pictures(loaded.preprocess, chosen.split if chosen else None, classes)
+    for file in files:
+        pictures.add_file(file)
     title = loaded.run.path.name if loaded.run else loaded.path.stem or loaded.card.model
     notes += [line.removeprefix("note: ") for line in chosen.lines] if chosen else []
     if not (

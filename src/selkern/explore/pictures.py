@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import OrderedDict
+from pathlib import Path
 from threading import Lock
 from typing import Any
 
@@ -20,7 +21,11 @@ _OFFERED = 48  # pictures of the run on the page
 
 
 class Pictures:
-    """Pictures by name: r12 is image 12 of the run's split, u and a digest of its bytes an uploaded one.
+    """Pictures by name: r12 is image 12 of the run's split, u and a digest an uploaded one or a file's.
+
+    Attributes:
+        offered: numbers of the run's that are on the page.
+        files: pictures of the user's that are on the page from the start.
 
     Args:
         preprocess: of the network.
@@ -31,6 +36,7 @@ class Pictures:
     def __init__(self, preprocess: Preprocess, split: Split | None, classes: tuple[str, ...]) -> None:
         self.preprocess, self.split, self.classes = preprocess, split, classes
         self.offered = () if split is None else _spread(split)
+        self.files: dict[str, Path] = {}
         self._kept: OrderedDict[str, Picture] = OrderedDict()
         self._lock = Lock()
 
@@ -45,12 +51,21 @@ class Pictures:
         self._keep(name, Picture.of(image, self.preprocess))
         return name
 
+    def add_file(self, path: Path) -> str:
+        """A picture file of the user's, read once to see that it can be. Raises DataError where it cannot."""
+        self._keep(name := "u" + hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:16], self._read(path))
+        self.files[name] = path
+        return name
+
     def get(self, name: str) -> Picture:
         """A picture by its name. Raises DataError where there is none, or it cannot be read."""
         with self._lock:
             if name in self._kept:
                 self._kept.move_to_end(name)
                 return self._kept[name]
+        if name in self.files:
+            self._keep(name, picture := self._read(self.files[name]))
+            return picture
         index = self.index_of(name)
         if index is None or self.split is None:
             raise DataError(
@@ -68,11 +83,17 @@ class Pictures:
         return index if index < len(self.split) else None
 
     def to_list(self) -> list[dict[str, Any]]:
-        """The run's pictures that the page offers: name, class and where it lies."""
+        """The run's pictures that the page offers: name, class, and the file's name without its folder."""
         if self.split is None:
             return []
-        labels = self.split.labels
-        return [{"name": f"r{i}", "class": self.classes[labels[i]], "where": self.split.where(i)} for i in self.offered]
+        labels, files = self.split.labels, [Path(self.split.where(i)).name for i in self.offered]
+        return [
+            {"name": f"r{i}", "class": self.classes[labels[i]], "file": file}
+            for i, file in zip(self.offered, files, strict=True)
+        ]
+
+    def _read(self, path: Path) -> Picture:
+        return Picture.of(decode(path, reading=self.preprocess.reading()), self.preprocess)
 
     def _keep(self, name: str, picture: Picture) -> None:
         with self._lock:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import io
 from collections import OrderedDict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
@@ -159,6 +159,7 @@ class Session:
                 for unit in self.units
             ],
             "pictures": self.pictures.to_list(),
+            "added": [{"name": name, "text": path.name} for name, path in self.pictures.files.items()],
             "split": "" if self.pictures.split is None else self.pictures.split.name,
             "images": 0 if self.pictures.split is None else len(self.pictures.split),
             "ranges": {name: list(ends) for name, ends in RANGES.items()},
@@ -201,7 +202,19 @@ class Session:
         if unit is not None and unit.name in seen.selections:
             answer["channels"] = seen.selections[unit.name].round(4).tolist()
             if ask.with_field:
-                answer["field"] = self._field(self._input(image), changes, unit)
+                (answer["field"],) = self._fields(self._input(image), changes, [unit])
+        return answer
+
+    def look_at_all(self, picture: str, view: View) -> dict[str, Any]:
+        """What `look` answers of a picture as the units choose, with the channels and fields of all that took part."""
+        answer, seen = self.look(Ask(picture=picture, view=view)), self.plain(picture, view)
+        units = [unit for unit in self.units if unit.name in seen.selections]
+        x = self._input(show(self.pictures.get(picture), view, self.preprocess))
+        fields = dict(zip([unit.name for unit in units], self._fields(x, {}, units), strict=True)) if units else {}
+        answer["channels"] = [
+            seen.selections[u.name].round(3).tolist() if u.name in seen.selections else None for u in self.units
+        ]
+        answer["fields"] = [fields.get(unit.name) for unit in self.units]
         return answer
 
     def plain(self, picture: str, view: View, image: Image.Image | None = None) -> Seen:
@@ -273,23 +286,28 @@ class Session:
             for name, c in zip(names, best, strict=True)
         ]
 
-    def _field(self, x: Tensor, changes: Mapping[str, Change], unit: UnitInfo) -> dict[str, Any]:
-        """The effective receptive field of the unit's centre, as `selection.field` has it."""
+    def _fields(self, x: Tensor, changes: Mapping[str, Change], units: Sequence[UnitInfo]) -> list[dict[str, Any]]:
+        """The effective receptive fields of units' centres, as `selection.field` has them."""
         with torch.enable_grad(), choose(self.model, changes):
-            energy = energies_of(self.model, [unit.name], x)[unit.name]
-        (radius,) = radius_of(energy)
-        if not np.isfinite(radius):  # no pixel moves it
-            return {"map": "", "cells": 0, "radius": None, "x": 0, "y": 0}
-        rows, columns = np.indices(energy.shape[1:])
-        cells = _in_cells(energy[0])
-        shown = np.sqrt(cells / cells.max())
-        return {
-            "map": base64.b64encode((255 * shown).round().astype(np.uint8).tobytes()).decode(),
-            "cells": len(cells),
-            "radius": round(float(radius), 3),
-            "x": round(float((energy[0] * columns).sum()) + 0.5, 3),
-            "y": round(float((energy[0] * rows).sum()) + 0.5, 3),
-        }
+            energies = energies_of(self.model, [unit.name for unit in units], x)
+        return [_drawn(energies[unit.name][0]) for unit in units]
+
+
+def _drawn(energy: Array) -> dict[str, Any]:
+    """A field (H, W) as the page draws it: its root as bytes, its middle and radius in px of the input."""
+    (radius,) = radius_of(energy[None])
+    if not np.isfinite(radius):  # no pixel moves it
+        return {"map": "", "cells": 0, "radius": None, "x": 0, "y": 0}
+    rows, columns = np.indices(energy.shape)
+    cells = _in_cells(energy)
+    shown = np.sqrt(cells / cells.max())
+    return {
+        "map": base64.b64encode((255 * shown).round().astype(np.uint8).tobytes()).decode(),
+        "cells": len(cells),
+        "radius": round(float(radius), 3),
+        "x": round(float((energy * columns).sum()) + 0.5, 3),
+        "y": round(float((energy * rows).sum()) + 0.5, 3),
+    }
 
 
 def _in_cells(energy: Array) -> Array:

@@ -25,11 +25,25 @@ async function answer(address, options) {
   return values;
 }
 
-export const facts = () => answer("/api/session");
-export const means = () => answer("/api/means");
+// A page without a server has its answers in files, for the pictures and sizes that were chosen when it was made.
+export const STATIC = document.documentElement.dataset.static !== undefined;
+
+export const facts = () => answer(STATIC ? "data/session.json" : "api/session");
+export const means = () => answer(STATIC ? "data/means.json" : "api/means");
 export const upload = (blob) =>
-  answer("/api/upload", { method: "POST", body: blob, headers: { "Content-Type": "application/octet-stream" } });
-export const pictureAddress = (name) => `/api/picture/${encodeURIComponent(name)}`;
+  answer("api/upload", { method: "POST", body: blob, headers: { "Content-Type": "application/octet-stream" } });
+export const pictureAddress = (name) =>
+  STATIC ? `data/${encodeURIComponent(name)}/picture.png` : `api/picture/${encodeURIComponent(name)}`;
+
+async function look(question, signal) {
+  if (!STATIC) {
+    const headers = { "Content-Type": "application/json" };
+    return answer("api/look", { method: "POST", body: JSON.stringify(question), headers, signal });
+  }
+  const { picture, view, unit } = question;
+  const { channels, fields, ...values } = await answer(`data/${picture}/${view.size.toFixed(2)}.json`, { signal });
+  return unit === null ? values : { ...values, channels: channels[unit], field: fields[unit] };
+}
 
 // Asks about the latest state only: what comes while a request is under way replaces what waits.
 export class Asker {
@@ -60,13 +74,7 @@ export class Asker {
       this.waiting = null;
       this.abort = new AbortController();
       try {
-        const body = JSON.stringify({ ...question, asker: this.name, number: ++this.number });
-        const values = await answer("/api/look", {
-          method: "POST",
-          body,
-          headers: { "Content-Type": "application/json" },
-          signal: this.abort.signal,
-        });
+        const values = await look({ ...question, asker: this.name, number: ++this.number }, this.abort.signal);
         this.tries = 0;
         this.shown(values, question, this.waiting === null);
       } catch (error) {

@@ -13,7 +13,7 @@ class App {
   async start() {
     this.facts = await api.facts();
     this.means = { n: 0, of: 0, done: false, units: [] };
-    this.uploads = [];
+    this.uploads = [...this.facts.added];
     this.takeHash();
     byId("title").textContent = this.facts.title;
     document.title = `${this.facts.title} · selkern explore`;
@@ -63,15 +63,22 @@ class App {
   // The state that the address names; a picture that was added in another tab is known to the server alone.
   takeHash() {
     this.state = fromHash(location.hash, this.facts, (number) => this.first(number));
-    for (const { picture } of this.state.panes) {
+    for (const { picture, view } of this.state.panes) {
+      view.size = this.snapped(view.size);
       const known = [...this.facts.pictures, ...this.uploads].some((each) => each.name === picture);
       if (picture && !known) this.uploads.push({ name: picture, text: picture[0] === "u" ? "added before" : `image ${picture.slice(1)}` });
     }
   }
 
+  // The nearest of the sizes that there are answers for.
+  snapped(size) {
+    const { sizes } = this.facts;
+    return sizes ? sizes.reduce((best, each) => (Math.abs(each - size) < Math.abs(best - size) ? each : best)) : size;
+  }
+
   first(number) {
-    const { pictures } = this.facts;
-    return (pictures[number % Math.max(pictures.length, 1)] ?? this.uploads[0])?.name ?? null;
+    const all = [...this.facts.added, ...this.facts.pictures, ...this.uploads];
+    return all[number % Math.max(all.length, 1)]?.name ?? null;
   }
 
   isShown(pane) {
@@ -144,8 +151,7 @@ class App {
   }
 
   listPictures() {
-    const ofRun = this.facts.pictures.map(({ name, class: label, where }) => {
-      const file = where.split(/[\\/]/).at(-1);
+    const ofRun = this.facts.pictures.map(({ name, class: label, file }) => {
       return { name, text: `${label} · ${file}`, short: label };
     });
     const added = this.uploads.map(({ name, text }) => ({ name, text, short: text }));
@@ -157,6 +163,10 @@ class App {
 
   // Files that were dropped, pasted, chosen or taken: the first that can be read is shown.
   async add(pane, files) {
+    if (api.STATIC) {
+      this.notice("This page shows pictures that were chosen before: selkern explore shows yours.", "note");
+      return;
+    }
     if (files.length > MOST_FILES) this.notice(`${files.length} files: the first ${MOST_FILES} are taken.`, "note");
     let shown = false;
     pane.setBusy(true);

@@ -1,6 +1,6 @@
 // One picture with its sliders, its classes, its units and its curve.
 
-import { Asker, pictureAddress } from "./api.js";
+import { Asker, pictureAddress, STATIC } from "./api.js";
 import { channels, curve, largest, percent, signed } from "./figures.js";
 import { Units } from "./units.js";
 import { START } from "./state.js";
@@ -42,7 +42,7 @@ export class Pane {
 
   buildSliders() {
     this.sliders = {};
-    for (const [name, label, step, text] of SLIDERS) {
+    for (const [name, label, step, text] of SLIDERS.filter(([name]) => this.app.facts.ranges[name])) {
       const [min, max] = this.app.facts.ranges[name];
       const input = Object.assign(document.createElement("input"), { type: "range", min, max, step });
       const output = document.createElement("output");
@@ -64,7 +64,7 @@ export class Pane {
       app.add(this, [...at.file.files]);
       at.file.value = "";
     });
-    at.camera.hidden = !navigator.mediaDevices?.getUserMedia;
+    at.camera.hidden = STATIC || !navigator.mediaDevices?.getUserMedia;
     at.camera.addEventListener("click", () => app.camera(this));
     at.stage.addEventListener("click", (event) => this.pointed(event));
     at.stage.addEventListener("keydown", (event) => this.pressed(event));
@@ -98,6 +98,7 @@ export class Pane {
   // Other values of the view; the other pane follows where both move together.
   move(values, bySweep = false) {
     if (!bySweep) this.sweeping = false;
+    if (values.size) values.size = this.app.snapped(values.size);
     Object.assign(this.state.view, values);
     this.app.moved(this, values);
     this.app.changed(this);
@@ -193,7 +194,7 @@ export class Pane {
     this.sweeping = false;
     this.next?.();
     this.app.notice(error.message);
-    if (error.status === 422 && this.state.picture !== this.app.first(this.number)) {
+    if ([404, 422].includes(error.status) && this.state.picture !== this.app.first(this.number)) {
       this.state.picture = this.app.first(this.number);
       this.app.changed(this);
     }
@@ -249,7 +250,7 @@ export class Pane {
     const [x, y] = turned(place("x"), place("y"), view.turn).map((value) => value * side);
     const arm = side / 40, thin = side / 220;
     at.over.setAttribute("viewBox", `0 0 ${side} ${side}`);
-    const parts = [shape("path", { d: `M${x - arm} ${y}h${2 * arm}M${x} ${y - arm}v${2 * arm}`, class: "cross" }, thin)];
+    const parts = STATIC ? [] : [shape("path", { d: `M${x - arm} ${y}h${2 * arm}M${x} ${y - arm}v${2 * arm}`, class: "cross" }, thin)];
     at.field.width = at.field.height = field?.cells || 1;
     if (field?.map) {
       paint(at.field, field.map, field.cells);
@@ -259,7 +260,7 @@ export class Pane {
     at.over.replaceChildren(...parts);
     const unit = app.facts.units[this.question.unit];
     at.hint.textContent = !unit
-      ? "Click where to enlarge. Choose a unit to see what it sees."
+      ? `${STATIC ? "" : "Click where to enlarge. "}Choose a unit to see what it sees.`
       : !this.question.field
         ? `${unit.label}: what it sees is computed once the picture rests.`
       : field?.map
@@ -283,6 +284,7 @@ export class Pane {
   }
 
   pointed(event) {
+    if (STATIC) return;
     const box = this.at.stage.getBoundingClientRect();
     const { view } = this.state;
     const shown = [(event.clientX - box.left) / box.width, (event.clientY - box.top) / box.height];
@@ -300,7 +302,7 @@ export class Pane {
     const steps = { ArrowLeft: ["x", -1], ArrowRight: ["x", 1], ArrowUp: ["y", -1], ArrowDown: ["y", 1] };
     const factors = { "+": 1.05, "=": 1.05, "-": 1 / 1.05 };
     const { view } = this.state;
-    if (steps[event.key]) {
+    if (steps[event.key] && !STATIC) {
       const [name, sign] = steps[event.key];
       this.move({ [name]: Math.min(1, Math.max(0, Math.round(100 * view[name] + 2 * sign) / 100)) });
     } else if (factors[event.key]) {
@@ -316,8 +318,9 @@ export class Pane {
     const [low, high] = this.app.facts.ranges.size;
     this.sweeping = true;
     this.at.sweep.textContent = "Stop";
-    for (let i = 0; i <= 24 && this.sweeping; i++) {
-      const size = Math.round(100 * low * (high / low) ** (i / 24)) / 100;
+    const even = Array.from({ length: 25 }, (_, i) => Math.round(100 * low * (high / low) ** (i / 24)) / 100);
+    for (const size of this.app.facts.sizes ?? even) {
+      if (!this.sweeping) break;
       const answered = new Promise((done) => (this.next = done));
       this.move({ size }, true);
       await answered;

@@ -47,7 +47,7 @@ export class Units {
     const [small, large] = same
       ? [order(units[0])[0], largest(units[0])].map((b) => `${branchName(units[0], b)} alone`)
       : ["smallest window", "largest window"];
-    const select = make("select", {}, new Option("as chosen", ""), new Option(small, "small"), new Option(large, "large"),
+    const select = make("select", { className: "live" }, new Option("as chosen", ""), new Option(small, "small"), new Option(large, "large"),
       new Option("the mean", "mean"), new Option("the other's", "other"));
     const mixed = new Option("mixed", MIXED);
     mixed.hidden = mixed.disabled = true;
@@ -55,7 +55,7 @@ export class Units {
     select.setAttribute("aria-label", `${label}: what they choose`);
     select.addEventListener("change", () => this.choose(members, select.value));
     this.groups.push({ select, members });
-    return make("div", { className: "group" }, make("h4", { textContent: label }), select);
+    return make("div", { className: `group${label === "All units" ? " live" : ""}` }, make("h4", { textContent: label }), select);
   }
 
   row(u) {
@@ -64,7 +64,7 @@ export class Units {
     const place = make("span", { className: "place" });
     const value = make("span", { className: "value" });
     const options = order(unit).map((b) => new Option(`${branchName(unit, b)} alone`, String(b)));
-    const select = make("select", {}, new Option("as chosen", ""), ...options, new Option("the mean", "mean"),
+    const select = make("select", { className: "live" }, new Option("as chosen", ""), ...options, new Option("the mean", "mean"),
       new Option("the other's", "other"));
     select.setAttribute("aria-label", `${unit.label}: what it chooses`);
     select.addEventListener("change", () => this.choose([u], select.value));
