@@ -11,7 +11,9 @@ import json
 import random
 import shutil
 import time
+from collections import Counter
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from threading import Event, Thread
 from typing import Any
 
@@ -102,6 +104,24 @@ def in_requests(client: Client, count: int) -> dict[str, list[float]]:
     return seconds
 
 
+def at_once(port: int, picture: str, count: int = 200) -> str:
+    """What becomes of so many questions of different askers at once."""
+
+    def ask(number: int) -> int:
+        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
+        body = json.dumps({"picture": picture, "asker": str(number), "view": {"size": 0.5 + number / count}}).encode()
+        connection.request("POST", "/api/look", body)
+        status = connection.getresponse().status
+        connection.close()
+        return status
+
+    start = time.perf_counter()
+    with ThreadPoolExecutor(count) as pool:
+        statuses = Counter(pool.map(ask, range(count)))
+    numbers = ", ".join(f"{number} x {status}" for status, number in sorted(statuses.items()))
+    return f"{numbers} in {time.perf_counter() - start:.1f} s"
+
+
 def in_browser(port: int, picture: str, count: int) -> list[float]:
     """Seconds from an event of the slider to the frame with its figures; empty where no Chromium is."""
     program = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
@@ -142,6 +162,7 @@ def main() -> None:
             time.sleep(0.1)
         seconds = in_requests(client, options.count)
         seconds["slider to figure in Chromium"] = in_browser(port, client.upload(), options.count)
+        crowd = at_once(port, client.upload())
     finally:
         server.should_exit = True
         thread.join()
@@ -152,6 +173,7 @@ def main() -> None:
             worst = sorted(each)[int(0.95 * len(each))]
             numbers = f"median {1000 * spread.median:6.1f}, 95 % below {1000 * worst:6.1f}, n {len(each)}"
             print(f"  {kind:42} {numbers}")
+    print(f"  {'200 questions at once, by HTTP status':42} {crowd}")
 
 
 if __name__ == "__main__":

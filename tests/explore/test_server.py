@@ -22,6 +22,7 @@ import selkern
 from explore.serving import SCENES, Place, digits_session, served
 from selkern.errors import ResourceError, UsageError
 from selkern.explore import server
+from selkern.explore.guard import Guard
 from selkern.explore.serve import PORT, address, bind, open_browser, token_for
 
 TOKEN = "a-token_of-the-test"
@@ -109,6 +110,15 @@ def test_another_name_for_this_machine_is_refused(host: str, place: Place) -> No
     assert place.ask("GET", "/", headers={"Host": f"localhost:{place.port}"}).status == 200
 
 
+def test_the_address_that_is_listened_at_is_a_name_of_ours() -> None:
+    with bind("127.0.0.5", 0) as listening:
+        guard = server.make_app(digits_session(), host="127.0.0.5", port=listening.getsockname()[1])
+        assert isinstance(guard, Guard)
+        assert f"127.0.0.5:{listening.getsockname()[1]}" in guard.hosts
+    assert "localhost" in Guard(guard, host="::1", port=80).hosts
+    assert "localhost" not in Guard(guard, host="::1", port=81).hosts
+
+
 def test_a_page_elsewhere_may_open_ours_and_ask_nothing(place: Place) -> None:
     body = {"picture": "r0"}
     theirs: list[dict[str, str]] = [
@@ -135,7 +145,7 @@ def test_a_token_is_asked_for_once_and_kept_as_a_cookie(locked: Place) -> None:
     assert (opened.status, opened.headers["location"]) == (303, "/")
     cookie = opened.headers["set-cookie"]
     assert "HttpOnly" in cookie
-    assert "samesite=strict" in cookie.lower()
+    assert "samesite=lax" in cookie.lower()
     kept = {"Cookie": cookie.partition(";")[0]}
     assert locked.ask("GET", "/", headers=kept).status == 200
     assert locked.ask("POST", "/api/look", {"picture": "r0"}, kept).status == 200

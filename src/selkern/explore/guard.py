@@ -38,17 +38,18 @@ class Guard:
 
     Args:
         app: what answers.
-        port: it listens at.
+        host, port: it listens at.
         token: that the address has to name once; "" for none.
 
     Without a token only this machine's own names are taken for Host, so that no web page can reach us under a name of
     its own that has come to mean this machine. With one the browser sends it back as a cookie, which pages elsewhere
-    lack.
+    lack; what they ask in its name is refused by Origin.
     """
 
-    def __init__(self, app: ASGIApp, *, port: int, token: str = "") -> None:
+    def __init__(self, app: ASGIApp, *, host: str, port: int, token: str = "") -> None:
         self.app, self.token, self.cookie = app, token, f"selkern-{port}"
-        self.hosts = {f"{name}:{port}" for name in ("127.0.0.1", "localhost", "[::1]")}
+        names = {"127.0.0.1", "localhost", "[::1]", f"[{host}]" if ":" in host else host}
+        self.hosts = {f"{name}:{port}" for name in names} | (names if port == 80 else set())
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """One request."""
@@ -91,7 +92,7 @@ class Guard:
         )
         if scope["path"] == "/" and scope["method"] == "GET" and self._is_token(given):
             answer = RedirectResponse("/", status_code=303)
-            answer.set_cookie(self.cookie, self.token, httponly=True, samesite="strict", path="/")
+            answer.set_cookie(self.cookie, self.token, httponly=True, samesite="lax", path="/")
             return answer
         return _refuse("open the address that selkern explore has printed: it ends in a token")
 

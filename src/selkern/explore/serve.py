@@ -86,8 +86,9 @@ class Server(uvicorn.Server):
         self, session: Session, listening: socket.socket, token: str = "", ready: Callable[[], object] = lambda: None
     ) -> None:
         self.listening, self.ready = listening, ready
+        host, port, *_ = listening.getsockname()
         config = uvicorn.Config(
-            make_app(session, port=listening.getsockname()[1], token=token),
+            make_app(session, host=host, port=port, token=token),
             log_level="critical",
             access_log=False,
             server_header=False,

@@ -6,6 +6,7 @@ import asyncio
 import json
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from functools import cache
 from importlib.resources import files
 from typing import Any, TypeVar
 
@@ -37,12 +38,12 @@ class Refused(Exception):
         self.status, self.what, self.fix = status, what, fix
 
 
-def make_app(session: Session, *, port: int, token: str = "") -> ASGIApp:
+def make_app(session: Session, *, host: str, port: int, token: str = "") -> ASGIApp:
     """The application, guarded. Its worker ends with it.
 
     Args:
         session: what it shows.
-        port: it will listen at.
+        host, port: it will listen at.
         token: see `Guard`.
     """
     worker = Worker(idle=session.warm())
@@ -62,7 +63,7 @@ def make_app(session: Session, *, port: int, token: str = "") -> ASGIApp:
         Route("/api/look", _answering(handlers.look), methods=["POST"]),
         Route("/api/upload", _answering(handlers.upload), methods=["POST"]),
     ]
-    return Guard(Starlette(routes=routes, lifespan=lifespan), port=port, token=token)
+    return Guard(Starlette(routes=routes, lifespan=lifespan), host=host, port=port, token=token)
 
 
 class _Handlers:
@@ -185,6 +186,7 @@ async def _gone(request: Request) -> None:
         pass
 
 
+@cache
 def _files() -> dict[str, bytes]:
     """The files of the page by name."""
     folder = files("selkern.explore").joinpath("page")

@@ -142,7 +142,7 @@ class App {
     } catch {
       this.notice(`The link is this page's address: ${location.href}`, "note");
     }
-    const uploaded = this.state.panes.some((pane) => this.isShown(this.panes[NAMES.indexOf("a")]) && pane.picture?.startsWith("u"));
+    const uploaded = this.panes.some((pane) => this.isShown(pane) && pane.state.picture?.startsWith("u"));
     if (uploaded) this.notice("A picture of yours is kept until the server ends: until then the link shows it.", "note");
   }
 
