@@ -161,8 +161,9 @@ def main() -> None:
                 break
             time.sleep(0.1)
         seconds = in_requests(client, options.count)
-        seconds["slider to figure in Chromium"] = in_browser(port, client.upload(), options.count)
-        crowd = at_once(port, client.upload())
+        picture = client.upload()  # here: the connection does not outlive the browser's turn
+        seconds["slider to figure in Chromium"] = in_browser(port, picture, options.count)
+        crowd = at_once(port, picture)
     finally:
         server.should_exit = True
         thread.join()

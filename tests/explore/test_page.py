@@ -18,7 +18,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from explore.serving import SCENES, Place, digits_session, served
-from selkern.explore.session import Ask
+from selkern.explore.session import Ask, Session
 from selkern.explore.view import View
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
@@ -40,6 +40,12 @@ def browser() -> Iterator[Any]:
 def place() -> Iterator[Place]:
     with served(digits_session()) as running:
         yield running
+
+
+@pytest.fixture(scope="module")
+def reference() -> Session:
+    """Answers as the page's session gives them; a session of its own, since one thread alone may look."""
+    return digits_session()
 
 
 @contextmanager
@@ -113,19 +119,19 @@ def test_it_fits_every_width_with_one_picture_and_with_two(scheme: str, browser:
                     assert high > 10
 
 
-def test_a_dropped_picture_is_shown_as_the_session_shows_it(browser: Any, place: Place) -> None:
+def test_a_dropped_picture_is_shown_as_the_session_shows_it(browser: Any, place: Place, reference: Session) -> None:
     with opened(browser, place) as page:
         drop(page, {"mine <b>.png": png()})
         page.get_by_role("group", name="pictures").first.locator("img").nth(SCENES).wait_for()
         assert picked(page).inner_text() == "mine <b>.png"
         name = picked(page).get_attribute("value")
         sync_api.expect(page.locator(".stage img").first).to_have_attribute("src", re.compile("^data:image/png"))
-        top = place.session.look(Ask(picture=name))["top"]
+        top = reference.look(Ask(picture=name))["top"]
         sync_api.expect(page.locator(".classes li").first).to_contain_text(top[0]["class"])
         sync_api.expect(page.locator(".classes li").first).to_contain_text(f"{100 * top[0]['p']:.1f} %")
 
 
-def test_figures_follow_the_slider_and_the_curve_grows(browser: Any, place: Place) -> None:
+def test_figures_follow_the_slider_and_the_curve_grows(browser: Any, place: Place, reference: Session) -> None:
     with opened(browser, place, "#a.picture=r3") as page:
         slider = page.get_by_role("slider", name="Size").first
         assert points(page) == 1
@@ -133,7 +139,7 @@ def test_figures_follow_the_slider_and_the_curve_grows(browser: Any, place: Plac
         for size in ("1.4", "1.8", "2.2"):
             slider.fill(size)
             sync_api.expect(page.locator(".slider.size output").first).to_have_text(f"{float(size):.2f}×")
-            answer = place.session.look(Ask(picture="r3", view=View(size=float(size))))
+            answer = reference.look(Ask(picture="r3", view=View(size=float(size))))
             sync_api.expect(page.locator(".stage img").first).to_have_attribute("src", answer["image"])
             share = f"{100 * answer['units'][0][1]:.0f} %"
             sync_api.expect(page.locator(".line-of-unit .value").first).to_have_text(share)
@@ -150,10 +156,10 @@ def test_figures_follow_the_slider_and_the_curve_grows(browser: Any, place: Plac
         assert points(page) == 1
 
 
-def test_a_forced_unit_changes_the_prediction_and_says_so(browser: Any, place: Place) -> None:
+def test_a_forced_unit_changes_the_prediction_and_says_so(browser: Any, place: Place, reference: Session) -> None:
     with opened(browser, place, "#a.picture=r3") as page:
         page.get_by_role("combobox", name="All units: what they choose").first.select_option("small")
-        answer = place.session.look(Ask(picture="r3", choices=dict.fromkeys(range(6), "0")))
+        answer = reference.look(Ask(picture="r3", choices=dict.fromkeys(range(6), "0")))
         first = page.locator(".classes li").first
         sync_api.expect(first).to_contain_text(f"{100 * answer['top'][0]['p']:.1f} %")
         change = 100 * (answer["top"][0]["p"] - answer["top"][0]["own"])
@@ -169,23 +175,23 @@ def test_a_forced_unit_changes_the_prediction_and_says_so(browser: Any, place: P
 
 
 @pytest.mark.exhaustive
-def test_the_other_picture_s_selection_is_taken(browser: Any, place: Place) -> None:
+def test_the_other_picture_s_selection_is_taken(browser: Any, place: Place, reference: Session) -> None:
     with opened(browser, place, "#a.picture=r3") as page:
         page.get_by_role("combobox", name="SK_2_2: what it chooses").first.select_option("other")
         panes = page.locator(".pane")
         sync_api.expect(panes.nth(1)).to_be_visible()
         panes.nth(1).get_by_role("combobox", name="Picture").select_option("r5")
-        theirs = place.session.look(Ask(picture="r5"))["units"][1]
+        theirs = reference.look(Ask(picture="r5"))["units"][1]
         value = panes.nth(0).locator(".line-of-unit .value").nth(1)
         sync_api.expect(value).to_have_text(f"{100 * theirs[1]:.0f} %")
         page.get_by_label("move both together").check()
         panes.nth(1).get_by_role("slider", name="Turn").fill("45")
         sync_api.expect(panes.nth(0).locator(".slider.turn output")).to_have_text("45°")
-        theirs = place.session.look(Ask(picture="r5", view=View(turn=45)))["units"][1]
+        theirs = reference.look(Ask(picture="r5", view=View(turn=45)))["units"][1]
         sync_api.expect(value).to_have_text(f"{100 * theirs[1]:.0f} %")
 
 
-def test_what_is_saved_is_what_is_shown(browser: Any, place: Place, tmp_path: Path) -> None:
+def test_what_is_saved_is_what_is_shown(browser: Any, place: Place, reference: Session, tmp_path: Path) -> None:
     with opened(browser, place, "#a.picture=r3&a.size=2&a.units=4:1") as page:
         with page.expect_download() as picture:
             page.get_by_role("button", name="Save PNG").first.click()
@@ -204,7 +210,7 @@ def test_what_is_saved_is_what_is_shown(browser: Any, place: Place, tmp_path: Pa
             page.get_by_role("button", name="Save CSV").first.click()
         table.value.save_as(tmp_path / "saved.csv")
         rows = list(csv.DictReader(io.StringIO((tmp_path / "saved.csv").read_text(encoding="utf-8"))))
-        answer = place.session.look(Ask(picture="r3", view=View(size=2), choices={4: "1"}))
+        answer = reference.look(Ask(picture="r3", view=View(size=2), choices={4: "1"}))
         shares = [share for row in answer["units"] for share in row]
         assert [float(row["selection"]) for row in rows if row["size"] == "2"] == shares
         assert {row["class"] for row in rows} == {answer["top"][0]["class"]}

@@ -62,7 +62,7 @@ export function depthColour(number, count) {
 }
 
 // Lines of the share of the largest kernel against size, a line for each unit; `points` is [[size, rows], ...].
-export function curve(units, points, now, chosen, wide = 460, high = 250) {
+export function curve(units, points, now, chosen, wide, high = 250) {
   const left = 40, right = 72, top = 10, bottom = 34;
   const sorted = [...points].sort((a, b) => a[0] - b[0]);
   const shares = (rows) => units.map((unit, u) => (rows[u] ? rows[u][largest(unit)] : null));

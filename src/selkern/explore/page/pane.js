@@ -202,9 +202,11 @@ export class Pane {
 
   showClasses() {
     const { top, own } = this.answer;
+    const truth = this.app.facts.pictures.find((each) => each.name === this.question.picture)?.class;
     const rows = top.map((row) => {
       const item = document.createElement("li");
       const name = Object.assign(document.createElement("span"), { className: "name", textContent: row.class });
+      if (row.class === truth) name.append(Object.assign(document.createElement("small"), { textContent: "its class" }));
       const bar = Object.assign(document.createElement("span"), { className: "share" });
       const full = document.createElement("i");
       full.style.width = `${100 * row.p}%`;
@@ -271,7 +273,8 @@ export class Pane {
   showCurve() {
     this.at["curve-part"].hidden = !this.app.facts.units.length;
     const { units } = this.app.facts;
-    const figure = curve(units, [...this.points], this.question.view.size, this.state.unit);
+    const wide = Math.min(640, Math.max(280, this.at.curve.clientWidth)); // so that its words keep their size
+    const figure = curve(units, [...this.points], this.question.view.size, this.state.unit, wide);
     figure.setAttribute("role", "img");
     const { size } = this.question.view;
     const said = units.map((unit, u) => this.answer.units[u] && `${unit.label} ${percent(this.answer.units[u][largest(unit)])}`);
