@@ -139,7 +139,7 @@ def test_every_package_that_selkern_imports_is_of_the_core_or_has_an_extra() -> 
     others = result - set(sys.stdlib_module_names) - CORE - optional - {"selkern", "typing_extensions"}
     # Of `to_frame` alone, which says so itself; comes with jinja2; the user's own, which `selkern.ultralytics` extends.
     assert others == {"pandas", "markupsafe", "ultralytics"}
-    by_name = {"ray", "onnx", "onnxscript", "onnxruntime", "openvino", "nncf"}
+    by_name = {"ray", "onnx", "onnxscript", "onnxruntime", "nncf"}
     assert optional - result == by_name
 
 

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
 # What steers a terminal, starts a line or turns the direction of writing; and halves of pairs, which no file can hold.
 _STEERING = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+_COLOUR = re.compile(r"\x1b\[[0-9;]*m")  # in what libraries raise
 
 
 def printable(text: str) -> str:
@@ -29,9 +30,22 @@ def ran_out_of_memory(error: BaseException) -> bool:
 
 
 def first_line(error: BaseException) -> str:
-    """What an exception says first; its kind where it says nothing."""
-    text = str(error).strip().splitlines()
-    return text[0] if text else type(error).__name__
+    """What an exception says first, without colours; its kind where it says nothing."""
+    return (_lines(error) or [type(error).__name__])[0]
+
+
+def kind_and_line(error: BaseException) -> str:
+    """An exception's kind, and what it says first: of code that may raise anything."""
+    return f"{type(error).__name__}: {(_lines(error) or [''])[0]}"
+
+
+def last_line(error: BaseException) -> str:
+    """What an exception says last, as those of C++ have the reason there; its kind where it says nothing."""
+    return (_lines(error) or [type(error).__name__])[-1]
+
+
+def _lines(error: BaseException) -> list[str]:
+    return _COLOUR.sub("", str(error)).strip().splitlines()
 
 
 def _sentence(text: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import errno
 import io
 import itertools
 import os
@@ -13,6 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from selkern.errors import ResourceError, UsageError
+
+_FORBIDDEN = (errno.EACCES, errno.EPERM, errno.EROFS)
 
 
 def require_new(path: Path, flag: str = "--output") -> None:
@@ -42,7 +45,7 @@ def write_atomic(path: Path, data: bytes | str) -> None:
     except OSError as error:
         with suppress(OSError):  # where nothing can be written, perhaps nothing can be removed either
             staged.unlink(missing_ok=True)
-        raise _cannot_write(path, error) from error
+        raise cannot_write(path, error) from error
 
 
 def append(path: Path, text: str) -> None:
@@ -55,11 +58,15 @@ def append(path: Path, text: str) -> None:
         with path.open("a") as file:
             file.write(text)
     except OSError as error:
-        raise _cannot_write(path, error) from error
+        raise cannot_write(path, error) from error
 
 
-def _cannot_write(path: Path, error: OSError) -> ResourceError:
-    return ResourceError(f"cannot write ({error.strerror})", str(path), "free space or choose another folder")
+def cannot_write(path: Path, error: OSError) -> ResourceError:
+    """The error to show instead of what the system raised."""
+    fix = (
+        "choose a folder that can be written to" if error.errno in _FORBIDDEN else "free space or choose another folder"
+    )
+    return ResourceError(f"cannot write ({error.strerror or error})", str(path), fix)
 
 
 def sync_folder(folder: Path) -> None:

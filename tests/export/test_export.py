@@ -24,9 +24,9 @@ from selkern.errors import CheckpointError, NumericsError, PackageError, UsageEr
 from selkern.inference.export import pictures_of
 from selkern.inference.network import load
 from selkern.measure.timing import Spread
-from selkern.models.weights import Card, bundled
+from selkern.models.weights import EXPORTED, Card, bundled
 from selkern.runtimes.bench import Row
-from selkern.runtimes.files import ExportCard
+from selkern.runtimes.files import SUFFIXES, ExportCard
 from selkern.runtimes.network import ExportedNetwork
 from selkern.runtimes.quantize import Int8
 from selkern.runtimes.trial import Trial
@@ -127,18 +127,21 @@ def test_a_selectified_network(tmp_path: Path) -> None:
         assert not torch.allclose(file(images(5)), plain(images(5)), rtol=1e-2)
 
 
-def test_normalisation_in_the_graph(tmp_path: Path, network: nn.Module) -> None:
+def test_preprocessing_in_the_graph(tmp_path: Path, network: nn.Module) -> None:
     path = tmp_path / "levels.onnx"
     small, known = moved(Small()), network.card
     assert isinstance(known, Card)
     card = replace(known, classes=known.classes[:4])
-    selkern.export(small, path, example=images(2), card=card, with_normalisation=True)
+    selkern.export(small, path, example=images(2), card=card, with_preprocessing=True)
     file, levels = ExportedNetwork(path), torch.randint(0, 256, (3, SIDE, SIDE, 3), dtype=torch.uint8)
     normalised = Preprocess.from_dict(card.preprocess).normalise(levels.permute(0, 3, 1, 2))
     with torch.no_grad():
         want = small(normalised)
     torch.testing.assert_close(file.outputs(levels)[0], want, rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(file(normalised), want, rtol=1e-4, atol=1e-5)
+    assert file.card is not None
+    assert file.card.images == ("batch", "height", "width", 3)
+    assert file.outputs(torch.zeros(2, 90, 200, 3, dtype=torch.uint8))[0].shape == (2, 4)
 
 
 def test_a_program_of_torch_export(tmp_path: Path) -> None:
@@ -184,14 +187,21 @@ def test_outputs_have_the_labels_of_record(tmp_path: Path) -> None:
     assert card.outputs == ("logits", "act.0")
 
 
+@pytest.mark.parametrize("words", [
+    "export FILE", "analyze FILE --output OUT --data digits", "bench FILE --runtimes", "bench FILE", "check FILE",
+    "selectify FILE",
+    "train --weights FILE --data digits --output OUT", "train --model FILE --data digits --output OUT",
+])  # fmt: skip
 def test_commands_that_need_the_network_say_that_a_file_is_exported(
-    onnx: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    words: str, onnx: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    for words in (["export", str(onnx)], ["analyze", str(onnx), "--output", str(tmp_path / "a"), "--data", "digits"]):
-        assert cli.main(words) == 2
-        assert "an exported file" in capsys.readouterr().err
-    assert cli.main(["bench", str(onnx), "--runtimes"]) == 2
+    replaced = {"FILE": str(onnx), "OUT": str(tmp_path / "out")}
+    assert cli.main([replaced.get(word, word) for word in words.split()]) == 2
     assert "an exported file" in capsys.readouterr().err
+
+
+def test_every_format_is_known_as_exported() -> None:
+    assert set(EXPORTED) == set(SUFFIXES.values())
 
 
 def test_a_file_whose_classes_are_not_its_outputs(onnx: Path, tmp_path: Path) -> None:
@@ -278,6 +288,13 @@ class Named(Small):
         return {"logits": super().forward(x)}
 
 
+class Flat(nn.Sequential):
+    """A network of one size of images."""
+
+    def __init__(self) -> None:
+        super().__init__(nn.Flatten(), nn.Linear(3 * SIDE * SIDE, 4))
+
+
 WRONG: dict[str, tuple[Callable[[Path], object], str]] = {
     "an upper-case suffix": (lambda p: selkern.export(Small(), p / "a.ONNX", example=images(2)), "no format has the"),
     "logits by name": (lambda p: selkern.export(Named(), p / "a.pt2", example=images(2)), "gives a dict, not logits"),
@@ -314,8 +331,20 @@ WRONG: dict[str, tuple[Callable[[Path], object], str]] = {
         lambda p: selkern.export(Small(), p / "a.pt2", example=images(2), labels=torch.zeros(3, dtype=torch.long)),
         "3 labels of 2 images",
     ),
+    "machine code": (
+        lambda p: selkern.export(Small(), p / "a.onnx", example=images(2), compiled=True),
+        "compiled is of torch.export",
+    ),
+    "any size for a device": (
+        lambda p: selkern.export(Small(), p / "a.pte", example=images(2), dynamic_size=True),
+        "plans its memory for images of one size",
+    ),
+    "one size alone": (
+        lambda p: selkern.export(Flat(), p / "a.pt2", example=images(2), dynamic_size=True),
+        "leave dynamic_size out",
+    ),
     "no preprocessing": (
-        lambda p: selkern.export(Small(), p / "a.pt2", example=images(2), with_normalisation=True),
+        lambda p: selkern.export(Small(), p / "a.pt2", example=images(2), with_preprocessing=True),
         "the model has no preprocessing",
     ),
 }
@@ -346,6 +375,13 @@ def test_damaged_and_foreign_files(onnx: Path, tmp_path: Path, capsys: pytest.Ca
             ExportedNetwork(tmp_path / name)
     with pytest.raises(CheckpointError, match="no such file"):
         ExportedNetwork(tmp_path / "none.onnx")
+    shutil.copy(f"{onnx}.json", tmp_path / "flipped.onnx.json")
+    (tmp_path / "flipped.onnx").write_bytes(data)
+    assert ExportedNetwork(tmp_path / "flipped.onnx").card is not None
+    middle = len(data) // 2  # among the weights, where ONNX Runtime notices nothing
+    (tmp_path / "flipped.onnx").write_bytes(data[:middle] + bytes([data[middle] ^ 64]) + data[middle + 1 :])
+    with pytest.raises(CheckpointError, match=r"is damaged, or not the file that its \.json describes"):
+        ExportedNetwork(tmp_path / "flipped.onnx")
     foreign = tmp_path / "foreign.onnx"
     torch.onnx.export(moved(Small()), (images(2),), foreign, dynamo=True, verbose=False, external_data=False)
     assert ExportedNetwork(foreign).card is None
@@ -384,11 +420,11 @@ def test_an_absent_package_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
 
 def test_the_table_of_runtimes_has_the_ratio_as_its_figure() -> None:
-    exact: dict[str, Any] = {"size": 4_000_000, "difference": 0.0}
-    rows = [
-        Row(runtime="PyTorch", batch=1, value=Spread(8.0, 7.5, 8.5), speedup=None, size=4_000_000),
-        Row(runtime="OpenVINO int8", batch=1, value=Spread(2.0, 1.9, 2.1), speedup=Spread(4.0, 3.9, 4.1), **exact),
-    ]
-    lines = _runtimes_table(rows).splitlines()
-    assert lines[2].split() == ["PyTorch", "8.00", "[7.50,", "8.50]", "1.00", "█" * 6, "4.00"]
-    assert lines[3].split() == ["OpenVINO", "int8", "2.00", "[1.90,", "2.10]", "4.00", "█" * 24, "4.00", "0e+00"]
+    first = Row(runtime="PyTorch", batch=1, value=Spread(8.0, 7.5, 8.5), speedup=None, memory=None, size=4_000_000)
+    second = replace(
+        first, runtime="OpenVINO int8", value=Spread(2.0, 1.9, 2.1), speedup=Spread(4.0, 3.9, 4.1), memory=20
+    )
+    lines = _runtimes_table([first, second.compared(0.25, 0.995)]).splitlines()
+    assert lines[3].split() == ["PyTorch", "8.00", "[7.50,", "8.50]", "125.0", "1.00", "█" * 5, "4.00", "-"]
+    last = ["500.0", "4.00", "█" * 20, "4.00", "20", "2e-01", "99.5%"]
+    assert lines[4].split() == ["OpenVINO", "int8", "2.00", "[1.90,", "2.10]", *last]

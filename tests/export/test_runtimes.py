@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 from shim import timm_or_skip
+from tiny import make_options, train
 from torch import nn
 
 import selkern
@@ -126,6 +127,29 @@ def test_accuracy_control_leaves_operators_in_float(tmp_path: Path, monkeypatch:
     assert result.exported_top1 >= result.top1 - 0.02
 
 
+def test_machine_code_of_torch(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "digits.pt2"
+    assert cli.main(["export", "sknet_mini.digits", "--to", "pt2", "--compiled", "--output", str(path)]) == 0
+    assert "aoti_load_package" in capsys.readouterr().out
+    x = torch.randn(5, 3, 48, 48)
+    with torch.no_grad():
+        want = selkern.create_model("sknet_mini", weights="digits").eval()(x)
+    torch.testing.assert_close(torch._inductor.aoti_load_package(str(path))(x)[0], want, rtol=1e-4, atol=1e-4)
+
+
+def test_a_program_for_devices(tmp_path: Path) -> None:
+    """ExecuTorch is in no extra: without it this is skipped."""
+    runtime = pytest.importorskip("executorch.runtime")
+    model, path = selkern.create_model("sknet_mini", weights="digits").eval(), tmp_path / "digits.pte"
+    selkern.export(model, path, selections=True)
+    x = torch.randn(1, 3, 48, 48)
+    with selkern.record(model) as selections, torch.no_grad():
+        want = model(x)
+    outputs = runtime.Runtime.get().load_program(path).load_method("forward").execute([x])
+    for output, expected in zip(outputs, (want, *selections.values()), strict=True):
+        torch.testing.assert_close(output, expected, rtol=1e-4, atol=1e-5)
+
+
 def test_a_third_party_network(tmp_path: Path) -> None:
     timm = timm_or_skip()
     model = moved(timm.create_model("tf_efficientnet_lite0", num_classes=5))
@@ -143,3 +167,13 @@ def test_one_network_in_every_runtime(capsys: pytest.CaptureFixture[str]) -> Non
     rows = {row["runtime"]: row for row in json.loads(capsys.readouterr().out)["rows"]}
     assert list(rows) == ["PyTorch", "folded", "ONNX Runtime", "OpenVINO float32", "OpenVINO bfloat16", "OpenVINO int8"]
     assert all(rows[name]["difference"] < 1e-4 for name in ("folded", "ONNX Runtime", "OpenVINO float32"))
+
+
+@pytest.mark.usefixtures("tiny_networks")
+def test_a_run_is_measured_on_its_own_images(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = train(make_options(data, tmp_path / "runs", model="sk_tiny"))
+    assert cli.main(["bench", str(run.path), "--budget", "0.3", "--batch-size", "2"]) == 0
+    lines = capsys.readouterr().out
+    assert "answers compared on" in lines
+    assert "random images" not in lines
+    assert "OpenVINO int8" in lines

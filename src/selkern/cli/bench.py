@@ -18,10 +18,12 @@ from selkern.progress import say
 if TYPE_CHECKING:
     from torch import nn
 
+    from selkern.inference.network import Loaded
     from selkern.measure.bench import Timing
     from selkern.runtimes.bench import Row
 
 DEFAULT = ("sknet50", "resnext50_32x4d")  # SKNet-50 and the same network without selective kernels
+_IMAGES = 256  # of a run, to compare answers on, and for the ranges of int8
 _WORKLOADS = ("start", "article", "layer", "infer", "train", "memory", "scaling", "ddp", "data", "all")
 
 
@@ -30,11 +32,12 @@ class BenchOptions:
     """Time inference and a training step of models on the CPU, and the memory held for the backward pass.
 
     Several models run in turn, and each is compared with the first. Without a model: sknet50 and its plain twin,
-    resnext50_32x4d. With --runtimes the last one runs folded and in every runtime that is installed, too.
+    resnext50_32x4d. With --runtimes the last one runs folded and in every runtime that is installed, too, and so does a
+    run (its folder, its name, latest), on its own images.
     """
 
     models: Annotated[Positional[tuple[str, ...]], tyro.conf.arg(metavar="MODEL...")] = ()
-    """Model names, weights files, hf-hub:user/name, timm:NAME, FILE.py:CLASS or module:CLASS (whose code is run)."""
+    """Names, runs, weights files, hf-hub:user/name, timm:NAME, FILE.py:CLASS or module:CLASS (whose code is run)."""
     arguments: Annotated[str, tyro.conf.arg(name="with")] = ""
     """Arguments of a class or function, as in Python: "64, kernels=[3, 5]"."""
     batch_size: tuple[int, ...] = (1, 8)
@@ -78,12 +81,13 @@ def main(argv: list[str]) -> int:
     from selkern.convert.subject import find_inputs, find_subject, own_size
     from selkern.measure import machine
     from selkern.measure.bench import bench
+    from selkern.train.run_folder import is_run
     from selkern.tuning import tune
 
     tune()
     if options.threads is not None:
         torch.set_num_threads(options.threads)
-    if options.runtimes:
+    if options.runtimes or (options.models and is_run(options.models[-1])):
         return _in_runtimes(options)
     names = tuple(dict.fromkeys(options.models)) or DEFAULT
     models = {name: find_subject(name, options.arguments) for name in names}
@@ -104,28 +108,39 @@ def _in_runtimes(options: BenchOptions) -> int:
     import torch
 
     from selkern.convert.subject import find_inputs, find_subject, is_code, own_size
+    from selkern.inference.export import pictures_of
     from selkern.inference.network import load
     from selkern.measure import machine
     from selkern.models.registry import list_models
     from selkern.runtimes.bench import in_runtimes, missing_runtimes
 
-    def find(name: str) -> nn.Module:
+    def find(name: str) -> tuple[nn.Module, Loaded | None]:
         known = name.partition("(")[0] in list_models() or is_code(name)
-        return find_subject(name, options.arguments) if known else load(name, "cpu").model
+        loaded = None if known else load(name, "cpu")
+        return find_subject(name, options.arguments) if loaded is None else loaded.model, loaded
 
     *names, name = options.models or DEFAULT[:1]
-    model, others = find(name), {each: find(each) for each in names}
-    side = options.image_size or own_size(model)
-    shape = find_inputs(model, side=side).shape[1:]
-    images = torch.randn(32, *shape, generator=torch.Generator().manual_seed(0))
-    settings: dict[str, Any] = {"others": others, "compiled": options.compiled}
+    model, loaded = find(name)
+    shown = calibration = None
+    if loaded is not None and options.image_size is None:
+        say("reading images")
+        shown, calibration = pictures_of(loaded, None, _IMAGES, _IMAGES, table=None, seen=lambda _: None)
+    if shown is None:
+        side = options.image_size or own_size(model)
+        shape = find_inputs(model, side=side).shape[1:]
+        images = torch.randn(32, *shape, generator=torch.Generator().manual_seed(0))
+    else:
+        images = shown.images
+    settings: dict[str, Any] = {"others": {each: find(each)[0] for each in names}, "compiled": options.compiled}
+    settings["calibration"] = None if calibration is None else calibration.images
     rows = in_runtimes(model, images, options.batch_size, options.budget, say=say, **settings)
     about = machine.describe()
     if options.json:
         print(json.dumps({"machine": about, "model": name, "rows": [asdict(row) for row in rows]}))
         return 0
     print(machine.summary(about))
-    print(f"\n{name}: input {' x '.join(map(str, images.shape[1:]))}")
+    compared = f"{len(images)} random images" if shown is None else shown.name
+    print(f"\n{name}: input {' x '.join(map(str, images.shape[1:]))}, answers compared on {compared}")
     print(_runtimes_table(rows))
     for runtime, package in missing_runtimes().items():
         print(f"{runtime}: not measured, {package} is not installed")
@@ -136,19 +151,27 @@ def _runtimes_table(rows: Sequence[Row]) -> str:
     """One block for each batch size, a line and a bar for each runtime: the bar is as long as it is faster."""
     width = max(len(row.runtime) for row in rows) + 2
     most = max(row.speedup.median for row in rows if row.speedup is not None)
+    head = f"{'':{width}}{'ms an image':>11} {'[quartiles]':19}{'img/s':>7} {'times as fast':27}"
     lines, block = [], None
     for row in rows:
         if row.batch != block:
             block = row.batch
-            lines.append(f"\nbatch size {row.batch}: ms an image, times as fast, MB, largest difference of logits")
+            lines.append(f"\nbatch size {row.batch}\n  {head}{'MB':>7}{'MiB held':>10}{'difference':>12}{'agree':>9}")
         times = 1.0 if row.speedup is None else row.speedup.median
         spread = f"[{row.value.low:.2f}, {row.value.high:.2f}]"
-        bar = "█" * max(1, round(24 * times / most))
-        value = f"{row.value.median:9.2f} {spread:19}{times:6.2f} {bar:24} {row.size / 1e6:8.2f}"
-        difference = "" if row.difference is None else f"{row.difference:9.0e}"
-        lines.append(f"  {row.runtime:{width}}{value}{difference}")
-    lines.append("\nMedian [quartiles] of rounds in which all ran in turn. Images are random, int8's ranges of them:")
-    lines.append("`selkern export` compares on the images of a run.")
+        bar = "█" * max(1, round(20 * times / most))
+        value = f"{row.value.median:11.2f} {spread:19}{1e3 / row.value.median:7.1f} {times:6.2f} {bar:20}"
+        memory = "-" if row.memory is None else f"{row.memory:.0f}"
+        difference = "" if row.difference is None else f"{row.difference:12.0e}"
+        agreement = "" if row.agreement is None else f"{row.agreement:9.1%}"
+        lines.append(f"  {row.runtime:{width}}{value}{row.size / 1e6:7.2f}{memory:>10}{difference}{agreement}")
+    lines.append(
+        "\nMedian [quartiles] of rounds in which all ran in turn, each planned for this batch size. MiB held: growth of"
+    )
+    lines.append(
+        "the process until the first pass is done. Difference of logits as a share of the largest, and share of images"
+    )
+    lines.append("with the same likeliest class, both from PyTorch's.")
     return "\n".join(lines)
 
 

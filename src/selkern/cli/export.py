@@ -31,8 +31,8 @@ class ExportOptions:
 
     run: Run
     """A run's folder or name, latest, a weights file, bundled weights (sknet_mini.digits), or hf-hub:user/name."""
-    to: Literal["onnx", "openvino", "pt2"] = "onnx"
-    """The format: onnx (opset 20), openvino (.xml and .bin), or pt2 (torch.export)."""
+    to: Literal["onnx", "openvino", "pt2", "executorch"] = "onnx"
+    """The format: onnx (opset 20), openvino (.xml and .bin), pt2 (torch.export), or executorch (.pte, for devices)."""
     output: Path | None = None
     """A new file, or a folder; by default exports/ in the run, or the current folder."""
     int8: bool = False
@@ -49,8 +49,10 @@ class ExportOptions:
     """Give what every selective-kernel unit chose as further outputs."""
     dynamic_size: bool = False
     """Take images of any height and width."""
-    with_normalisation: bool = False
-    """Take uint8 images (N, H, W, 3) of the network's size, and normalise them in the graph."""
+    with_preprocessing: bool = False
+    """Take uint8 images (N, H, W, 3) of any size, and resize, crop and normalise them in the graph."""
+    compiled: bool = False
+    """A .pt2 of machine code for this kind of processor (AOTInductor); takes a C++ compiler and a minute."""
     model: Code = ""
     threads: int | None = None
     """CPU threads to compare with; by default the number that `selkern doctor` shows."""
@@ -65,7 +67,7 @@ class ExportOptions:
                 raise UsageError(f"{number} images", f"--{name.replace('_', '-')}", "must be at least 1")
         if not 0 <= self.max_drop <= 100:
             raise UsageError(f"max-drop is {self.max_drop}", "--max-drop", "give points of top-1, from 0 to 100")
-        if self.int8 and self.to == "pt2":
+        if self.int8 and self.to not in ("onnx", "openvino"):
             raise UsageError("int8 is of ONNX and OpenVINO", "--int8", "give --to onnx or --to openvino")
 
 
@@ -76,6 +78,7 @@ def main(argv: list[str]) -> int:
     with Progress("starting") as line:
         from selkern.inference.export import export_weights, file_of, pictures_of, times
         from selkern.inference.network import load
+        from selkern.runtimes.files import bytes_of
 
         tune(threads=options.threads)
         line.show("loading the network")
@@ -96,13 +99,14 @@ def main(argv: list[str]) -> int:
             options.max_drop / 100,
             selections=options.selections,
             dynamic_size=options.dynamic_size,
-            with_normalisation=options.with_normalisation,
+            with_preprocessing=options.with_preprocessing,
+            compiled=options.compiled,
         )
         line.show("timing", total=0)
         timings = times(loaded, path)
     if shown is None:
         say("note: no data are known: compared on random images; --data gives real ones")
-    size = sum(file.stat().st_size for file in {path, path.with_suffix(".bin")} if file.is_file())
+    size = bytes_of(path)
     if options.json:
         rows = [asdict(row) for row in timings]
         print(json.dumps({"file": str(path), "bytes": size, "compared": result.figures(), "times": rows}))
@@ -131,5 +135,16 @@ def _print(
         print(f"  batch of {row.batch:<2}                   {each}: {row.speedup.median:.2f} times as fast")
     if calibration is not None:
         print(f"int8 calibrated on {calibration.name}")
-    if timings:
-        print(f"next:\n  selkern predict {shlex.quote(str(path))} IMAGE...")
+    print(f"next:\n  {_next(path)}")
+
+
+def _next(path: Path) -> str:
+    """What a file is used by."""
+    from selkern.runtimes.files import is_compiled
+
+    if path.suffix == ".pt2":
+        opened = "torch._inductor.aoti_load_package({!r})" if is_compiled(path) else "torch.export.load({!r}).module()"
+        return f"{opened.format(str(path))}(images)"
+    if path.suffix == ".pte":
+        return f"executorch.runtime.Runtime.get().load_program({str(path)!r}).load_method('forward').execute([images])"
+    return f"selkern predict {shlex.quote(str(path))} IMAGE..."

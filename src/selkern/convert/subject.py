@@ -19,7 +19,7 @@ from selkern.convert.foreign import CROP_MODES
 from selkern.convert.hub import is_reference
 from selkern.data.decode import show
 from selkern.data.preprocess import Preprocess
-from selkern.errors import CheckpointError, UsageError
+from selkern.errors import CheckpointError, UsageError, kind_and_line
 from selkern.layers.parts import evaluating
 from selkern.models.backbone import Backbone
 from selkern.models.registry import architecture, create_model, list_models
@@ -100,7 +100,7 @@ def find_inputs(model: nn.Module, shape: tuple[int, ...] | None = None, side: in
                 model(x)
             return x
         except Exception as error:  # noqa: BLE001 - the user's code may raise anything
-            failure = failure or f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
+            failure = failure or kind_and_line(error)
     others = f" and {len(shapes) - 1} other shapes" if len(shapes) > 1 else ""
     fix = ("--input", "give its shape, such as 64,32,32") if side is None else ("--image-size", "give another size")
     tried = f"{(IMAGES, *shapes[0])}{others}"
@@ -143,8 +143,7 @@ def _import_file(path: Path, where: str) -> ModuleType:
     try:
         spec.loader.exec_module(module)
     except Exception as error:
-        reason = (str(error).splitlines() or [""])[0]
-        raise UsageError(f"{path} cannot be run ({type(error).__name__}: {reason})", where, "mend it") from error
+        raise UsageError(f"{path} cannot be run ({kind_and_line(error)})", where, "mend it") from error
     return module
 
 
@@ -159,7 +158,7 @@ def _make(maker: Any, arguments: str, where: str) -> nn.Module:
     try:
         made = maker(*positional, **named)
     except Exception as error:
-        reason = f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
+        reason = kind_and_line(error)
         given = f"with {arguments}" if arguments else "without arguments"
         fix = f'it was called {given}; --with gives others, such as "64, groups=8"'
         raise UsageError(f"cannot be made ({reason})", where, fix) from error
@@ -218,7 +217,7 @@ def check_outputs(model: nn.Module, word: str, side: int, classes: int) -> None:
         with torch.inference_mode(), evaluating(model):
             given = model(x)
     except Exception as error:
-        reason = f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
+        reason = kind_and_line(error)
         raise UsageError(
             f"does not run on (2, 3, {side}, {side}) ({reason})", show(word), "give another --image-size or --with"
         ) from error

@@ -16,7 +16,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp
 
-from selkern.errors import DataError, SelkernError, UsageError, first_line, ran_out_of_memory
+from selkern.errors import DataError, SelkernError, UsageError, kind_and_line, ran_out_of_memory
 from selkern.explore.guard import Guard
 from selkern.explore.session import Ask, Session, to_png
 from selkern.explore.worker import Busy, Superseded, Worker
@@ -152,7 +152,7 @@ def _answering(handler: Handler) -> Handler:
         except BaseException as error:  # noqa: BLE001  the network's code may raise anything
             if ran_out_of_memory(error):
                 return _json(_error("out of memory", "", "give a smaller picture"), 500)
-            what = f"the network raised {type(error).__name__}: {first_line(error)[:300]}"
+            what = f"the network raised {kind_and_line(error)[:300]}"
             return _json(_error(what, "", "the server goes on: try another picture, or mend the network"), 500)
 
     return answer

@@ -15,8 +15,7 @@ from selkern.data.sources import Source, open_source
 from selkern.data.split import OnBad
 from selkern.data.table_options import TableOptions
 from selkern.errors import CheckpointError, UsageError
-from selkern.models.weights import Card
-from selkern.runtimes.files import is_exported
+from selkern.models.weights import Card, is_exported, require_not_exported
 from selkern.runtimes.network import ExportedNetwork
 from selkern.train.distributed import pick_device
 from selkern.train.network import bare, open_network
@@ -56,7 +55,7 @@ def load(given: str, device: str = "auto", code: str = "", *, exported: bool = F
     """
     if is_exported(given):
         if not exported:
-            raise UsageError("an exported file", show(given), "give the run or the weights that it was made of")
+            require_not_exported(given)
         return _load_exported(given, device)
     path = find_weights(given)
     network, card = open_network(path, code)

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from selkern.errors import kind_and_line
 from selkern.measure.memory import held_for_backward
 from selkern.measure.timing import Job, Spread, in_turn, quickest, ratios
 
@@ -131,7 +132,7 @@ def bench(
             jobs[name] = choice[layouts[name]]
             held[name] = held_for_backward(model, partial(model, x)) / batch
         except Exception as error:  # noqa: BLE001 - the user's code may raise anything; inference is measured
-            reasons[name] = f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"[:200]
+            reasons[name] = kind_and_line(error)[:200]
     rows += _timings(TRAINING, batch, jobs, layouts, reasons, budget)
     base = held.get(next(iter(models)))
     for name in models:

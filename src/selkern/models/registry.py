@@ -30,6 +30,7 @@ from selkern.models.weights import (
     read_card,
     read_tensors,
     require_fit,
+    require_not_exported,
 )
 
 ARCHITECTURES: dict[str, Row] = {
@@ -53,6 +54,7 @@ def architecture(name: str) -> Row:
     """
     base, change = split_name(name)
     if base not in ARCHITECTURES:
+        require_not_exported(base)
         near = difflib.get_close_matches(base, ARCHITECTURES, n=3, cutoff=0.4) or list_models()
         raise UsageError(f"unknown model {base!r}", "model", f"did you mean {', '.join(near)}? (`selkern models`)")
     return change_row(ARCHITECTURES[base], change, name)

@@ -21,10 +21,11 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn, uint8
 
-from selkern.errors import CheckpointError
+from selkern.errors import CheckpointError, UsageError, printable
 from selkern.io import write_atomic
 
 FORMAT = "selkern-weights-2"
+EXPORTED = (".onnx", ".xml", ".pt2", ".pte")  # what `selkern export` writes: no weights files
 _HEADER = 16 << 20  # bytes; the names and shapes of 100,000 tensors have room in it
 
 
@@ -117,7 +118,19 @@ def _require_header(path: Path) -> None:
         raise _damaged(path, f"its header would have {length:,} bytes, more than {_HEADER:,}")
 
 
+def is_exported(word: str) -> bool:
+    """Whether a word names a file of `selkern export`."""
+    return Path(word).suffix in EXPORTED
+
+
+def require_not_exported(word: str) -> None:
+    """Raise UsageError for a file of `selkern export`, which can be used, and not trained or changed."""
+    if is_exported(word):
+        raise UsageError("an exported file", printable(word), "give the run or the weights that it was made of")
+
+
 def _metadata(path: Path) -> dict[str, str]:
+    require_not_exported(str(path))
     if not path.is_file():
         raise CheckpointError("no such weights file", str(path), "check the path")
     _require_header(path)

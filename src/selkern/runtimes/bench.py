@@ -1,7 +1,8 @@
-"""One network in every runtime that is installed, all in turn: latency, size, and how far the answers are the same."""
+"""One network in every runtime that is installed, all in turn: latency, size, memory, and whether answers are equal."""
 
 from __future__ import annotations
 
+import copy
 import importlib.util
 import tempfile
 from collections.abc import Callable, Mapping
@@ -13,11 +14,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from selkern.deploy.fold import fold
+from selkern.deploy.fold import Folded, fold
 from selkern.measure.bench import forward, in_layouts
+from selkern.measure.memory import growth
 from selkern.measure.timing import Job, Spread, in_turn, quickest, ratios
 from selkern.runtimes.export import export
-from selkern.runtimes.files import PACKAGES
+from selkern.runtimes.files import PACKAGES, bytes_of
 from selkern.runtimes.network import ExportedNetwork, Precision
 from selkern.runtimes.quantize import LEAST, Int8
 from selkern.runtimes.trial import closeness, logits_of
@@ -35,6 +37,8 @@ class Row:
         value: ms an image, median and quartiles.
         speedup: the first one's time over its, of the rounds' ratios; None of the first itself.
         size: bytes of weights or file.
+        memory: MiB by which the process grows at most, from opening the network to its first pass; None where the
+            system does not count it.
         difference: largest difference of the logits from PyTorch's, as a share of the largest; None of PyTorch itself.
         agreement: share of images with the same likeliest class.
     """
@@ -44,8 +48,13 @@ class Row:
     value: Spread
     speedup: Spread | None
     size: int
+    memory: float | None
     difference: float | None = None
     agreement: float | None = None
+
+    def compared(self, difference: float | None, agreement: float | None) -> Row:
+        """With how close its answers are."""
+        return replace(self, difference=difference, agreement=agreement)
 
 
 def missing_runtimes() -> dict[str, str]:
@@ -65,6 +74,7 @@ def in_runtimes(
     batch_sizes: tuple[int, ...],
     budget: float,
     *,
+    calibration: Tensor | None = None,
     others: Mapping[str, nn.Module] | None = None,
     compiled: bool = False,
     say: Callable[[str], None] = lambda _: None,
@@ -73,7 +83,8 @@ def in_runtimes(
 
     Args:
         model: (N, C, H, W) to logits (N, K).
-        images: (n, C, H, W) that answers are compared on, and that int8 takes its ranges from, n at least 16.
+        images: (n, C, H, W) that answers are compared on.
+        calibration: (n, C, H, W) that int8 takes its ranges from, n at least 16; by default `images`.
         batch_sizes: to time.
         budget: seconds for the rounds at each batch size.
         others: further networks for such images, by name, in PyTorch: speed is compared with the first of them.
@@ -81,66 +92,94 @@ def in_runtimes(
         say: called with what is done next.
     """
     with tempfile.TemporaryDirectory() as folder:
-        runtimes = _runtimes(model.eval(), images, Path(folder), compiled, say)
-        rows = []
-        answers = {name: logits_of(network, images) for name, (network, _) in runtimes.items()}
-        further = {name: (other.eval(), _bytes(other)) for name, other in (others or {}).items()}
-        everything = {**further, **runtimes}
-        first = next(iter(everything))
+        runtimes = _runtimes(
+            model.eval(), images, images if calibration is None else calibration, Path(folder), compiled, say
+        )
+        answers = {name: logits_of(each.open(None), images) for name, each in runtimes.items()}
+        further = {name: _PyTorch(other.eval()) for name, other in (others or {}).items()}
+        rows: list[Row] = []
         for batch in batch_sizes:
             say(f"timing, batch size {batch}")
             x = images[torch.arange(batch) % len(images)].clone()
-            jobs: dict[str, Job] = {}
-            for name, (network, _) in everything.items():
-                eager = name == EAGER or name in further
-                choice = in_layouts(network, x, forward) if eager else {"": partial(forward, network, x)}
-                jobs[name] = choice[quickest(choice)]
-            seconds = in_turn(jobs, budget=budget)
-            for name, (_, size) in everything.items():
-                value = Spread.of([1e3 * each / batch for each in seconds[name]])
-                speedup = None if name == first else ratios(seconds[first], seconds[name])
-                row = Row(runtime=name, batch=batch, value=value, speedup=speedup, size=size)
-                rows.append(_compared(row, answers[EAGER], answers[name]) if name in answers and name != EAGER else row)
+            rows += _timed({**further, **runtimes}, x, budget)
+    compared = {name: closeness(answers[EAGER], given) for name, given in answers.items() if name != EAGER}
+    return [row.compared(*compared.get(row.runtime, (None, None))) for row in rows]
+
+
+def _timed(runtimes: Mapping[str, _PyTorch | _File], x: Tensor, budget: float) -> list[Row]:
+    """Each at one batch size, all in turn."""
+    jobs: dict[str, Job] = {}
+    memory: dict[str, float | None] = {}
+    for name, runtime in runtimes.items():
+
+        def first_pass(name: str = name, runtime: _PyTorch | _File = runtime) -> None:
+            jobs[name] = partial(forward, runtime.open(len(x)), x)
+            jobs[name]()
+
+        memory[name] = growth(first_pass)
+        if isinstance(runtime, _PyTorch) and not isinstance(runtime.network, Folded):
+            choice = in_layouts(runtime.network, x, forward)
+            jobs[name] = choice[quickest(choice)]
+    seconds = in_turn(jobs, budget=budget)
+    first, rows = next(iter(jobs)), []
+    for name, runtime in runtimes.items():
+        value = Spread.of([1e3 * each / len(x) for each in seconds[name]])
+        speedup = None if name == first else ratios(seconds[first], seconds[name])
+        sizes: dict[str, Any] = {"size": runtime.size, "memory": memory[name]}
+        rows.append(Row(runtime=name, batch=len(x), value=value, speedup=speedup, **sizes))
     return rows
 
 
+@dataclass(frozen=True)
+class _PyTorch:
+    """A network that PyTorch computes."""
+
+    network: nn.Module
+
+    def open(self, _batch: int | None) -> nn.Module:
+        return copy.deepcopy(self.network)
+
+    @property
+    def size(self) -> int:
+        return sum(p.numel() * p.element_size() for p in self.network.parameters())
+
+
+@dataclass(frozen=True)
+class _File:
+    """A network that its file's runtime computes, planned for a number of images."""
+
+    path: Path
+    precision: Precision = "f32"
+
+    def open(self, batch: int | None) -> nn.Module:
+        return ExportedNetwork(self.path, self.precision, batch)
+
+    @property
+    def size(self) -> int:
+        return bytes_of(self.path)
+
+
 def _runtimes(
-    model: nn.Module, images: Tensor, folder: Path, compiled: bool, say: Callable[[str], None]
-) -> dict[str, tuple[nn.Module, int]]:
-    """The network in each runtime, and its size in bytes."""
-    weights = _bytes(model)
+    model: nn.Module, images: Tensor, calibration: Tensor, folder: Path, compiled: bool, say: Callable[[str], None]
+) -> dict[str, _PyTorch | _File]:
+    """The network in each runtime."""
     x, absent = images[:2], missing_runtimes()
-    runtimes: dict[str, tuple[nn.Module, int]] = {EAGER: (model, weights)}
-    runtimes["folded"] = fold(model, example=x), weights
+    runtimes: dict[str, _PyTorch | _File] = {EAGER: _PyTorch(model), "folded": _PyTorch(fold(model, example=x))}
     if compiled:
         say("compiling")
-        runtimes["folded, compiled"] = fold(model, example=x, compile=True), weights
+        runtimes["folded, compiled"] = _PyTorch(fold(model, example=x, compile=True))
     options: dict[str, Any] = {"example": x, "images": images, "tolerance": 1e-3}
     if "ONNX Runtime" not in absent:
         say("exporting to ONNX")
         export(model, folder / "net.onnx", **options)
-        runtimes["ONNX Runtime"] = _opened(folder / "net.onnx")
+        runtimes["ONNX Runtime"] = _File(folder / "net.onnx")
     if "OpenVINO" not in absent:
         say("exporting to OpenVINO")
         export(model, folder / "net.xml", **options)
-        runtimes["OpenVINO float32"] = _opened(folder / "net.xml")
-        runtimes["OpenVINO bfloat16"] = _opened(folder / "net.xml", "bf16")
-    if "OpenVINO int8" not in absent and len(images) >= LEAST:
+        runtimes["OpenVINO float32"] = _File(folder / "net.xml")
+        runtimes["OpenVINO bfloat16"] = _File(folder / "net.xml", "bf16")
+    if "OpenVINO int8" not in absent and len(calibration) >= LEAST:
         say("quantising")
-        export(model, folder / "int8.xml", **options, int8=Int8(calibration=images, max_drop=1.0))
-        runtimes["OpenVINO int8"] = _opened(folder / "int8.xml")
+        export(model, folder / "int8.xml", **options, int8=Int8(calibration=calibration, max_drop=1.0))
+        runtimes["OpenVINO int8"] = _File(folder / "int8.xml")
     return runtimes
-
-
-def _opened(path: Path, precision: Precision = "f32") -> tuple[ExportedNetwork, int]:
-    files = {path, path.with_suffix(".bin")}
-    return ExportedNetwork(path, precision), sum(file.stat().st_size for file in files if file.is_file())
-
-
-def _bytes(model: nn.Module) -> int:
-    return sum(p.numel() * p.element_size() for p in model.parameters())
-
-
-def _compared(row: Row, want: Tensor, answers: Tensor) -> Row:
-    difference, agreement = closeness(want, answers)
-    return replace(row, difference=difference, agreement=agreement)

@@ -17,15 +17,15 @@ from torch import Tensor, nn
 
 from selkern.data.preprocess import Preprocess
 from selkern.deploy.fold import fold
-from selkern.errors import ResourceError, UsageError
-from selkern.io import require_new, sync_folder
+from selkern.errors import UsageError
+from selkern.io import cannot_write, require_new, sync_folder
 from selkern.models.backbone import Backbone
 from selkern.models.weights import Card, numbered
-from selkern.runtimes.files import PACKAGES, ExportCard, format_of, need, write_card
+from selkern.runtimes.files import BATCH, PACKAGES, RUNNABLE, ExportCard, beside, format_of, need, write_card
 from selkern.runtimes.graph import Graph, quiet, write
 from selkern.runtimes.network import as_entering
 from selkern.runtimes.quantize import Int8, quantise
-from selkern.runtimes.trial import TOLERANCE, Comparison, Trial
+from selkern.runtimes.trial import TOLERANCE, Comparison, Trial, require_any_size, require_resized
 from selkern.selection.record import find_units
 
 
@@ -40,10 +40,13 @@ def export(
     card: Card | None = None,
     dynamic_size: bool = False,
     selections: bool = False,
-    with_normalisation: bool = False,
+    with_preprocessing: bool = False,
+    compiled: bool = False,
     tolerance: float = TOLERANCE,
 ) -> Comparison:
-    """Write a network as .onnx, .xml (OpenVINO) or .pt2 (torch.export), norms folded, for any number of images.
+    """Write a network as .onnx, .xml (OpenVINO), .pt2 (torch.export) or .pte (ExecuTorch), with its norms folded.
+
+    It takes any number of images at once, a .pte one.
 
     The file is written elsewhere first, loaded by its own runtime and compared with `model` on `images`; only then it
     takes its place, with a `.json` of the same card beside it. Classes, preprocessing and source are in both.
@@ -57,11 +60,13 @@ def export(
         images: what to compare on, normalised; by default `example`. Give real ones: random images are no test of
             classes.
         labels: (N,) their classes; with them the comparison has accuracies.
-        int8: how to quantise weights and activations; None keeps float32. Not of .pt2.
+        int8: how to quantise weights and activations; None keeps float32. Of .onnx and .xml.
         card: what goes with the file; by default the model's own.
         dynamic_size: take images of any height and width too, where the network does.
         selections: give what every selective-kernel unit chose, (N, M, C), as further outputs.
-        with_normalisation: take uint8 images (N, H, W, 3) of the network's size, and normalise them in the graph.
+        with_preprocessing: take uint8 images (N, H, W, 3) of any size, and resize, crop and normalise them in the graph
+            as `Preprocess` does.
+        compiled: a .pt2 of machine code for this kind of processor (AOTInductor), which needs a C++ compiler.
         tolerance: largest difference of the float32 logits, as a share of the largest, at which the file is kept.
 
     Returns:
@@ -82,16 +87,16 @@ def export(
         1.0
     """
     path = Path(path)
-    _require_possible(path, int8)
+    _require_possible(path, int8, compiled, dynamic_size or with_preprocessing)
     card = card or getattr(model, "card", None)
     preprocess = Preprocess.from_dict(card.preprocess) if card is not None and card.preprocess else None
-    if with_normalisation and preprocess is None:
-        raise UsageError("the model has no preprocessing", "with_normalisation", "give card=, or leave it out")
+    if with_preprocessing and preprocess is None:
+        raise UsageError("the model has no preprocessing", "with_preprocessing", "give card=, or leave it out")
     x = example_of(model, example, card, preprocess)
     shown = x if images is None else images_like(x, images, dynamic_size)
-    inside = preprocess if with_normalisation else None
+    inside = preprocess if with_preprocessing else None
     if inside is not None and x.shape[1] != 3:
-        raise UsageError(f"images of {x.shape[1]} channels", "with_normalisation", "it is of three: leave it out")
+        raise UsageError(f"images of {x.shape[1]} channels", "with_preprocessing", "it is of three: leave it out")
     model = copy.deepcopy(model).cpu().float().eval()
     trial = Trial.of(model, shown, None if labels is None else torch.as_tensor(labels), inside)
     if card is not None and len(card.classes) != trial.logits.shape[1]:
@@ -100,19 +105,24 @@ def export(
     graph = _graph(model, x, selections, inside)
     with staging(path) as folder:
         staged = folder / path.name
-        write(graph, as_entering(x, inside), staged, dynamic_size)
+        write(graph, as_entering(x, inside), staged, dynamic_size=dynamic_size, compiled=compiled)
         result = trial.compare(path, staged, tolerance)
+        if inside is not None:
+            require_resized(path, staged, graph)
+        elif dynamic_size:
+            require_any_size(path, staged, model, shown, tolerance)
         if int8 is not None:
             entering = replace(int8, calibration=as_entering(int8.calibration, inside))
             with quiet():
                 quantise(staged, entering, trial.entering, trial.labels, trial.top1)
             result = trial.compare(path, staged, math.inf, int8.max_drop)
         size: tuple[int | str, ...] = ("height", "width") if dynamic_size else tuple(x.shape[2:])
+        batch = 1 if format_of(path) == "executorch" else BATCH
         described = ExportCard(
             network=card or Card(model=type(model).__name__, classes=numbered(trial.logits.shape[1])),
-            images=("batch", *size, x.shape[1]) if with_normalisation else ("batch", x.shape[1], *size),
+            images=(batch, "height", "width", 3) if with_preprocessing else (batch, x.shape[1], *size),
             outputs=graph.outputs,
-            layout="NHWC" if with_normalisation else "NCHW",
+            layout="NHWC" if with_preprocessing else "NCHW",
             int8=int8 is not None,
             compared=result.figures(),
         )
@@ -121,16 +131,20 @@ def export(
     return result
 
 
-def _require_possible(path: Path, int8: Int8 | None) -> None:
+def _require_possible(path: Path, int8: Int8 | None, compiled: bool, any_size: bool) -> None:
     """Raise unless a file of this name can be made."""
     kind = format_of(path)
-    beside = [path.with_suffix(".bin")] if kind == "openvino" else []
-    for file in (path, path.with_name(f"{path.name}.json"), *beside):
+    weights = [path.with_suffix(".bin")] if kind == "openvino" else []
+    for file in (path, beside(path), *weights):
         require_new(file, "path")
     if int8 is not None and not isinstance(int8, Int8):
         raise UsageError(f"int8 is {int8!r}", "int8", "give Int8(calibration=images)")
-    if int8 is not None and kind == "pt2":
+    if int8 is not None and path.suffix not in RUNNABLE:
         raise UsageError("int8 is of ONNX and OpenVINO", str(path), "give .onnx or .xml")
+    if compiled and kind != "pt2":
+        raise UsageError("compiled is of torch.export", str(path), "give .pt2")
+    if any_size and kind == "executorch":
+        raise UsageError("ExecuTorch plans its memory for images of one size", str(path), "give .onnx, .xml or .pt2")
     for package in (*PACKAGES[kind], *(["nncf"] if int8 is not None else [])):
         need(package, f"export to {path.name}")
 
@@ -178,9 +192,7 @@ def staging(path: Path) -> Iterator[Path]:
         folder = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
         yield folder
     except OSError as error:
-        raise ResourceError(
-            f"cannot write ({error.strerror or error})", str(path), "free space or choose another folder"
-        ) from error
+        raise cannot_write(path, error) from error
     finally:
         if folder is not None:
             shutil.rmtree(folder, ignore_errors=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import importlib
 import json
+import zipfile
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -14,16 +15,19 @@ from selkern.errors import CheckpointError, PackageError, UsageError
 from selkern.extras import missing
 from selkern.models.weights import Card
 
-Format = Literal["onnx", "openvino", "pt2"]
-SUFFIXES: dict[Format, str] = {"onnx": ".onnx", "openvino": ".xml", "pt2": ".pt2"}
+Format = Literal["onnx", "openvino", "pt2", "executorch"]
+SUFFIXES: dict[Format, str] = {"onnx": ".onnx", "openvino": ".xml", "pt2": ".pt2", "executorch": ".pte"}
 PACKAGES: dict[Format, tuple[str, ...]] = {  # that write and open it, beside torch
     "onnx": ("onnx", "onnxscript", "onnxruntime"),
     "openvino": ("onnx", "onnxscript", "openvino"),
     "pt2": (),
+    "executorch": ("executorch",),
 }
-RUNNABLE = (".onnx", ".xml")  # what commands open: a .pt2 may hold pickled objects, which are code
+RUNNABLE = (".onnx", ".xml")  # what commands open: a .pt2 may hold code, a .pte is for devices
+BATCH = "batch"  # the axis of the input that takes any number
 KEY = "selkern"  # of the card in a file's metadata
 MARK = "selkern-export-1"
+DIGEST = "sha256"  # of the file, in the .json beside it
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,7 +38,7 @@ class ExportCard:
         network: the card of the weights.
         images: shape of the input, "batch", "height" and "width" where any number goes.
         outputs: names of the outputs: "logits", then the label of each unit whose selection is one.
-        layout: of the input: "NCHW" normalised float32, or "NHWC" uint8, which the graph normalises.
+        layout: of the input: "NCHW" normalised float32, or "NHWC" uint8, which the graph resizes and normalises.
         int8: whether weights and activations are quantised.
         weights_sha256: of the .bin beside an .xml; empty of other formats.
         compared: figures of the comparison with the PyTorch network, by name.
@@ -48,9 +52,9 @@ class ExportCard:
     weights_sha256: str = ""
     compared: dict[str, float] = field(default_factory=dict)
 
-    def to_json(self, indent: int | None = None) -> str:
+    def to_json(self) -> str:
         """As text."""
-        return json.dumps({"format": MARK, **asdict(self)}, indent=indent)
+        return json.dumps({"format": MARK, **asdict(self)})
 
     @classmethod
     def from_json(cls, text: str, where: str) -> ExportCard:
@@ -59,6 +63,7 @@ class ExportCard:
             values = json.loads(text)
             if values.pop("format") != MARK:
                 raise ValueError("another format")
+            values.pop(DIGEST, None)
             card = Card(**{**values["network"], "classes": tuple(values["network"]["classes"])})
             parts = {name: tuple(values[name]) for name in ("images", "outputs")}
             return cls(**{**values, **parts, "network": card})
@@ -75,11 +80,6 @@ def format_of(path: Path) -> Format:
     raise UsageError(f"no format has the suffix {path.suffix!r}", str(path), f"give {', '.join(SUFFIXES.values())}")
 
 
-def is_exported(word: str) -> bool:
-    """Whether a word names a file that commands open with its own runtime, or a .pt2, which they refuse."""
-    return Path(word).suffix in SUFFIXES.values()
-
-
 def need(package: str, where: str) -> Any:
     """An optional package. Raises PackageError with the line that installs it."""
     try:
@@ -91,6 +91,18 @@ def need(package: str, where: str) -> Any:
 def digest(path: Path) -> str:
     """SHA-256 of a file."""
     return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def bytes_of(path: Path) -> int:
+    """Size of an exported file, with the weights beside an .xml."""
+    files = [path, path.with_suffix(".bin")] if format_of(path) == "openvino" else [path]
+    return sum(file.stat().st_size for file in files)
+
+
+def is_compiled(path: Path) -> bool:
+    """Whether a .pt2 is machine code (AOTInductor), not operators."""
+    with zipfile.ZipFile(path) as file:
+        return any("aotinductor" in name for name in file.namelist())
 
 
 def write_card(path: Path, card: ExportCard) -> None:
@@ -108,4 +120,21 @@ def write_card(path: Path, card: ExportCard) -> None:
         info = ElementTree.SubElement(tree.getroot(), "rt_info") if info is None else info
         ElementTree.SubElement(ElementTree.SubElement(info, KEY), "card", value=card.to_json())
         tree.write(path)
-    path.with_name(f"{path.name}.json").write_text(card.to_json(indent=1) + "\n")
+    values = {**json.loads(card.to_json()), DIGEST: digest(path)}
+    beside(path).write_text(json.dumps(values, indent=1) + "\n")
+
+
+def beside(path: Path) -> Path:
+    """The .json that goes with an exported file."""
+    return path.with_name(f"{path.name}.json")
+
+
+def require_undamaged(path: Path) -> None:
+    """Raise CheckpointError for a file that is not the one its .json was written for; without a .json it may be any."""
+    try:
+        known = json.loads(beside(path).read_text()).get(DIGEST)
+    except (OSError, ValueError, AttributeError, RecursionError):
+        return
+    if known is not None and known != digest(path):
+        fix = f"export the network again, or remove {beside(path).name}"
+        raise CheckpointError("is damaged, or not the file that its .json describes", str(path), fix)

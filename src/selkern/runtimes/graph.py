@@ -17,7 +17,8 @@ from torch import Tensor, nn
 from selkern.data.preprocess import Preprocess
 from selkern.deploy.fold import Folded
 from selkern.errors import UsageError, first_line
-from selkern.runtimes.files import format_of, need
+from selkern.runtimes.files import BATCH, format_of, need
+from selkern.runtimes.resize import antialiased, resized
 from selkern.selection.record import UnitInfo, hooked
 
 OPSET = 20  # what torch 2.13 writes by itself, and ONNX Runtime from 1.17 on reads
@@ -29,7 +30,7 @@ class Graph(nn.Module):
     Args:
         network: folded, in eval mode.
         units: those whose selections are outputs, each with the module that gives it.
-        preprocess: of a graph that takes uint8 images (N, H, W, 3); None takes normalised ones (N, C, H, W).
+        preprocess: of a graph that takes uint8 images (N, H, W, 3) of any size; None takes normalised (N, C, H, W).
 
     Attributes:
         outputs: their names.
@@ -46,7 +47,7 @@ class Graph(nn.Module):
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
         """Images to logits (N, K) and selections (N, M, C)."""
         if self.preprocess is not None:
-            images = self.preprocess.normalise(images.permute(0, 3, 1, 2))
+            images = self.preprocess.normalise(resized(images, self.preprocess))
         chosen: list[Tensor] = []
 
         def keep(unit: UnitInfo) -> Callable[..., None]:
@@ -57,32 +58,66 @@ class Graph(nn.Module):
         return (logits, *chosen)
 
 
-def write(graph: Graph, x: Tensor, path: Path, dynamic_size: bool) -> None:
-    """Trace a graph and write it in the format of the file's suffix. Raises UsageError where it cannot be traced."""
-    height = 1 if graph.preprocess is not None else 2
-    free: dict[int, Any] = {0: torch.export.Dim("batch", min=1, max=1 << 16)}
-    if dynamic_size:
+def write(graph: Graph, x: Tensor, path: Path, *, dynamic_size: bool = False, compiled: bool = False) -> None:
+    """Trace a graph and write it in the format of the file's suffix.
+
+    Args:
+        graph: in eval mode.
+        x: what it takes.
+        path: the file.
+        dynamic_size: for images of any height and width.
+        compiled: a .pt2 of machine code (AOTInductor) instead of operators.
+
+    Raises:
+        UsageError: it cannot be traced, or the format does not have its operators.
+    """
+    kind, name = format_of(path), type(graph.network.net).__name__
+    free: dict[int, Any] = {0: torch.export.Dim(BATCH, min=1, max=1 << 16)}
+    if dynamic_size or graph.preprocess is not None:
+        height = 1 if graph.preprocess is not None else 2
         free |= dict.fromkeys((height, height + 1), torch.export.Dim.DYNAMIC)
-    name = type(graph.network.net).__name__
+    if kind == "executorch":  # it plans its memory for the largest batch, and reorders weights itself
+        graph, x, free = graph.to(memory_format=torch.contiguous_format), x[:1], {}  # type: ignore[call-overload]
     with quiet(), torch.no_grad():
         with _one_line("torch.export cannot trace it", name, "trace the network by hand"):
             program = torch.export.export(graph, (x,), dynamic_shapes={"images": free}, strict=False)
-        if format_of(path) == "pt2":
+        if kind == "pt2" and not compiled:
             torch.export.save(program, path)
-            return
-        whole = path.with_suffix(".onnx")
-        with _one_line("ONNX does not have all its operators", name, "export --to pt2"):
-            names: dict[str, Any] = {"input_names": ["images"], "output_names": graph.outputs}
-            made = torch.onnx.export(program, (), dynamo=True, verbose=False, opset_version=OPSET, **names)
-            assert made is not None
-            made.save(whole, external_data=False)
-        if format_of(path) == "openvino":
-            openvino = need("openvino", path.name)
-            with _one_line("OpenVINO does not have all its operators", name, "export --to onnx"):
-                # In memory, as it splits a path at commas. What `read_model` gives NNCF quantises less of.
-                network = openvino.convert_model(io.BytesIO(whole.read_bytes()))
-                openvino.save_model(network, str(path), compress_to_fp16=False)
-            whole.unlink()
+        elif kind == "pt2":
+            with _one_line("torch cannot compile it", name, "leave the compiling out; `selkern doctor` shows why"):
+                torch._inductor.aoti_compile_and_package(program, package_path=str(path))
+        elif kind == "executorch":
+            with _one_line("ExecuTorch does not have all its operators", name, "export --to onnx"):
+                path.write_bytes(_executorch(program))
+        else:
+            with _one_line("ONNX does not have all its operators", name, "export --to pt2"):
+                names: dict[str, Any] = {"input_names": ["images"], "output_names": graph.outputs}
+                made = torch.onnx.export(program, (), dynamo=True, verbose=False, opset_version=OPSET, **names)
+                assert made is not None
+                made.save(path.with_suffix(".onnx"), external_data=False)
+            if kind == "openvino":
+                with _one_line("OpenVINO does not have all its operators", name, "export --to onnx"):
+                    _onnx_to_openvino(path, resizing=graph.preprocess is not None)
+
+
+def _onnx_to_openvino(path: Path, *, resizing: bool) -> None:
+    """The .onnx beside an .xml turned into it."""
+    openvino = need("openvino", path.name)
+    whole = path.with_suffix(".onnx")
+    # In memory, as it splits a path at commas. What `read_model` gives NNCF quantises less of.
+    network = openvino.convert_model(io.BytesIO(whole.read_bytes()))
+    if resizing:
+        antialiased(network)
+    openvino.save_model(network, str(path), compress_to_fp16=False)
+    whole.unlink()
+
+
+def _executorch(program: torch.export.ExportedProgram) -> bytes:
+    """A program for devices: by XNNPACK, a processor's, where that has the operators, and by portable ones."""
+    exir = need("executorch.exir", "export --to executorch")
+    xnnpack = need("executorch.backends.xnnpack.partition.xnnpack_partitioner", "export --to executorch")
+    edge = exir.to_edge_transform_and_lower(program, partitioner=[xnnpack.XnnpackPartitioner()])
+    return bytes(edge.to_executorch().buffer)
 
 
 @contextmanager

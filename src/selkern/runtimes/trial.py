@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from selkern.data.preprocess import Preprocess
-from selkern.errors import NumericsError, SelkernError, UsageError
+from selkern.errors import NumericsError, SelkernError, UsageError, kind_and_line
 from selkern.layers.parts import evaluating
-from selkern.runtimes.files import RUNNABLE
+from selkern.runtimes.files import RUNNABLE, SUFFIXES, is_compiled, need
+from selkern.runtimes.graph import Graph
 from selkern.runtimes.network import ExportedNetwork, as_entering
+from selkern.runtimes.resize import resized
 
 TOLERANCE = 1e-4  # of the largest logit: sums of float32 in another order
+_RESIZED = 0.02  # where the file resizes: single pixels are rounded to the next grey level
 _BATCH = 32
 
 
@@ -62,7 +66,7 @@ class Trial:
     def of(cls, model: nn.Module, images: Tensor, labels: Tensor | None, inside: Preprocess | None) -> Trial:
         """With what the model gives; of images that are rounded, for the rounded ones."""
         entering = as_entering(images, inside)
-        logits = logits_of(model, images if inside is None else inside.normalise(entering.permute(0, 3, 1, 2)))
+        logits = logits_of(model, images if inside is None else inside.normalise(resized(entering, inside)))
         if labels is not None:
             if labels.shape != (len(images),):
                 raise UsageError(f"{len(labels)} labels of {len(images)} images", "labels", "give one for each image")
@@ -98,6 +102,33 @@ class Trial:
         return Comparison(images=len(got), difference=difference, agreement=agreement, **both)
 
 
+def require_any_size(path: Path, staged: Path, model: nn.Module, x: Tensor, tolerance: float) -> None:
+    """Raise UsageError for a model of images of one size, NumericsError for a file that differs for another size."""
+    larger = functional.interpolate(x[:2], size=(x.shape[2] + 32, x.shape[3] + 64), mode="bilinear")
+    try:
+        want = logits_of(model, larger)
+    except UsageError as error:
+        raise UsageError(error.what, error.where, "leave dynamic_size out if it takes images of one size") from error
+    difference, _ = closeness(want, run_file(staged, larger))
+    if not difference <= tolerance:
+        what = f"for images of {tuple(larger.shape)} it differs by {difference:.1e} of the largest logit"
+        raise NumericsError(what, str(path), "nothing was written; leave dynamic_size out")
+
+
+def require_resized(path: Path, staged: Path, graph: Graph) -> None:
+    """Raise NumericsError unless a file resizes images that are not of the network's size as its graph does."""
+    assert graph.preprocess is not None
+    size = graph.preprocess.size
+    for height, width in ((2 * size, 3 * size + 1), (size, size // 2 + 1)):
+        coarse = torch.rand(2, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+        levels = 255 * functional.interpolate(coarse, size=(height, width), mode="bilinear")
+        x = levels.to(torch.uint8).permute(0, 2, 3, 1).contiguous()
+        difference, _ = closeness(graph(x)[0].detach(), run_file(staged, x))
+        if not difference <= _RESIZED:
+            what = f"images of {width} x {height} px resized within differ by {difference:.1e} of the largest logit"
+            raise NumericsError(what, str(path), "nothing was written; report it")
+
+
 def closeness(want: Tensor, got: Tensor) -> tuple[float, float]:
     """Largest difference of logits (N, K) as a share of the largest, and the share of images of the same class."""
     difference = (got - want).abs().max() / want.abs().max().clamp(min=1e-12)
@@ -113,7 +144,7 @@ def logits_of(model: nn.Module, x: Tensor) -> Tensor:
         except SelkernError:
             raise
         except Exception as error:
-            reason = f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
+            reason = kind_and_line(error)
             raise UsageError(
                 f"does not run on {tuple(x.shape)} ({reason[:200]})", type(model).__name__, "give images it takes"
             ) from error
@@ -126,5 +157,13 @@ def logits_of(model: nn.Module, x: Tensor) -> Tensor:
 @torch.inference_mode()
 def run_file(path: Path, x: Tensor) -> Tensor:
     """Logits of a file that was just written, as its runtime gives them."""
-    run: Any = ExportedNetwork(path).outputs if path.suffix in RUNNABLE else torch.export.load(path).module()
+    if path.suffix in RUNNABLE:
+        run: Callable[[Tensor], Sequence[Tensor]] = ExportedNetwork(path).outputs
+    elif path.suffix == SUFFIXES["executorch"]:
+        method = need("executorch.runtime", path.name).Runtime.get().load_program(path).load_method("forward")
+        return torch.cat([method.execute([part])[0].clone() for part in torch.split(x, 1)])
+    elif is_compiled(path):
+        run = torch._inductor.aoti_load_package(str(path))
+    else:
+        run = torch.export.load(path).module()
     return torch.cat([run(part)[0] for part in torch.split(x, _BATCH)])

@@ -30,7 +30,7 @@ from selkern.data.sources import Source
 from selkern.data.split import Split
 from selkern.errors import CheckpointError, DataError, ResourceError, UsageError
 from selkern.io import append, new_folder, write_atomic, write_csv
-from selkern.models.weights import Card, find_bundled, save_weights
+from selkern.models.weights import Card, find_bundled, require_not_exported, save_weights
 from selkern.train.distributed import Ranks
 from selkern.train.network import Construction
 from selkern.train.options import OUTPUT, TrainOptions, read_options
@@ -243,6 +243,7 @@ class RunFolder:
 
         Raises:
             CheckpointError: there is no such run.
+            UsageError: an exported file.
         """
         base = Path(output)
         if given == "latest":
@@ -253,6 +254,7 @@ class RunFolder:
         for path in (Path(given), base / given, base / "train" / given):
             if (path / "config.yaml").is_file():
                 return cls(path)
+        require_not_exported(given)
         fix = f"give a run's folder; they lie in {OUTPUT}/ or where --output said"
         raise CheckpointError("no such run", given or str(base / POINTER), fix)
 
@@ -328,6 +330,15 @@ class RunFolder:
     def write_metrics(self, rows: Sequence[dict[str, float]]) -> None:
         """Replace the rows: the table is small, and a kill leaves the old one or the new one."""
         write_csv(self.metrics, COLUMNS, [[row[column] for column in COLUMNS] for row in rows])
+
+
+def is_run(given: str) -> bool:
+    """Whether a word names a run."""
+    try:
+        RunFolder.find(given)
+    except (CheckpointError, UsageError):
+        return False
+    return True
 
 
 def name_of(options: TrainOptions) -> str:
