@@ -91,20 +91,25 @@ def test_a_forced_unit_is_the_library_s_own_forcing(session: Session) -> None:
 
 def test_the_mean_is_that_of_the_pictures_and_freezes_as_the_library_does() -> None:
     session = digits_session()
-    with pytest.raises(UsageError, match="no mean is known"):
-        session.look(Ask(picture="r0", choices={2: "mean"}))
     assert session.mean_facts()["done"] is False
-    for _ in session.warm():
-        pass
+    next(session.warm())
+    assert session.mean_facts()["n"] == 1
+    answer = session.look(Ask(picture="r5", choices=dict.fromkeys(range(6), "mean")))  # which waits for the whole mean
     assert {**session.mean_facts(), "units": None} == {"n": SCENES, "of": SCENES, "done": True, "units": None}
     each = [logits_of(session, input_of(session, f"r{i}"))[1] for i in range(SCENES)]
     means = {name: torch.stack([one[name][0] for one in each]).double().mean(dim=0).numpy() for name in each[0]}
     for name, mean in means.items():
         assert session.means.of[name] == pytest.approx(mean, abs=1e-5)
-    answer = session.look(Ask(picture="r5", choices=dict.fromkeys(range(6), "mean")))
     logits, _ = logits_of(session, input_of(session, "r5"), {name: frozen(mean) for name, mean in means.items()})
     p = dict(zip(session.classes, logits.softmax(dim=1)[0].tolist(), strict=True))
     assert classes_of(answer) == pytest.approx({name: p[name] for name in classes_of(answer)}, abs=1e-4)
+
+
+def test_without_pictures_of_the_run_there_is_no_mean() -> None:
+    session = digits_session()
+    session.pictures.offered = ()
+    with pytest.raises(UsageError, match="no mean is known"):
+        session.look(Ask(picture="r0", choices={2: "mean"}))
 
 
 def test_another_picture_s_selection_is_taken_as_it_is_shown(session: Session) -> None:

@@ -17,7 +17,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from selkern.data.preprocess import Preprocess
-from selkern.errors import DataError, NumericsError, UsageError, first_line
+from selkern.errors import NumericsError, UsageError, first_line
 from selkern.evaluation import device_of, to_input
 from selkern.explore.pictures import Pictures
 from selkern.explore.view import RANGES, View, show
@@ -135,6 +135,7 @@ class Session:
         model.requires_grad_(requires_grad=False)
         self.units: tuple[UnitInfo, ...] = tuple(unit for unit, _ in find_units(model).values())
         self.means, self.warmed = Means(), False
+        self._steps = self._add_pictures()
         self._plain: OrderedDict[tuple[str, View], Seen] = OrderedDict()
         self._branches: Mapping[str, int] = {}
         grey = Image.new("RGB", (preprocess.size, preprocess.size), preprocess.mean_colour)
@@ -173,9 +174,13 @@ class Session:
         return {"n": means.n, "of": len(self.pictures.offered), "done": self.warmed, "units": rows}
 
     def warm(self) -> Iterator[None]:
-        """Add the run's pictures to the mean, one at each step."""
+        """Add the run's pictures to the mean, one at each step; whoever goes on with it goes on where it is."""
+        return self._steps
+
+    def _add_pictures(self) -> Iterator[None]:
         for number in self.pictures.offered:
-            with suppress(DataError):
+            # A picture that cannot be read, or that the network raises at: it is shown on the page when it is chosen.
+            with suppress(Exception):
                 self.means = self.means.add(self.plain(f"r{number}", View()).selections)
             yield
         self.warmed = True
@@ -239,6 +244,8 @@ class Session:
         for number, word in ask.choices.items():
             name = self._unit(number).name
             if word == "mean":
+                for _ in self._steps:  # a mean over some of the pictures would be another at the next question
+                    pass
                 if name not in self.means.of:
                     raise UsageError("no mean is known", self.units[number].label, "it takes pictures of the run")
                 changes[name] = frozen(self.means.of[name])

@@ -96,14 +96,14 @@ export class Units {
   show() {
     if (!this.facts.length) return;
     const { state, app } = this.pane;
-    const known = app.means.n > 0;
+    const known = app.means.n > 0, possible = app.means.of > 0;
     this.rows.forEach(({ name, select, more }, u) => {
       select.value = state.choices[u] ?? "";
       select.classList.toggle("set", select.value !== "");
       const open = state.unit === u;
       name.setAttribute("aria-expanded", String(open));
       more.hidden = !open;
-      allow(select, "mean", known);
+      allow(select, "mean", possible);
     });
     for (const { select, members } of this.groups) {
       const words = members.map((u) => {
@@ -114,7 +114,7 @@ export class Units {
       select.value = first;
       if (select.selectedIndex < 0) select.value = MIXED;
       select.classList.toggle("set", select.value !== "");
-      allow(select, "mean", known);
+      allow(select, "mean", possible);
     }
     this.meanKey.hidden = !known;
     const which = app.means.n < app.means.of ? `${app.means.n} of ${app.means.of}` : app.means.n;
