@@ -62,7 +62,7 @@ def refused(said: Said, code: int, *parts: str) -> None:
 
 MISTAKES: dict[str, tuple[Sequence[str], Sequence[str]]] = {
     "command": (["trian"], ["unknown command 'trian'", "did you mean train?"]),
-    "unlike any command": (["zzz"], ["one of train, evaluate, predict, analyze, convert, export, check, selectify"]),
+    "unlike any command": (["zzz"], ["one of train, evaluate, predict, analyze, explore, convert, export, check"]),
     "flag for a command": (["--epochs", "3"], ["unknown command '--epochs'"]),
     "flag of train": (["train", "--epohcs", "2"], ["--epohcs", "did you mean --epochs?"]),
     "flag of evaluate": (["evaluate", "r", "--spilt", "val"], ["--spilt", "did you mean --split?"]),

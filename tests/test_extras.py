@@ -109,6 +109,8 @@ def test_help_version_and_doctor_need_no_extra(of_the_core: dict[str, tuple[int,
         ("google", ["convert", "net.caffemodel", "new.safetensors", "--model", "sknet50"]),
         ("huggingface_hub", ["evaluate", "hf-hub:timm/skresnet18.ra_in1k"]),
         ("timm", ["check", "timm:skresnet18"]),
+        ("starlette", ["explore", "sknet_mini.digits"]),
+        ("uvicorn", ["explore", "sknet_mini.digits"]),
     ],
     ids=lambda value: value if isinstance(value, str) else " ".join(value),
 )

@@ -35,6 +35,7 @@ FLOORS = {
     "train": 8,
     "inference": 9,
     "report": 10,
+    "explore": 10,
     "study": 11,
     "cli": 12,
 }

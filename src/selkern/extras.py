@@ -42,6 +42,8 @@ OPTIONAL = (
     OptionalPackage("onnxruntime", "onnxruntime", "export"),
     OptionalPackage("openvino", "openvino", "openvino"),
     OptionalPackage("nncf", "nncf", "openvino"),
+    OptionalPackage("starlette", "starlette", "explore"),
+    OptionalPackage("uvicorn", "uvicorn", "explore"),
     OptionalPackage("triton", "triton", "kernels"),
     OptionalPackage("ray", "ray", "ray"),
 )

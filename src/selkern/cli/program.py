@@ -17,6 +17,7 @@ COMMANDS = {  # name and summary; each is `main` of the module of its name
     "evaluate": "accuracy of a run or a weights file on its data or yours",
     "predict": "the likeliest classes of image files and folders",
     "analyze": "what the selective kernels chose, and the report",
+    "explore": "a page in the browser: enlarge, turn and blur pictures, force units, and see what the network does",
     "convert": "weights of timm, Caffe or a torch state dict to a file that describes itself",
     "export": "a trained network for ONNX Runtime, OpenVINO or torch.export, int8 too, compared before it is kept",
     "check": "is this SK code, ours or anybody's, what the paper says? rule by rule",

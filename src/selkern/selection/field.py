@@ -202,9 +202,9 @@ def receptive_fields(
             side = batch.x.shape[-1]
             for how, changes in wanted.items():
                 with choose(model, changes):
-                    for name, energy in _energies(model, list(units), batch.x, seed).items():
+                    for name, energy in energies_of(model, list(units), batch.x, seed).items():
                         key = (units[name].label, how)
-                        radii.setdefault(key, array("d")).extend(_radius(energy))
+                        radii.setdefault(key, array("d")).extend(radius_of(energy))
                         energies[key] = energies.get(key, 0.0) + energy.sum(axis=0)
     if not indices:
         raise ValueError("no images to measure receptive fields on")
@@ -217,8 +217,14 @@ def receptive_fields(
     return FieldStudy(n, side, np.array(indices), tuple(fields))
 
 
-def _energies(model: nn.Module, names: list[str], x: Tensor, seed: int) -> dict[str, Array]:
-    """Per unit (N, H, W): squared gradient of its centre by the input, each image's summing to 1."""
+def energies_of(model: nn.Module, names: Sequence[str], x: Tensor, seed: int = 0) -> dict[str, Array]:
+    """Per unit (N, H, W): squared gradient of its centre by the input, each image's summing to 1.
+
+    Args:
+        names: of units, as `find_units` has them.
+        x: (N, 3, H, W) normalised input.
+        seed: of the signs that channels are multiplied by.
+    """
     modules = dict(as_written(model).named_modules())  # a unit that is the whole model has its class's name
     kept: dict[str, Tensor] = {}
 
@@ -239,7 +245,7 @@ def _energies(model: nn.Module, names: list[str], x: Tensor, seed: int) -> dict[
     return result
 
 
-def _radius(energy: Array) -> Array:
+def radius_of(energy: Array) -> Array:
     """(N, H, W) summing to 1 to (N,) root mean square distance from its own centre, px; NaN where all is 0."""
     rows, columns = np.arange(energy.shape[1])[:, None], np.arange(energy.shape[2])
     total = energy.sum(axis=(1, 2))
