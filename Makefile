@@ -70,7 +70,13 @@ $(DOCS)/installed: $(VENV)/installed constraints-docs.txt
 	$(DOCS)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps -r constraints-docs.txt
 	@touch $@
 
-docs: $(DOCS)/installed
+# The explorer's page as files, for the site.
+build/explorer/index.html: $(DOCS)/installed $(wildcard src/selkern/explore/* src/selkern/explore/page/* src/selkern/selection/*.py)
+	@echo "== the explorer's page"
+	rm -rf build/explorer
+	$(DOCS)/bin/python -m selkern.cli explore sknet_mini.digits --static build/explorer
+
+docs: $(DOCS)/installed build/explorer/index.html
 	@echo "== the notebooks, and the site"
 	$(DOCS)/bin/python tools/notebooks.py
 	NO_MKDOCS_2_WARNING=1 $(DOCS)/bin/python -m mkdocs build --quiet --strict
@@ -80,4 +86,4 @@ bench: $(VENV)/installed
 	$(BIN)/python benchmarks/run.py
 
 clean:
-	rm -rf $(VENV) $(CLIENTS) $(DOCS) site build/notebooks .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) $(CLIENTS) $(DOCS) site build/notebooks build/explorer .pytest_cache .mypy_cache .ruff_cache

@@ -18,6 +18,11 @@ if TYPE_CHECKING:
 
 ROOT = Path(__file__).resolve().parents[1]
 NOTEBOOKS = ROOT / "build" / "notebooks"  # as tools/notebooks.py has run them
+EXPLORER = ROOT / "build" / "explorer"  # as `selkern explore --static` has written it
+EXPLORER_HERE = (
+    "<!-- the explorer's page -->",
+    "[Try it here](explorer/index.html), for twelve digits and without a server.",
+)
 PAGES = ("CONTRIBUTING.md", "CHANGELOG.md")  # of the repository's root, in the navigation
 LINK = re.compile(r"(\]\()([^)#\s]+)")
 TAG = re.compile(r"\\tag\{(\d+)\}")
@@ -36,6 +41,8 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
     for path in sorted(NOTEBOOKS.rglob("*")):
         if path.suffix in (".md", ".png", ".svg"):
             files.append(File.generated(config, f"notebooks/{path.relative_to(NOTEBOOKS)}", abs_src_path=str(path)))
+    for path in filter(Path.is_file, EXPLORER.rglob("*")):
+        files.append(File.generated(config, f"explorer/{path.relative_to(EXPLORER)}", abs_src_path=str(path)))
     known = {Path(file.abs_src_path) for file in files if file.abs_src_path}
     waiting = [ROOT / name for name in PAGES]
     waiting += [path for file in files.documentation_pages() for path in linked(Path(file.abs_src_path or ""))]
@@ -64,7 +71,7 @@ def on_page_markdown(markdown: str, page: Page, files: Files, **_: object) -> st
         place = places.get((source.parent / hit[2]).resolve())
         return hit[0] if place is None else hit[1] + os.path.relpath(place, Path(page.file.src_uri).parent)
 
-    return LINK.sub(moved, markdown)
+    return LINK.sub(moved, markdown).replace(*EXPLORER_HERE)
 
 
 def on_page_content(content: str, **_: object) -> str:

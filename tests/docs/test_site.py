@@ -76,6 +76,11 @@ def test_formulas_are_drawn_and_notebooks_have_run() -> None:
     assert len(list((SITE / "notebooks" / "report_files").glob("*.png"))) == 3
 
 
+def test_the_explorer_is_there_and_linked() -> None:
+    assert 'href="explorer/index.html"' in (SITE / "analysis.html").read_text(encoding="utf-8")
+    assert (SITE / "explorer" / "index.html").is_file()
+
+
 class Quiet(http.server.SimpleHTTPRequestHandler):
     """Serves files and says nothing."""
 
