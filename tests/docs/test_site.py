@@ -118,9 +118,9 @@ def test_every_page_fits_and_asks_no_other_host(width: int, scheme: str, browser
     page.on("console", lambda message: said.append(message.text))
     page.on("pageerror", lambda error: said.append(str(error)))
     for name in PAGES:
-        page.goto(address + name)
+        page.goto(address + name, wait_until="networkidle" if name.startswith("explorer") else "load")
         assert page.evaluate("document.documentElement.scrollWidth") <= width, name
-        broken = "[...document.images].filter(e => e.complete && !e.naturalWidth).map(e => e.src)"
+        broken = "[...document.images].filter(e => e.complete && e.src && !e.naturalWidth).map(e => e.src)"
         assert page.evaluate(broken) == [], name
     assert [url for url in asked if not url.startswith((address, "data:"))] == []
     assert said == []
