@@ -2,17 +2,19 @@
 VENV := .venv
 BIN := $(VENV)/bin
 CLIENTS := .venv-clients
+DOCS := .venv-docs
 PYTHON ?= python3
 
-.PHONY: demo test test-all clients clients-table lint bench clean
+.PHONY: demo test test-all clients clients-table docs lint bench clean
 .DEFAULT_GOAL := help
 
 .PHONY: help
 help:
 	@echo "make demo   install, train on digit scenes, evaluate, analyze, write a report (minutes)"
 	@echo "make test   install, lint, check types, run the fast tests (about 6 minutes)"
-	@echo "make test-all  make test, then the exhaustive tests"
+	@echo "make test-all  make test, then the exhaustive tests and the site"
 	@echo "make clients  install third-party tools and run the exhaustive tests, in them too (docs/clients.md)"
+	@echo "make docs   install a site generator, run the notebooks, build the site into site/ and check its pages"
 	@echo "make lint   the lint and type gates alone"
 	@echo "make bench  time and memory beside other implementations, on this machine"
 	@echo "make clean  remove .venv and caches; runs/ stays"
@@ -38,7 +40,7 @@ test: lint
 	@echo "== tests"
 	$(BIN)/pytest -n 2 --dist loadscope
 
-test-all: test clients
+test-all: test clients docs
 
 # A second environment over the first: it sees all that is in $(VENV), so torch is installed once, and its own
 # packages go before. Nothing is resolved; every version is in the file.
@@ -59,8 +61,23 @@ clients: $(CLIENTS)/installed
 clients-table:
 	$(CLIENTS)/bin/python tools/clients_table.py $(CLIENTS)/results.xml
 
+# A third environment over the first, as that of the clients.
+$(DOCS)/installed: $(VENV)/installed constraints-docs.txt
+	@echo "== installing the site generator into $(DOCS)"
+	$(PYTHON) -m venv $(DOCS)
+	$(BIN)/python -c 'import sysconfig; print("import site; site.addsitedir(%r)" % sysconfig.get_path("purelib"))' \
+		> "$$($(DOCS)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/base.pth"
+	$(DOCS)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps -r constraints-docs.txt
+	@touch $@
+
+docs: $(DOCS)/installed
+	@echo "== the notebooks, and the site"
+	$(DOCS)/bin/python tools/notebooks.py
+	NO_MKDOCS_2_WARNING=1 $(DOCS)/bin/python -m mkdocs build --quiet --strict
+	$(DOCS)/bin/python -m pytest -q -m exhaustive tests/docs/test_site.py
+
 bench: $(VENV)/installed
 	$(BIN)/python benchmarks/run.py
 
 clean:
-	rm -rf $(VENV) $(CLIENTS) .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) $(CLIENTS) $(DOCS) site build/notebooks .pytest_cache .mypy_cache .ruff_cache

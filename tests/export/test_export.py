@@ -251,7 +251,9 @@ def test_int8_that_costs_more_than_allowed_is_an_error(tmp_path: Path, monkeypat
     path = tmp_path / "a.xml"
     with pytest.raises(NumericsError, match=r"int8 has a top-1 of 91.67%, 100.00% without, and 5.00% less is allowed"):
         trial.compare(path, path, math.inf, 0.05)
-    assert trial.compare(path, path, math.inf, 0.1).agreement == pytest.approx(11 / 12)
+    assert trial.compare(path, path, math.inf, 0.1, 0.9).agreement == pytest.approx(11 / 12)
+    with pytest.raises(NumericsError, match=r"same likeliest class for 91.67% of the images, less than 95.00%"):
+        trial.compare(path, path, math.inf, 0.1, 0.95)
     with pytest.raises(UsageError, match="3 images to calibrate with"):
         Int8(calibration=images(3))
 

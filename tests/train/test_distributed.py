@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import socket
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -70,6 +72,24 @@ def test_the_merged_order_is_that_of_one_process(data: Path, two_ranks: RunFolde
             assert len(batch) == 8
             for rank, share in enumerate(shares):
                 assert share.tolist() == batch[rank::2].tolist()
+
+
+@pytest.mark.exhaustive
+def test_two_machines_are_two_ranks_of_one(data: Path, two_ranks: RunFolder, tmp_path: Path) -> None:
+    """The form of docs/imagenet.md for several machines: a torchrun for each, which meet at an address."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        place = f"127.0.0.1:{free.getsockname()[1]}"
+    words = ["-m", "torch.distributed.run", "--nnodes", "2", "--nproc-per-node", "1", "--max-restarts", "3"]
+    words += ["--rdzv-backend", "c10d", "--rdzv-endpoint", place, "--rdzv-id", "two", "-m", "selkern.cli", "train"]
+    words += ["--data", str(data), "--output", str(tmp_path), "--name", "two", "--device", "cpu", "--no-report"]
+    words += ["--epochs", "2", "--batch-size", "8", "--accumulate", "2", "--image-size", "16", "--ema", "0.5"]
+    pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+    machines = [subprocess.Popen([sys.executable, *words], env=ENVIRONMENT, **pipes) for _ in range(2)]
+    said = [machine.communicate(timeout=120)[0] for machine in machines]
+    assert [machine.returncode for machine in machines] == [0, 0], said
+    assert sum(text.count("selkern evaluate") for text in said) == 1, "rank 0 alone speaks"
+    assert rows(RunFolder(tmp_path / "two")) == rows(two_ranks)
 
 
 @pytest.mark.exhaustive

@@ -39,6 +39,8 @@ class ExportOptions:
     """Quantise weights and activations after training (NNCF), with ranges from training images."""
     max_drop: float = 0.5
     """Points of top-1 that int8 may cost; where it costs more, operators are left in float until it does not."""
+    min_agreement: float = 0.0
+    """Percent of images whose likeliest class int8 must keep; operators are left in float until it does."""
     calibration_images: int = 300
     """Training images that int8 takes the ranges of activations from."""
     images: int = 1000
@@ -67,6 +69,8 @@ class ExportOptions:
                 raise UsageError(f"{number} images", f"--{name.replace('_', '-')}", "must be at least 1")
         if not 0 <= self.max_drop <= 100:
             raise UsageError(f"max-drop is {self.max_drop}", "--max-drop", "give points of top-1, from 0 to 100")
+        if not 0 <= self.min_agreement <= 100:
+            raise UsageError(f"min-agreement is {self.min_agreement}", "--min-agreement", "give percent, from 0 to 100")
         if self.int8 and self.to not in ("onnx", "openvino"):
             raise UsageError("int8 is of ONNX and OpenVINO", "--int8", "give --to onnx or --to openvino")
 
@@ -79,6 +83,7 @@ def main(argv: list[str]) -> int:
         from selkern.inference.export import export_weights, file_of, pictures_of, times
         from selkern.inference.network import load
         from selkern.runtimes.files import bytes_of
+        from selkern.runtimes.quantize import Int8
 
         tune(threads=options.threads)
         line.show("loading the network")
@@ -90,13 +95,16 @@ def main(argv: list[str]) -> int:
         shown, calibration = pictures_of(loaded, options.data, options.images, calibrating, **shared)
         if options.int8 and calibration is None:
             raise UsageError("no data to calibrate int8 with", "--data", "give those the network was trained on")
+        int8 = None
+        if calibration is not None:
+            least = options.min_agreement / 100
+            int8 = Int8(calibration=calibration.images, max_drop=options.max_drop / 100, min_agreement=least)
         line.show("exporting", total=0)
         result = export_weights(
             loaded,
             path,
             shown,
-            calibration,
-            options.max_drop / 100,
+            int8,
             selections=options.selections,
             dynamic_size=options.dynamic_size,
             with_preprocessing=options.with_preprocessing,

@@ -149,16 +149,12 @@ def file_of(loaded: Loaded, kind: Format, *, int8: bool, output: Path | None) ->
     return folder / f"{name}{SUFFIXES[kind]}"
 
 
-def export_weights(
-    loaded: Loaded, path: Path, shown: Pictures | None, calibration: Pictures | None, max_drop: float, **options: Any
-) -> Comparison:
+def export_weights(loaded: Loaded, path: Path, shown: Pictures | None, int8: Int8 | None, **options: Any) -> Comparison:
     """Export a network with its card; compared on the images, or on random ones where there are none.
 
     Args:
-        calibration: images that int8 takes its ranges from; None keeps float32.
         options: as `selkern.export` takes them.
     """
-    int8 = None if calibration is None else Int8(calibration=calibration.images, max_drop=max_drop)
     images, labels = (None, None) if shown is None else (shown.images, shown.labels)
     return export(loaded.model, path, images=images, labels=labels, int8=int8, card=loaded.card, **options)
 

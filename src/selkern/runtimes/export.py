@@ -114,8 +114,8 @@ def export(
         if int8 is not None:
             entering = replace(int8, calibration=as_entering(int8.calibration, inside))
             with quiet():
-                quantise(staged, entering, trial.entering, trial.labels, trial.top1)
-            result = trial.compare(path, staged, math.inf, int8.max_drop)
+                quantise(staged, entering, trial.entering, trial.labels, trial.logits.argmax(1))
+            result = trial.compare(path, staged, math.inf, int8.max_drop, int8.min_agreement)
         size: tuple[int | str, ...] = ("height", "width") if dynamic_size else tuple(x.shape[2:])
         batch = 1 if format_of(path) == "executorch" else BATCH
         described = ExportCard(

@@ -29,10 +29,13 @@ class Int8:
             those it was trained on, and none that it is tested on.
         max_drop: how much top-1 on the compared images may fall, as a share. Where it falls by more, operators are
             left in float, those that cost most first, until it does not.
+        min_agreement: share of the compared images for which the likeliest class must stay the same; operators are left
+            in float for that too, and top-1 is then only checked. 0 asks for none.
     """
 
     calibration: Tensor
     max_drop: float = 0.005
+    min_agreement: float = 0.0
 
     def __post_init__(self) -> None:
         if len(self.calibration) < LEAST:
@@ -40,16 +43,18 @@ class Int8:
             raise UsageError(what, "calibration", "give some hundred images of the training split")
         if not 0 <= self.max_drop <= 1:
             raise UsageError(f"max_drop is {self.max_drop}", "max_drop", "give a share from 0 to 1")
+        if not 0 <= self.min_agreement <= 1:
+            raise UsageError(f"min_agreement is {self.min_agreement}", "min_agreement", "give a share from 0 to 1")
 
 
-def quantise(path: Path, int8: Int8, images: Tensor, labels: Tensor, want: float) -> None:
+def quantise(path: Path, int8: Int8, images: Tensor, labels: Tensor, answers: Tensor) -> None:
     """Replace an exported float file by one with int8 operators.
 
     Args:
         path: .onnx or .xml, written in place.
         images: (n, C, H, W) to control the accuracy on, as the file takes them.
         labels: (n,) of these.
-        want: top-1 of the PyTorch network on these.
+        answers: (n,) what the PyTorch network says of them.
 
     Raises:
         UsageError: NNCF cannot quantise it.
@@ -61,16 +66,20 @@ def quantise(path: Path, int8: Int8, images: Tensor, labels: Tensor, want: float
     arrays = [image[None].contiguous().numpy() for image in int8.calibration]
     items = [{name: array} for array in arrays] if format_of(path) == "onnx" else arrays
     dataset = nncf.Dataset(items)
+    drop = int8.max_drop
+    if int8.min_agreement:
+        labels, drop = answers, 1 - int8.min_agreement
+    want = (answers == labels).double().mean().item()
     try:
         quantised = nncf.quantize(model, dataset, subset_size=len(items))
-        if _top1(quantised, images, labels) < want - int8.max_drop:
+        if _top1(quantised, images, labels) < want - drop:
             control = nncf.Dataset(list(zip(images, labels, strict=True)), lambda pair: pair)
             quantised = nncf.quantize_with_accuracy_control(
                 model,
                 calibration_dataset=dataset,
                 validation_dataset=control,
                 validation_fn=_right,
-                max_drop=int8.max_drop,
+                max_drop=drop,
                 drop_type=nncf.DropType.ABSOLUTE,
                 subset_size=len(items),
             )

@@ -81,11 +81,14 @@ class Trial:
         """Of the PyTorch network; 1 where its answers are the labels."""
         return (self.logits.argmax(1) == self.labels).double().mean().item()
 
-    def compare(self, path: Path, staged: Path, tolerance: float, max_drop: float = 1.0) -> Comparison:
+    def compare(
+        self, path: Path, staged: Path, tolerance: float, max_drop: float = 1.0, min_agreement: float = 0.0
+    ) -> Comparison:
         """Hold a file against the network.
 
         Raises:
-            NumericsError: logits that differ by more than the tolerance, or top-1 lower by more than `max_drop`.
+            NumericsError: logits that differ by more than the tolerance, top-1 lower by more than `max_drop`, or fewer
+                images of the same likeliest class.
         """
         got = run_file(staged, self.entering)
         if not got.isfinite().all():
@@ -98,6 +101,9 @@ class Trial:
         if self.top1 - exported > max_drop:
             what = f"int8 has a top-1 of {exported:.2%}, {self.top1:.2%} without, and {max_drop:.2%} less is allowed"
             raise NumericsError(what, str(path), "nothing was written; allow more, or export without int8")
+        if agreement < min_agreement:
+            what = f"int8 has the same likeliest class for {agreement:.2%} of the images, less than {min_agreement:.2%}"
+            raise NumericsError(what, str(path), "nothing was written; ask for less, or export without int8")
         both = {"top1": self.top1, "exported_top1": exported} if self.labelled else {}
         return Comparison(images=len(got), difference=difference, agreement=agreement, **both)
 
