@@ -244,10 +244,15 @@ def test_the_keyboard_alone_suffices(browser: Any, place: Place) -> None:
         page.keyboard.press("ArrowDown")
         assert picked(page).get_attribute("value") != before
         page.locator("body").evaluate("document.activeElement.blur()")
+        to(page, "The picture as the network sees it")
+        page.keyboard.press("ArrowLeft")
+        sync_api.expect(page.locator(".slider.x output").first).to_have_text("48 %")
+        page.keyboard.press("+")
+        sync_api.expect(page.locator(".slider.size output").first).to_have_text("1.05×")
         to(page, "Size")
         for _ in range(5):
             page.keyboard.press("ArrowRight")
-        sync_api.expect(page.locator(".slider.size output").first).to_have_text("1.05×")
+        sync_api.expect(page.locator(".slider.size output").first).to_have_text("1.10×")
         to(page, "Turn")
         page.keyboard.press("End")
         sync_api.expect(page.locator(".slider.turn output").first).to_have_text("180°")

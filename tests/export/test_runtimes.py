@@ -30,11 +30,16 @@ pytestmark = [
 
 
 def moved(model: nn.Module) -> nn.Module:
-    """Norms off 1 and 0, where mistakes hide."""
+    """Norms off 1 and 0, where mistakes hide, with statistics of images: else maps grow through a hundred layers."""
     torch.manual_seed(0)
     for name, tensor in model.state_dict().items():
-        if tensor.is_floating_point() and ("norm" in name or "running" in name or ".bn" in name):
+        if tensor.is_floating_point() and ("norm" in name or ".bn" in name):
             tensor.uniform_(0.5, 1.5)
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.momentum = 1.0
+    with torch.no_grad():
+        model.train()(torch.randn(8, 3, 64, 64))
     return model.eval()
 
 
