@@ -42,14 +42,14 @@ test: lint
 
 test-all: test clients docs
 
-# A second environment over the first: it sees all that is in $(VENV), so torch is installed once, and its own
-# packages go before. Nothing is resolved; every version is in the file.
-$(CLIENTS)/installed: $(VENV)/installed constraints-clients.txt
-	@echo "== installing third-party tools into $(CLIENTS)"
-	$(PYTHON) -m venv $(CLIENTS)
+# Environments over the first: they see all that is in $(VENV), so torch is installed once, and their own packages go
+# before. Nothing is resolved; every version is in the file.
+$(CLIENTS)/installed $(DOCS)/installed: .venv-%/installed: constraints-%.txt $(VENV)/installed
+	@echo "== installing the packages of $< into $(@D)"
+	$(PYTHON) -m venv $(@D)
 	$(BIN)/python -c 'import sysconfig; print("import site; site.addsitedir(%r)" % sysconfig.get_path("purelib"))' \
-		> "$$($(CLIENTS)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/base.pth"
-	$(CLIENTS)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps -r constraints-clients.txt
+		> "$$($(@D)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/base.pth"
+	$(@D)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps -r $<
 	@touch $@
 
 clients: $(CLIENTS)/installed
@@ -60,15 +60,6 @@ clients: $(CLIENTS)/installed
 # After `make clients`, where what works has changed.
 clients-table:
 	$(CLIENTS)/bin/python tools/clients_table.py $(CLIENTS)/results.xml
-
-# A third environment over the first, as that of the clients.
-$(DOCS)/installed: $(VENV)/installed constraints-docs.txt
-	@echo "== installing the site generator into $(DOCS)"
-	$(PYTHON) -m venv $(DOCS)
-	$(BIN)/python -c 'import sysconfig; print("import site; site.addsitedir(%r)" % sysconfig.get_path("purelib"))' \
-		> "$$($(DOCS)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/base.pth"
-	$(DOCS)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps -r constraints-docs.txt
-	@touch $@
 
 # The explorer's page as files, for the site.
 build/explorer/index.html: $(DOCS)/installed $(wildcard src/selkern/explore/* src/selkern/explore/page/* src/selkern/selection/*.py)
