@@ -58,6 +58,7 @@ def test_two_take_ports_of_their_own_and_ctrl_c_ends_each_in_a_line(capsys: pyte
 @pytest.mark.parametrize(
     ("words", "code", "line"),
     [
+        (["--static", "x", "--port", "9000"], 2, "--static serves nothing"),
         (["--port", "0"], 2, "port is 0 | --port | must lie between 1 and 65535"),
         (["--host", "192.0.2.1"], 2, "no address of this machine | --host 192.0.2.1 | give 127.0.0.1"),
         (["--token", "a b"], 2, "the token has other characters"),

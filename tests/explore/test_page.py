@@ -271,6 +271,8 @@ def test_the_keyboard_alone_suffices(browser: Any, place: Place) -> None:
 
 def test_everything_that_is_operated_has_a_name(browser: Any, place: Place) -> None:
     with opened(browser, place, "#two=1&a.unit=0") as page:
+        for image in page.locator("img[data-at=image]").all():  # the second pane is filled after the first
+            sync_api.expect(image).not_to_have_attribute("alt", "")
         nameless = page.evaluate(
             "[...document.querySelectorAll('button, select, input, svg[role=img], img')].filter(e => !(e.ariaLabel"
             " || e.alt || e.labels?.[0]?.textContent.trim() || e.textContent.trim() || e.hidden"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,9 +19,11 @@ from explore.serving import SCENES, digits_session
 from selkern.data.preprocess import Preprocess, Resize
 from selkern.errors import DataError, NumericsError, UsageError
 from selkern.explore import pictures as kept
+from selkern.explore.opening import open_session
 from selkern.explore.pictures import Pictures
 from selkern.explore.session import Ask, Session
 from selkern.explore.view import Picture, View, show
+from selkern.inference.network import load
 from selkern.selection.field import CHOSEN, receptive_fields
 from selkern.selection.intervene import choose, forced, frozen
 from selkern.selection.record import find_units, record
@@ -292,6 +295,20 @@ def test_a_question_that_makes_no_sense_is_an_error_of_one_line(values: Any, ses
 def test_a_picture_that_is_not_there(name: str, session: Session) -> None:
     with pytest.raises(DataError, match="no such picture"):
         session.look(Ask(picture=name))
+
+
+def test_files_that_are_no_pictures_are_named_and_the_others_shown(tmp_path: Path) -> None:
+    loaded = load("sknet_mini.digits", "cpu")
+    said: list[str] = []
+    (tmp_path / "text.png").write_text("no picture")
+    photo(40, 30).save(tmp_path / "good.png")
+    files = [tmp_path / "text.png", tmp_path / "good.png"]
+    data = "digits:train=20,val=20,test=20"
+    session = open_session(loaded, data, files=files, say=said.append)
+    assert [each["text"] for each in session.facts()["added"]] == ["good.png"]
+    assert sum("text.png" in line for line in said) == sum("text.png" in line for line in session.notes) == 1
+    with pytest.raises(DataError):
+        open_session(loaded, data, files=files[:1])
 
 
 def test_uploads_are_kept_up_to_a_number_of_bytes(monkeypatch: pytest.MonkeyPatch) -> None:

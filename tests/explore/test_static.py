@@ -83,6 +83,7 @@ def test_no_path_of_this_machine_is_in_the_files(folder: Path) -> None:
             assert str(Path(__file__).parents[2]) not in text
             assert str(Path.home()) + "/" not in text
     assert "Content-Security-Policy" in (folder / "index.html").read_text()
+    assert "python -m http.server" in (folder / "index.html").read_text()
 
 
 def test_a_folder_is_not_written_into(tmp_path: Path, session: Session) -> None:
@@ -151,3 +152,20 @@ def test_the_command_writes_the_user_s_pictures_alone(tmp_path: Path, capsys: py
     assert main([*words[:-1], str(tmp_path / "other")]) == 3
     assert "teal <b>.png" in capsys.readouterr().err.splitlines()[-1]
     assert not (tmp_path / "other").exists()
+
+
+def test_a_page_that_is_not_finished_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise ResourceError("cannot write (No space left on device)", "here", "free space")
+
+    monkeypatch.setattr("selkern.explore.static._write_json", full)
+    words = [
+        "explore",
+        "sknet_mini.digits",
+        "--data",
+        "digits:train=20,val=20,test=20",
+        "--static",
+        str(tmp_path / "page"),
+    ]
+    assert main(words) == 5
+    assert list((tmp_path / "page").iterdir()) == []

@@ -200,6 +200,12 @@ def test_commands_that_need_the_network_say_that_a_file_is_exported(
     assert "an exported file" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("words", ["--max-drop 5", "--min-agreement 99", "--compiled", "--to pt2 --int8"])
+def test_options_that_would_do_nothing_are_mistakes(words: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["export", "sknet_mini.digits", *words.split()]) == 2
+    assert "error: " in capsys.readouterr().err
+
+
 def test_every_format_is_known_as_exported() -> None:
     assert set(EXPORTED) == set(SUFFIXES.values())
 
@@ -383,6 +389,9 @@ def test_damaged_and_foreign_files(onnx: Path, tmp_path: Path, capsys: pytest.Ca
     middle = len(data) // 2  # among the weights, where ONNX Runtime notices nothing
     (tmp_path / "flipped.onnx").write_bytes(data[:middle] + bytes([data[middle] ^ 64]) + data[middle + 1 :])
     with pytest.raises(CheckpointError, match=r"is damaged, or not the file that its \.json describes"):
+        ExportedNetwork(tmp_path / "flipped.onnx")
+    (tmp_path / "flipped.onnx.json").write_text("{")
+    with pytest.raises(CheckpointError, match="cannot be read"):
         ExportedNetwork(tmp_path / "flipped.onnx")
     foreign = tmp_path / "foreign.onnx"
     torch.onnx.export(moved(Small()), (images(2),), foreign, dynamo=True, verbose=False, external_data=False)

@@ -24,6 +24,10 @@ if TYPE_CHECKING:
 
 DEFAULT = ("sknet50", "resnext50_32x4d")  # SKNet-50 and the same network without selective kernels
 _IMAGES = 256  # of a run, to compare answers on, and for the ranges of int8
+_READING = """
+Median [quartiles] of rounds in which all ran in turn, each planned for this batch size. Times as fast: median of the
+rounds' ratios. MiB held: how far the process grows until the first pass is done. Difference: of the logits from
+PyTorch's, as a share of the largest. Agree: share of images with the same likeliest class."""
 _WORKLOADS = ("start", "article", "layer", "infer", "train", "memory", "scaling", "ddp", "data", "all")
 
 
@@ -87,7 +91,7 @@ def main(argv: list[str]) -> int:
     tune()
     if options.threads is not None:
         torch.set_num_threads(options.threads)
-    if options.runtimes or (options.models and is_run(options.models[-1])):
+    if options.runtimes or options.models[-1:] == ("latest",) or (options.models and is_run(options.models[-1])):
         return _in_runtimes(options)
     names = tuple(dict.fromkeys(options.models)) or DEFAULT
     models = {name: find_subject(name, options.arguments) for name in names}
@@ -165,14 +169,7 @@ def _runtimes_table(rows: Sequence[Row]) -> str:
         difference = "" if row.difference is None else f"{row.difference:12.0e}"
         agreement = "" if row.agreement is None else f"{row.agreement:9.1%}"
         lines.append(f"  {row.runtime:{width}}{value}{row.size / 1e6:7.2f}{memory:>10}{difference}{agreement}")
-    lines.append(
-        "\nMedian [quartiles] of rounds in which all ran in turn, each planned for this batch size. MiB held: growth of"
-    )
-    lines.append(
-        "the process until the first pass is done. Difference of logits as a share of the largest, and share of images"
-    )
-    lines.append("with the same likeliest class, both from PyTorch's.")
-    return "\n".join(lines)
+    return "\n".join([*lines, _READING])
 
 
 def _table(rows: Sequence[Timing], shapes: dict[str, str]) -> str:

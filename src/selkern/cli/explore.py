@@ -63,6 +63,8 @@ class ExploreOptions:
         if self.image_size is not None and not 1 <= self.image_size <= LARGEST_IMAGE:
             fix = f"must lie between 1 and {LARGEST_IMAGE}"
             raise UsageError(f"image size is {self.image_size}", "--image-size", fix)
+        if self.static is not None and (self.token or self.port is not None or self.host != ExploreOptions.host):
+            raise UsageError("--static serves nothing", "--static", "leave --host, --port and --token out")
         if self.token and not (self.token.isascii() and self.token.replace("-", "").replace("_", "").isalnum()):
             raise UsageError("the token has other characters than letters, digits, - and _", "--token", "give another")
 
@@ -104,7 +106,11 @@ def _write(options: ExploreOptions, folder: Path) -> int:
         names = static.static_names(session)
         static.make_folder(folder)
         line.show("computing the pictures at every size", total=len(names) * len(static.sizes()))
-        page = static.write_static(session, folder, names, seen=line.advance)
+        try:
+            page = static.write_static(session, folder, names, seen=line.advance)
+        except BaseException:
+            static.clear(folder)
+            raise
     shown = f"{len(names)} picture{'s' * (len(names) != 1)} at {len(static.sizes())} sizes"
     print(f"{page}: {shown}; give the folder to a web host")
     return 0

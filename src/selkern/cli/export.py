@@ -69,6 +69,10 @@ class ExportOptions:
                 raise UsageError(f"{number} images", f"--{name.replace('_', '-')}", "must be at least 1")
         if not 0 <= self.max_drop <= 100:
             raise UsageError(f"max-drop is {self.max_drop}", "--max-drop", "give points of top-1, from 0 to 100")
+        if self.compiled and self.to != "pt2":
+            raise UsageError("--compiled is of torch.export", "--compiled", "give --to pt2")
+        if not self.int8 and (self.min_agreement or self.max_drop != ExportOptions.max_drop):
+            raise UsageError("--max-drop and --min-agreement are of --int8", "selkern export", "add --int8")
         if not 0 <= self.min_agreement <= 100:
             raise UsageError(f"min-agreement is {self.min_agreement}", "--min-agreement", "give percent, from 0 to 100")
         if self.int8 and self.to not in ("onnx", "openvino"):
@@ -140,7 +144,10 @@ def _print(
         print(f"  top-1                         {result.exported_top1:.2%}, the network's {result.top1:.2%}")
     for row in timings:
         each = f"{row.after.median:.2f} ms an image, the network's {row.before.median:.2f}"
-        print(f"  batch of {row.batch:<2}                   {each}: {row.speedup.median:.2f} times as fast")
+        spread = f"[{row.speedup.low:.2f}, {row.speedup.high:.2f}]"
+        print(f"  batch of {row.batch:<2}                   {each}; {row.speedup.median:.2f} {spread} times as fast")
+    if timings:
+        print("  medians of rounds in which both ran in turn; the ratio's own [quartiles]: far apart on a busy machine")
     if calibration is not None:
         print(f"int8 calibrated on {calibration.name}")
     print(f"next:\n  {_next(path)}")

@@ -34,11 +34,12 @@ def open_session(
         say: called with remarks on the pictures.
 
     Raises:
-        DataError, UsageError: as `choose_images` says, of data that were asked for; or a file cannot be read.
+        DataError, UsageError: as `choose_images` says, of data that were asked for; or none of the files can be read.
     """
     if data is None and loaded.run is None and loaded.card.source.get("data") == "digits":
         data = "digits"
     notes: list[str] = []
+    broken = DataError("no picture can be read", "--pictures", "give others")
     chosen: Chosen | None = None
     if data is None and loaded.run is None and loaded.source is None:
         notes.append(NO_PICTURES)
@@ -54,7 +55,14 @@ def open_session(
     classes = loaded.card.classes
     pictures = Pictures(loaded.preprocess, chosen.split if chosen else None, classes)
     for file in files:
-        pictures.add_file(file)
+        try:
+            pictures.add_file(file)
+        except DataError as error:
+            broken = error
+            say(f"note: {error.what}: {file.name}")
+            notes.append(f"{error.what}: {file.name}")
+    if files and not pictures.files:
+        raise broken
     title = loaded.run.path.name if loaded.run else loaded.path.stem or loaded.card.model
     notes += [line.removeprefix("note: ") for line in chosen.lines] if chosen else []
     if not (

@@ -102,7 +102,7 @@ class _Handlers:
         ask = Ask.from_dict(values)
         asker, number = str(values.get("asker", ""))[:64], values.get("number", 0)
         if type(number) is not int:
-            raise UsageError("number is none", "the request", "give a whole number")
+            raise UsageError("number is no whole number", "the request", "give one")
         return _json(await self._compute(request, asker, number, lambda: self.session.look(ask)))
 
     async def upload(self, request: Request) -> Response:

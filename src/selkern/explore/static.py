@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable, Sequence
 from importlib.resources import files
 from pathlib import Path
@@ -17,6 +18,7 @@ from selkern.explore.view import RANGES, View
 from selkern.io import write_atomic
 
 PICTURES = 12  # of the run that are shown where none are named
+_WAITING = "Loading the network's facts&hellip;"  # what the page says until its script runs
 _STEPS = 24  # from the smallest size to the largest
 
 
@@ -39,6 +41,12 @@ def static_names(session: Session) -> list[str]:
         raise UsageError("no pictures to show", "--static", "name some by --pictures, or give --data")
     places = np.linspace(0, len(offered) - 1, min(PICTURES, len(offered))).round().astype(int)
     return [f"r{offered[place]}" for place in dict.fromkeys(places.tolist())]
+
+
+def clear(folder: Path) -> None:
+    """Take away what was written of a page that is not finished."""
+    for part in ("page", "data"):
+        shutil.rmtree(folder / part, ignore_errors=True)
 
 
 def make_folder(folder: Path) -> None:
@@ -99,7 +107,8 @@ def _as_static(page: str) -> str:
     """The page marked as one without a server, which forbids requests elsewhere by itself."""
     policy = CONTENT.partition("; frame-ancestors")[0]  # which a page cannot say of itself
     head = f'<head>\n<meta http-equiv="Content-Security-Policy" content="{policy}">'
-    return page.replace("<html ", "<html data-static ", 1).replace("<head>", head, 1)
+    hint = f"{_WAITING} Opened from a disk it waits in vain: it takes a web server, <code>python -m http.server</code>."
+    return page.replace("<html ", "<html data-static ", 1).replace("<head>", head, 1).replace(_WAITING, hint, 1)
 
 
 def _write_json(path: Path, values: Any) -> None:

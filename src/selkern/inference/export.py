@@ -141,7 +141,7 @@ def file_of(loaded: Loaded, kind: Format, *, int8: bool, output: Path | None) ->
     name = f"{loaded.run.path.name if loaded.run is not None else loaded.path.stem}{'-int8' if int8 else ''}"
     if output is not None and output.suffix == SUFFIXES[kind]:
         return output
-    if output is not None and (output.is_file() or (output.suffix and not output.is_dir())):
+    if output is not None and not output.is_dir() and (output.exists() or output.suffix):
         fix = f"give a folder, or a new file that ends in {SUFFIXES[kind]}"
         raise UsageError(f"no folder, and no file of {kind}", f"--output {output}", fix)
     folder = output or (Path() if loaded.run is None else loaded.run.path / "exports")

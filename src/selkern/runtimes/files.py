@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Literal
 from xml.etree import ElementTree
 
-from selkern.errors import CheckpointError, PackageError, UsageError
+from selkern.errors import CheckpointError, PackageError, UsageError, first_line
 from selkern.extras import missing
 from selkern.models.weights import Card
 
@@ -133,8 +133,11 @@ def require_undamaged(path: Path) -> None:
     """Raise CheckpointError for a file that is not the one its .json was written for; without a .json it may be any."""
     try:
         known = json.loads(beside(path).read_text()).get(DIGEST)
-    except (OSError, ValueError, AttributeError, RecursionError):
+    except FileNotFoundError:
         return
+    except (OSError, ValueError, AttributeError, RecursionError) as error:
+        what = f"cannot be read ({first_line(error)[:200]})"
+        raise CheckpointError(what, str(beside(path)), "export the network again") from error
     if known is not None and known != digest(path):
-        fix = f"export the network again, or remove {beside(path).name}"
-        raise CheckpointError("is damaged, or not the file that its .json describes", str(path), fix)
+        what = "is damaged, or not the file that its .json describes"
+        raise CheckpointError(what, str(path), "export the network again")
