@@ -52,6 +52,9 @@ SMALL = {
     "bench": "--budget=0.1 --batch-size=1 --image-size=32",
     "export": "--images=8",
 }
+# In processes of their own: once OpenVINO and NNCF have been used in one, it ends with a segmentation fault some
+# commands later, in no code of ours (docs/log.md).
+APART = ("export", "bench")
 
 
 def small(words: list[str]) -> list[str]:
@@ -154,5 +157,10 @@ def test_a_block_of_shell(block: Block, world: Path, monkeypatch: pytest.MonkeyP
             continue
         assert words[0] == "selkern", f"{command}: run it here, or say on the page that it is not run"
         serves = words[1] == "explore" and "--static" not in words
-        code = until_it_serves(words[1:]) if serves else main(small(words[1:]))
+        if serves:
+            code = until_it_serves(words[1:])
+        elif words[1] in APART:
+            code = subprocess.run([*PROGRAM, *small(words[1:])], env=ENVIRONMENT, timeout=180, check=False).returncode
+        else:
+            code = main(small(words[1:]))
         assert code == 0 or (code == 1 and words[1] == "check"), command

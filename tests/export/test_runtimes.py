@@ -14,11 +14,7 @@ from torch import nn
 
 import selkern
 from selkern import cli, list_models
-from selkern.data.order import eval_shards
-from selkern.data.preprocess import Preprocess
-from selkern.data.sources import open_source
 from selkern.errors import CheckpointError
-from selkern.evaluation import batches_of, to_input
 from selkern.runtimes import quantize
 from selkern.runtimes.network import ExportedNetwork
 from selkern.runtimes.quantize import Int8
@@ -109,14 +105,12 @@ def test_int8_of_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str])
 
 
 def test_accuracy_control_leaves_operators_in_float(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """With ranges that fit no image int8 alone loses nearly everything, and the file that is kept does not."""
+    """With ranges that fit no image int8 alone changes most answers, and the file that is kept does not."""
     pytest.importorskip("nncf")
-    model = selkern.create_model("sknet_mini", weights="digits").eval()
-    assert model.card is not None
-    preprocess = Preprocess.from_dict(model.card.preprocess)
-    split = open_source("digits:train=60,val=40,test=40").val
-    batch = next(batches_of(split, preprocess, eval_shards(40, 40)))
-    images = to_input(batch.images, preprocess, torch.device("cpu")).contiguous()
+    torch.manual_seed(0)
+    layers = [nn.Conv2d(3, 16, 3, 2, 1), nn.ReLU(), nn.Conv2d(16, 16, 3, 2, 1), nn.ReLU()]
+    model = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(16, 10)).eval()
+    images = torch.randn(60, 3, 16, 16) + 4 * torch.randn(60, 3, 1, 1)  # of colours that the answers follow
     measured, top1 = [], quantize._top1
 
     def watched(*given: Any) -> float:
@@ -124,12 +118,11 @@ def test_accuracy_control_leaves_operators_in_float(tmp_path: Path, monkeypatch:
         return measured[-1]
 
     monkeypatch.setattr(quantize, "_top1", watched)
-    int8 = Int8(calibration=images[:16] / 50, max_drop=0.02)
-    result = selkern.export(model, tmp_path / "a.xml", images=images, labels=batch.labels, int8=int8)
-    assert measured[0] < 0.5
-    assert result.top1 is not None
-    assert result.exported_top1 is not None
-    assert result.exported_top1 >= result.top1 - 0.02
+    for number, least in enumerate(({"max_drop": 0.02}, {"max_drop": 1.0, "min_agreement": 0.98})):
+        int8 = Int8(calibration=images[:16] / 50, **least)
+        result = selkern.export(model, tmp_path / f"{number}.xml", example=images[:2], images=images, int8=int8)
+        assert measured[-1] < 0.8
+        assert result.agreement >= 0.98
 
 
 def test_machine_code_of_torch(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -165,20 +158,14 @@ def test_a_third_party_network(tmp_path: Path) -> None:
         assert result.difference < 1e-4
 
 
-def test_one_network_in_every_runtime(capsys: pytest.CaptureFixture[str]) -> None:
-    pytest.importorskip("nncf")
-    words = ["bench", "sknet_mini.digits", "--runtimes", "--budget", "0.5", "--batch-size", "2", "--json"]
-    assert cli.main(words) == 0
-    rows = {row["runtime"]: row for row in json.loads(capsys.readouterr().out)["rows"]}
-    assert list(rows) == ["PyTorch", "folded", "ONNX Runtime", "OpenVINO float32", "OpenVINO bfloat16", "OpenVINO int8"]
-    assert all(rows[name]["difference"] < 1e-4 for name in ("folded", "ONNX Runtime", "OpenVINO float32"))
-
-
 @pytest.mark.usefixtures("tiny_networks")
 def test_a_run_is_measured_on_its_own_images(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("nncf")
     run = train(make_options(data, tmp_path / "runs", model="sk_tiny"))
-    assert cli.main(["bench", str(run.path), "--budget", "0.3", "--batch-size", "2"]) == 0
-    lines = capsys.readouterr().out
-    assert "answers compared on" in lines
-    assert "random images" not in lines
-    assert "OpenVINO int8" in lines
+    capsys.readouterr()
+    assert cli.main(["bench", str(run.path), "--budget", "0.3", "--batch-size", "2", "--json"]) == 0
+    answer = json.loads(capsys.readouterr().out)
+    assert " val images of " in answer["compared"]
+    rows = {row["runtime"]: row for row in answer["rows"]}
+    assert list(rows) == ["PyTorch", "folded", "ONNX Runtime", "OpenVINO float32", "OpenVINO bfloat16", "OpenVINO int8"]
+    assert all(rows[name]["difference"] < 1e-4 for name in ("folded", "ONNX Runtime", "OpenVINO float32"))

@@ -139,11 +139,13 @@ def _in_runtimes(options: BenchOptions) -> int:
     settings["calibration"] = None if calibration is None else calibration.images
     rows = in_runtimes(model, images, options.batch_size, options.budget, say=say, **settings)
     about = machine.describe()
+    compared = f"{len(images)} random images" if shown is None else shown.name
     if options.json:
-        print(json.dumps({"machine": about, "model": name, "rows": [asdict(row) for row in rows]}))
+        print(
+            json.dumps({"machine": about, "model": name, "compared": compared, "rows": [asdict(row) for row in rows]})
+        )
         return 0
     print(machine.summary(about))
-    compared = f"{len(images)} random images" if shown is None else shown.name
     print(f"\n{name}: input {' x '.join(map(str, images.shape[1:]))}, answers compared on {compared}")
     print(_runtimes_table(rows))
     for runtime, package in missing_runtimes().items():
