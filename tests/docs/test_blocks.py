@@ -52,8 +52,8 @@ SMALL = {
     "bench": "--budget=0.1 --batch-size=1 --image-size=32",
     "export": "--images=8",
 }
-# In processes of their own: once OpenVINO and NNCF have been used in one, it ends with a segmentation fault some
-# commands later, in no code of ours (docs/log.md).
+# In processes of their own: one that has used OpenVINO and NNCF ended with a segmentation fault some commands later
+# (docs/log.md).
 APART = ("export", "bench")
 
 
