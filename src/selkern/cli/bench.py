@@ -91,7 +91,7 @@ def main(argv: list[str]) -> int:
     tune()
     if options.threads is not None:
         torch.set_num_threads(options.threads)
-    if options.runtimes or options.models[-1:] == ("latest",) or (options.models and is_run(options.models[-1])):
+    if options.runtimes or (options.models and is_run(options.models[-1])):
         return _in_runtimes(options)
     names = tuple(dict.fromkeys(options.models)) or DEFAULT
     models = {name: find_subject(name, options.arguments) for name in names}

@@ -85,10 +85,19 @@ class Preprocess:
             cut = cut.resize((self.size, self.size), Resampling.BICUBIC, box=box)
         return np.ascontiguousarray(np.asarray(cut).transpose(2, 0, 1))
 
+    @property
+    def target(self) -> int:
+        """What the side that decides is resized to before the crop, px; an image of this side is not resized."""
+        return max(self.size, round(self.size / self.crop))
+
+    @property
+    def enough(self) -> int:
+        """Px of the shorter side from which on more are not seen: an image may be decoded, or kept, as small."""
+        return max(_FEWEST, _ENOUGH * self.target)
+
     def reading(self) -> Reading:
         """How to decode an image for this."""
-        target = max(self.size, round(self.size / self.crop))
-        return Reading(levels=self.levels, least=max(_FEWEST, _ENOUGH * target))
+        return Reading(levels=self.levels, least=self.enough)
 
     def reading_of(self, region: Callable[[int, int], Box]) -> Reading:
         """How to decode an image of which a region, given from the whole's width and height, will fill the input."""
@@ -105,7 +114,7 @@ class Preprocess:
 
         With ``resize="pad"`` it reaches beyond the image.
         """
-        target = max(self.size, round(self.size / self.crop))
+        target = self.target
         wide = high = target  # px of the whole image once it is resized
         if self.resize != "squash":
             side = (min if self.resize == "crop" else max)(width, height)

@@ -39,7 +39,6 @@ def open_session(
     if data is None and loaded.run is None and loaded.card.source.get("data") == "digits":
         data = "digits"
     notes: list[str] = []
-    broken = DataError("no picture can be read", "--pictures", "give others")
     chosen: Chosen | None = None
     if data is None and loaded.run is None and loaded.source is None:
         notes.append(NO_PICTURES)
@@ -58,11 +57,10 @@ def open_session(
         try:
             pictures.add_file(file)
         except DataError as error:
-            broken = error
-            say(f"note: {error.what}: {file.name}")
+            if file == files[-1] and not pictures.files:
+                raise
             notes.append(f"{error.what}: {file.name}")
-    if files and not pictures.files:
-        raise broken
+            say(f"note: {notes[-1]}")
     title = loaded.run.path.name if loaded.run else loaded.path.stem or loaded.card.model
     notes += [line.removeprefix("note: ") for line in chosen.lines] if chosen else []
     if not (

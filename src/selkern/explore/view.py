@@ -15,8 +15,6 @@ from selkern.errors import UsageError
 
 RANGES = {"size": (0.5, 3.0), "x": (0.0, 1.0), "y": (0.0, 1.0), "turn": (-180.0, 180.0), "blur": (0.0, 0.1)}
 RANGES["light"] = (0.0, 1.5)
-# As `Preprocess.reading` does for a JPEG: so many px of a picture for each px that it becomes, and no fewer.
-_ENOUGH, _FEWEST = 4, 512
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,9 +68,8 @@ class Picture:
     @classmethod
     def of(cls, image: Image.Image, preprocess: Preprocess) -> Picture:
         """A decoded picture."""
-        target = max(preprocess.size, round(preprocess.size / preprocess.crop))
         cut = preprocess.show(image, preprocess.region(*whole_size(image)))
-        by = min(image.size) // max(_FEWEST, _ENOUGH * target)
+        by = min(image.size) // preprocess.enough
         if by < 2:
             return cls(cut, image)
         smaller = image.reduce(by)

@@ -15,7 +15,6 @@ from torch.nn import functional
 from selkern.data.preprocess import Preprocess
 from selkern.errors import CheckpointError, UsageError, last_line
 from selkern.runtimes.files import BATCH, KEY, RUNNABLE, ExportCard, digest, format_of, need, require_undamaged
-from selkern.runtimes.resize import target_of
 
 Precision = Literal["f32", "bf16"]  # of OpenVINO's arithmetic
 Function = Callable[[NDArray[Any]], list[NDArray[Any]]]
@@ -101,9 +100,8 @@ def as_entering(x: Tensor, inside: Preprocess | None) -> Tensor:
         return x.cpu()
     mean, std = (torch.tensor(values).view(3, 1, 1) for values in (inside.mean, inside.std))
     levels = ((x.cpu() * std + mean) * 255).round().clamp(0, 255).to(torch.uint8)
-    whole = target_of(inside)
-    before = (whole - inside.size) // 2
-    after = whole - inside.size - before
+    before = (inside.target - inside.size) // 2
+    after = inside.target - inside.size - before
     return functional.pad(levels, (before, after, before, after)).permute(0, 2, 3, 1).contiguous()
 
 

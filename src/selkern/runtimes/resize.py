@@ -26,7 +26,7 @@ def resized(images: Tensor, preprocess: Preprocess) -> Tensor:
     do not agree on how those are divided.
     """
     x = images.permute(0, 3, 1, 2).float()
-    size, target = preprocess.size, target_of(preprocess)
+    size, target = preprocess.size, preprocess.target
     high = wide = target  # of the whole image once it is resized
     if preprocess.resize != "squash":
         side = (_least if preprocess.resize == "crop" else _most)(x.shape[2], x.shape[3])
@@ -40,11 +40,6 @@ def resized(images: Tensor, preprocess: Preprocess) -> Tensor:
         before = _most(length - size, 0) // 2 - _most(size - length, 0) // 2
         x = _cut(x, axis, size + before, size)
     return x + colour
-
-
-def target_of(preprocess: Preprocess) -> int:
-    """What the side that decides is resized to, px: a square of this side is cropped, and not resized."""
-    return max(preprocess.size, round(preprocess.size / preprocess.crop))
 
 
 def _scaled(length: Any, target: int, side: Any) -> Any:

@@ -333,7 +333,9 @@ class RunFolder:
 
 
 def is_run(given: str) -> bool:
-    """Whether a word names a run."""
+    """Whether a word means a run: `latest`, or one that is there."""
+    if given == "latest":
+        return True
     try:
         RunFolder.find(given)
     except (CheckpointError, UsageError):
