@@ -2,29 +2,26 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from chromium import ABSENT, CHROMIUM, launched
 from tiny import make_options, train
 
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
 pytestmark = [
     pytest.mark.usefixtures("tiny_networks"),
-    pytest.mark.skipif(CHROMIUM is None, reason="no chromium on this machine: the page is not opened in a browser"),
+    pytest.mark.skipif(CHROMIUM is None, reason=ABSENT),
 ]
 WIDTHS = (390, 1000, 1400)  # px: a phone, a tablet, a desk
 
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
-    with sync_api.sync_playwright() as playwright:
-        started = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+    with launched(sync_api) as started:
         yield started
-        started.close()
 
 
 @pytest.fixture(scope="module")

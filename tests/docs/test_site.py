@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-import functools
-import http.server
 import re
-import shutil
-import threading
 from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import pytest
+from chromium import ABSENT, CHROMIUM, files_at, launched
 
 import selkern
 
 SITE = Path(__file__).parents[2] / "site"
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 pytestmark = [
     pytest.mark.exhaustive,
     # Elsewhere a site that is there may be of another day.
@@ -81,32 +77,20 @@ def test_the_explorer_is_there_and_linked() -> None:
     assert (SITE / "explorer" / "index.html").is_file()
 
 
-class Quiet(http.server.SimpleHTTPRequestHandler):
-    """Serves files and says nothing."""
-
-    def log_message(self, *_: Any) -> None:
-        pass
-
-
 @pytest.fixture(scope="module")
 def address() -> Iterator[str]:
     """The site on a port of the loopback address."""
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Quiet, directory=str(SITE)))
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield f"http://127.0.0.1:{server.server_port}/"
-    server.shutdown()
-    server.server_close()
+    with files_at(SITE) as at:
+        yield at
 
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
     sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
     if CHROMIUM is None:
-        pytest.skip("no chromium on this machine: the site is not opened in a browser")
-    with sync_api.sync_playwright() as playwright:
-        started = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        pytest.skip(ABSENT)
+    with launched(sync_api) as started:
         yield started
-        started.close()
 
 
 @pytest.mark.parametrize(("width", "scheme"), WIDTHS)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import io
 import re
-import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from chromium import ABSENT, CHROMIUM, launched
 from PIL import Image
 from torch import Tensor, nn
 
@@ -21,19 +21,16 @@ from explore.serving import SCENES, Place, digits_session, served
 from selkern.explore.session import Ask, Session
 from selkern.explore.view import View
 
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no chromium on this machine")
-ARGS = ["--no-sandbox", "--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream"]
+pytestmark = pytest.mark.skipif(CHROMIUM is None, reason=ABSENT)
+ARGS = ["--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream"]
 WIDTHS = (390, 1000, 1600)  # px: a phone, a tablet, a desk
 
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
-    with sync_api.sync_playwright() as playwright:
-        started = playwright.chromium.launch(executable_path=CHROMIUM, args=ARGS)
+    with launched(sync_api, *ARGS) as started:
         yield started
-        started.close()
 
 
 @pytest.fixture(scope="module")

@@ -5,14 +5,11 @@ from __future__ import annotations
 import io
 import json
 import re
-import shutil
 from collections.abc import Iterator
-from functools import partial
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from threading import Thread
 
 import pytest
+from chromium import ABSENT, CHROMIUM, files_at, launched
 from PIL import Image
 
 from explore.serving import digits_session
@@ -21,15 +18,6 @@ from selkern.errors import ResourceError, UsageError
 from selkern.explore.session import Ask, Session
 from selkern.explore.static import make_folder, sizes, static_names, write_static
 from selkern.explore.view import View
-
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-
-
-class Quiet(SimpleHTTPRequestHandler):
-    """A host of files that writes no log."""
-
-    def log_message(self, *_: object) -> None:
-        """Nothing."""
 
 
 @pytest.fixture(scope="module")
@@ -48,11 +36,8 @@ def folder(session: Session, tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def address(folder: Path) -> Iterator[str]:
     """Of the folder on a web host, not at its root."""
-    host = ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=str(folder.parent)))
-    Thread(target=host.serve_forever, daemon=True).start()
-    yield f"http://127.0.0.1:{host.server_port}/explorer/"
-    host.shutdown()
-    host.server_close()
+    with files_at(folder.parent) as at:
+        yield f"{at}explorer/"
 
 
 def test_the_files_hold_what_the_session_answers(session: Session, folder: Path) -> None:
@@ -101,11 +86,10 @@ def test_a_folder_is_not_written_into(tmp_path: Path, session: Session) -> None:
         static_names(bare)
 
 
-@pytest.mark.skipif(CHROMIUM is None, reason="no chromium on this machine")
+@pytest.mark.skipif(CHROMIUM is None, reason=ABSENT)
 def test_the_page_works_without_a_server(address: str, session: Session) -> None:
     sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-    with sync_api.sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+    with launched(sync_api) as browser:
         page = browser.new_page(viewport={"width": 390, "height": 900})
         asked: list[str] = []
         said: list[str] = []
@@ -132,7 +116,6 @@ def test_the_page_works_without_a_server(address: str, session: Session) -> None
         assert page.evaluate("document.documentElement.scrollWidth") <= 390
         assert [url for url in asked if not url.startswith((address, "data:"))] == []
         assert said == []
-        browser.close()
 
 
 @pytest.mark.exhaustive
