@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import atexit
 import os
+import shutil
+import tempfile
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,6 +18,9 @@ __all__ = ["interpreted"]
 
 # Ultralytics, once a test has imported it, has Pillow install packages for images that it cannot read.
 os.environ["YOLO_AUTOINSTALL"] = "false"
+# No index of a test's data is kept in the user's own folder.
+os.environ["SELKERN_CACHE"] = tempfile.mkdtemp(prefix="selkern-cache-")
+atexit.register(shutil.rmtree, os.environ["SELKERN_CACHE"], ignore_errors=True)
 # Small tensors gain nothing from more threads, and workers on the same cores lose a lot by them.
 torch.set_num_threads(1)
 
