@@ -44,6 +44,15 @@ def on_terminal() -> bool:
         return False
 
 
+_SHOWN: list[Progress] = []  # those whose block is entered, the innermost last
+
+
+def doing(text: str) -> None:
+    """What goes on now, for whoever shows a progress around it: a part that takes long need not be handed one."""
+    if _SHOWN and _SHOWN[-1].pid == os.getpid():  # not one that a forked process has from its parent
+        _SHOWN[-1].advance(0, text)
+
+
 class Progress:
     """How far something is, shown within the block.
 
@@ -89,6 +98,7 @@ class Progress:
         self._lock = threading.RLock()
         self._end = threading.Event()
         self._thread: threading.Thread | None = None
+        self.pid = 0  # of the process that shows it
 
     def __enter__(self) -> Self:
         if self.quiet:
@@ -110,11 +120,15 @@ class Progress:
         if self._beat:
             self._thread = threading.Thread(target=self._watch, name="progress", daemon=True)
             self._thread.start()
+        self.pid = os.getpid()
+        _SHOWN.append(self)
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        if self in _SHOWN:
+            _SHOWN.remove(self)
         self._end.set()
         if self._thread is not None:
             self._thread.join()

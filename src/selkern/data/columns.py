@@ -131,17 +131,18 @@ class Files(_Column):
         folders: paths of the folders.
         within: (n,) the place of each file's folder in ``folders``.
         names: of the files in their folders.
+        between: what stands between a folder and a name.
     """
 
-    def __init__(self, folders: Sequence[str], within: NDArray[np.int32], names: Texts) -> None:
-        self.folders, self.within, self.names = tuple(folders), within, names
+    def __init__(self, folders: Sequence[str], within: NDArray[np.int32], names: Texts, between: str = "/") -> None:
+        self.folders, self.within, self.names, self.between = tuple(folders), within, names, between
 
     def __len__(self) -> int:
         return len(self.names)
 
     def _row(self, index: int) -> str:
-        return f"{self.folders[self.within[index]]}/{self.names[index]}"
+        return f"{self.folders[self.within[index]]}{self.between}{self.names[index]}"
 
     def __iter__(self) -> Iterator[str]:
         rows = (code for first in range(0, len(self), _CHUNK) for code in self.within[first : first + _CHUNK].tolist())
-        return (f"{self.folders[code]}/{name}" for code, name in zip(rows, self.names, strict=True))
+        return (f"{self.folders[code]}{self.between}{name}" for code, name in zip(rows, self.names, strict=True))

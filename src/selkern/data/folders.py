@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from selkern.data.decode import Header, decode, read_header, read_used, show
+from selkern.data.decode import Header, decode, read_file, read_header, read_used, show
 from selkern.data.identity import of_file
 from selkern.data.labels import same_text
 from selkern.data.levels import PLAIN, Reading, Used
@@ -381,6 +381,10 @@ class FileSplit:
     def fingerprint(self, index: int) -> str:
         """Of the file's bytes."""
         return of_file(self.files[index])
+
+    def encoded(self, index: int) -> bytes:
+        """The file's bytes."""
+        return read_file(Path(self.files[index]), self.where(index))
 
     def where(self, index: int) -> str:
         """The file's path."""
