@@ -56,8 +56,8 @@ class DataPackOptions:
     @property
     def shard_bytes(self) -> int:
         """Of a shard."""
-        found = re.fullmatch(r"(\d{1,15}(?:\.\d+)?)\s*([KMG]I?|)B?", self.shard_size.strip().upper())
-        size = int(float(found[1]) * _UNITS[found[2]]) if found else 0
+        hits = re.fullmatch(r"(\d{1,15}(?:\.\d+)?)\s*([KMG]I?|)B?", self.shard_size.strip().upper())
+        size = int(float(hits[1]) * _UNITS[hits[2]]) if hits else 0
         if size < 10_000:
             fix = "give a number of at least 10 KB, such as 256MB"
             raise UsageError(f"shard size is {self.shard_size!r}", "--shard-size", fix)
@@ -87,7 +87,7 @@ def main(argv: list[str]) -> int:
         again = open_source(str(target), cut=False)
         packed = sum(part.images for part in done.parts)
         if sum(map(len, again.parts)) != packed or again.classes != source.classes:
-            what = f"{sum(map(len, again.parts)):,} of {packed:,} images are found in the shards"
+            what = f"{sum(map(len, again.parts)):,} of {packed:,} images are hits in the shards"
             raise DataError(what, str(target), "report this: the shards are not as they should be")
     print(json.dumps(done.to_dict(), ensure_ascii=False) if options.json else "\n".join(_text(done, source.notes)))
     return 0

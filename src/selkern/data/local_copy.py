@@ -77,8 +77,8 @@ class LocalCopies:
                 for first in range(0, stamp.size, _PIECE * _PIECES):
                     last = min(first + _PIECE * _PIECES, stamp.size)
                     ranges = [(file, at, min(_PIECE, last - at)) for at in range(first, last, _PIECE)]
-                    found = self.store.read_some([(stamp, one) for one in ranges])
-                    for (_, start, length), data in zip(ranges, found, strict=True):
+                    hits = self.store.read_some([(stamp, one) for one in ranges])
+                    for (_, start, length), data in zip(ranges, hits, strict=True):
                         target.write(data or self.store.read(file, stamp, start, length, file))
                 target.flush()
                 os.fsync(target.fileno())

@@ -81,12 +81,12 @@ def open_index(files: Sequence[str], place: Place) -> tuple[ShardIndex, tuple[st
 
 
 def _build(files: Sequence[str], stamps: Sequence[Stamp], place: Place) -> Arrays:
-    found = []
+    hits = []
     count = len(files)
     for number, members in enumerate(_members(files, stamps, place), start=1):
         doing(f"indexing shard {number:,}/{count:,}")
-        found.append(members)
-    return _join(found)
+        hits.append(members)
+    return _join(hits)
 
 
 def _members(files: Sequence[str], stamps: Sequence[Stamp], place: Place) -> Iterator[Members]:
@@ -112,19 +112,19 @@ def _look(place: Place, file: str, stamp: Stamp) -> Members:
         return read_members(opened)
 
 
-def _join(found: Sequence[Members]) -> Arrays:
+def _join(hits: Sequence[Members]) -> Arrays:
     """One table of all shards' samples."""
     codes: dict[str, int] = {}
-    labels = [codes.setdefault(label, len(codes)) for members in found for label in members.labels]
-    names = Texts.of(show(name) for members in found for name in members.names)
-    bad = [(at, show(member), reason) for at, members in enumerate(found) for member, reason in members.bad]
-    bad += [(at, "", members.broken) for at, members in enumerate(found) if members.broken]
-    others: Counter[str] = sum((members.others for members in found), Counter())
+    labels = [codes.setdefault(label, len(codes)) for members in hits for label in members.labels]
+    names = Texts.of(show(name) for members in hits for name in members.names)
+    bad = [(at, show(member), reason) for at, members in enumerate(hits) for member, reason in members.bad]
+    bad += [(at, "", members.broken) for at, members in enumerate(hits) if members.broken]
+    others: Counter[str] = sum((members.others for members in hits), Counter())
     said = json.dumps({"labels": list(codes), "bad": bad, "others": others}).encode()
     return {
-        "shard": np.repeat(np.arange(len(found), dtype=np.int32), [len(members.names) for members in found]),
-        "offset": _column(found, lambda members: members.offsets, np.int64),
-        "length": _column(found, lambda members: members.lengths, np.int32),
+        "shard": np.repeat(np.arange(len(hits), dtype=np.int32), [len(members.names) for members in hits]),
+        "offset": _column(hits, lambda members: members.offsets, np.int64),
+        "length": _column(hits, lambda members: members.lengths, np.int32),
         "label": np.array(labels, dtype=np.int32),
         "text": names.data,
         "ends": names.ends,
@@ -132,5 +132,5 @@ def _join(found: Sequence[Members]) -> Arrays:
     }
 
 
-def _column(found: Sequence[Members], of: Callable[[Members], list[int]], dtype: Any) -> NDArray[Any]:
-    return np.concatenate([np.array(of(members), dtype=dtype) for members in found] or [np.zeros(0, dtype=dtype)])
+def _column(hits: Sequence[Members], of: Callable[[Members], list[int]], dtype: Any) -> NDArray[Any]:
+    return np.concatenate([np.array(of(members), dtype=dtype) for members in hits] or [np.zeros(0, dtype=dtype)])

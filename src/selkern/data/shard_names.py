@@ -16,7 +16,6 @@ from selkern.data.stores import Store, is_address
 from selkern.errors import DataError, printable
 
 TAR = ".tar"
-COMPRESSED = (".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz", ".tar.zst")
 _MOST = 1_000_000  # shards of a pattern
 _BRACES = re.compile(r"\{([^{}]*)\}")
 _RANGE = re.compile(r"(\d+)\.\.(\d+)")
@@ -65,18 +64,18 @@ def expand(pattern: str) -> Iterator[str]:
 
 
 def _expand(pattern: str) -> Iterator[str]:
-    found = _BRACES.search(pattern)  # an innermost pair
-    if found is None:
+    braces = _BRACES.search(pattern)  # an innermost pair
+    if braces is None:
         yield pattern
         return
-    numbers = _RANGE.fullmatch(found[1])
-    choices: Sequence[str] | Iterator[str] = found[1].split(",")
+    numbers = _RANGE.fullmatch(braces[1])
+    choices: Sequence[str] | Iterator[str] = braces[1].split(",")
     if numbers:
         first, last = int(numbers[1]), int(numbers[2])
         step = 1 if last >= first else -1
         choices = (f"{number:0{len(numbers[1])}}" for number in range(first, last + step, step))
     for choice in choices:
-        yield from _expand(pattern[: found.start()] + choice + pattern[found.end() :])
+        yield from _expand(pattern[: braces.start()] + choice + pattern[braces.end() :])
 
 
 def find_shards(root: Path) -> list[str]:
@@ -93,19 +92,19 @@ def _tars(folder: str | Path, search: Search) -> list[str]:
     return [entry.path for entry in search.files(folder) if entry.name.lower().endswith(TAR)]
 
 
-def local_shards(data: str, found: Sequence[str] = ()) -> Shards:
+def local_shards(data: str, inside: Sequence[str] = ()) -> Shards:
     """The shards that a path or pattern of this machine means.
 
     Args:
         data: a tar file, a folder of them, or a pattern.
-        found: those in the folder.
+        inside: those in the folder.
 
     Raises:
         DataError: a shard is not there, or none is.
     """
-    if found:
+    if inside:
         root = str(Path(data).expanduser())
-        return _sorted(root, list(found), lambda name: str(Path(root) / name))
+        return _sorted(root, list(inside), lambda name: str(Path(root) / name))
     files = _matching(data)
     if not files:
         raise DataError("no such shard", show(data), "check the pattern")

@@ -100,8 +100,8 @@ class ShardSplit:
         wanted = {index: self._range(index) for index in dict.fromkeys(indices)}
         self._fetched.clear()
         if sum(one[1][2] for one in wanted.values()) <= _WIDE:
-            found = self._place.read_some(list(wanted.values()))
-            self._fetched = {index: data for index, data in zip(wanted, found, strict=True) if data is not None}
+            listed = self._place.read_some(list(wanted.values()))
+            self._fetched = {index: data for index, data in zip(wanted, listed, strict=True) if data is not None}
 
     def _range(self, index: int) -> tuple[Stamp, Range]:
         at, entry = self._index, int(self._entries[index])
@@ -109,13 +109,13 @@ class ShardSplit:
         return at.stamps[shard], (at.files[shard], int(at.offset[entry]), int(at.length[entry]))
 
 
-def open_shards(data: str, options: Options, found: Sequence[str] = ()) -> Source:
+def open_shards(data: str, options: Options, listed: Sequence[str] = ()) -> Source:
     """Images and labels of tar shards; splits by their names.
 
     Args:
         data: a tar file, a folder, a pattern, or an address of any of these.
         options: how they are read.
-        found: the shards in the folder.
+        listed: the shards in the folder.
 
     Raises:
         DataError: as `open_source` says.
@@ -128,7 +128,7 @@ def open_shards(data: str, options: Options, found: Sequence[str] = ()) -> Sourc
         if options.table.local_cache is not None:
             place = LocalCopies(store, options.table.local_cache)
     else:
-        place, shards = LocalFiles(), local_shards(data, found)
+        place, shards = LocalFiles(), local_shards(data, listed)
     index, notes = open_index(shards.files, place)
     _require_some(data, shards, index)
     bad = BadRows()

@@ -114,5 +114,7 @@ def _open_shards(data: str, options: Options, found: Sequence[str] = ()) -> Sour
     from selkern.data.shards import open_shards
 
     if is_address(data) and not data.partition("?")[0].lower().endswith((TAR, "/")) and "." in data.rpartition("/")[2]:
-        raise DataError("an address of something else than shards", printable(data), "download it, and give the file")
+        raise DataError(
+            "a web address, not of .tar shards", printable(data), "download it, and give the folder or file"
+        )
     return open_shards(data, options, found)

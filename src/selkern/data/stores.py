@@ -118,7 +118,7 @@ class LocalFiles:
         return data
 
     def read_some(self, wanted: Sequence[tuple[Stamp, Range]]) -> list[bytes | None]:
-        """None of them: the system is told what is needed soon, and reads ahead."""
+        """None of them: the system learns what is needed soon, and reads ahead."""
         if hasattr(os, "posix_fadvise"):
             for _, (file, start, length) in wanted:
                 with suppress(OSError):
@@ -202,10 +202,10 @@ class Store:
     def names(self, folder: str) -> list[str]:
         """The addresses of what lies in a folder; none where the store does not list."""
         try:
-            found = self._again(lambda: self.system.ls(folder, detail=False), folder)
+            hits = self._again(lambda: self.system.ls(folder, detail=False), folder)
         except DataError:
             return []
-        return [self.system.unstrip_protocol(name) if not is_address(name) else name for name in found]
+        return [self.system.unstrip_protocol(name) if not is_address(name) else name for name in hits]
 
     def open(self, file: str, stamp: Stamp) -> IO[bytes]:
         """To be read through in large pieces."""
@@ -231,13 +231,13 @@ class Store:
         starts = [start for _, (_, start, _) in wanted]
         ends = [start + length for _, (_, start, length) in wanted]
         try:
-            found = self.system.cat_ranges(files, starts, ends, on_error="return")
+            hits = self.system.cat_ranges(files, starts, ends, on_error="return")
         except Exception:  # noqa: BLE001  whatever it is, it is said of the range that is asked for alone
             return [None] * len(wanted)
         lengths = [length for _, (_, _, length) in wanted]
         return [
             data if isinstance(data, bytes) and len(data) == length else None
-            for data, length in zip(found, lengths, strict=True)
+            for data, length in zip(hits, lengths, strict=True)
         ]
 
     def _again(self, action: Callable[[], T], where: str) -> T:
@@ -253,11 +253,11 @@ class Store:
                 if wait is None:
                     fix = f"asked {len(WAITS) + 1} times; check the connection, then go on with --resume"
                     raise ResourceError(f"the store does not answer ({reason})", printable(where), fix) from error
-                self._tell(f"{printable(where)}: {printable(reason)}; asking again in {wait:.0f} s")
+                self._report(f"{printable(where)}: {printable(reason)}; asking again in {wait:.0f} s")
                 time.sleep(wait * (1 + random.random() / 2))
         raise AssertionError("the last attempt returns or raises")
 
-    def _tell(self, text: str) -> None:
+    def _report(self, text: str) -> None:
         now = time.monotonic()
         if not self._said or now - self._said > _SAY:
             self._said = now
@@ -320,10 +320,6 @@ class _Stream(io.RawIOBase):
     def seekable(self) -> bool:
         """It is."""
         return True
-
-    def tell(self) -> int:
-        """Where it is."""
-        return self._at
 
     def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
         """Go to a place."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import re
 import tarfile
@@ -42,7 +43,7 @@ class Members:
     """Why the shard ends before its end, or is none; empty for a sound one."""
 
 
-class _Limited:
+class _Limited(io.RawIOBase):
     """A file of which no member's header can make us read more than `LARGEST_HEADER`.
 
     Args:
@@ -62,10 +63,6 @@ class _Limited:
     def seek(self, offset: int, whence: int = 0) -> int:
         """As a file does."""
         return self.file.seek(offset, whence)
-
-    def tell(self) -> int:
-        """As a file does."""
-        return self.file.tell()
 
 
 @dataclass
