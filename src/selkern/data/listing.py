@@ -364,9 +364,7 @@ def no_folders(here: Path, search: Search) -> DataError:
     loose = len(search.loose(here))
     if archives and not loose:
         fix = _PACKED if all(archive.lower().endswith(PACKED_TARS) for archive in archives) else "unpack them"
-        return DataError(
-            f"no images in it, but archives: {some(archives)}", show(here), _PACKED if packed else "unpack them"
-        )
+        return DataError(f"no images in it, but archives: {some(archives)}", show(here), fix)
     what = f"no class folders in it, but {count_images(loose)}" if loose else "no class folders in it"
     above = f", or give {show(here.absolute().parent)} if this is one of the class folders" if loose else ""
     above += (

@@ -54,13 +54,14 @@ def lies_there(data: str) -> bool:
 
 def expand(pattern: str) -> Iterator[str]:
     """The names that a pattern with {000..123} and {a,b} stands for, in order."""
-    count = 0
+    seen: set[str] = set()
     for part in pattern.split(_BETWEEN):
         for name in _expand(part):
-            count += 1
-            if count > _MOST:
+            if name not in seen:  # {a,b{1..2}} is a, b1, a, b2
+                seen.add(name)
+                yield name
+            if len(seen) > _MOST:
                 raise DataError(f"a pattern of over {_MOST:,} shards", printable(pattern)[:200], "give fewer")
-            yield name
 
 
 def _expand(pattern: str) -> Iterator[str]:

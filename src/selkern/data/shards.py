@@ -21,7 +21,7 @@ from selkern.data.shard_names import Shards, local_shards, stored_shards
 from selkern.data.split import Listing, Options, Source
 from selkern.data.splitting import assemble
 from selkern.data.stores import Files as Place
-from selkern.data.stores import LocalFiles, Range, Stamp, Store, is_address
+from selkern.data.stores import LocalFiles, Range, RefusedError, Stamp, Store, is_address
 from selkern.data.tables import BadRows
 from selkern.data.tar_members import LABEL_KEYS
 from selkern.errors import DataError, printable
@@ -188,7 +188,7 @@ def _class_list(shards: Shards, place: Place) -> tuple[str, ...] | None:
     fix = 'give a list of different names: ["cat", "dog"]'
     try:
         stamp = place.stamp(file)
-    except DataError:
+    except (DataError, RefusedError):  # some stores refuse what is not there
         return None
     if stamp.size > _LARGEST:
         raise DataError(f"larger than {_LARGEST:,} bytes", show(file), fix)

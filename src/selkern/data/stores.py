@@ -22,6 +22,7 @@ Range = tuple[str, int, int]  # file, first byte, number of bytes
 WAITS = (0.5, 1.0, 2.0, 4.0, 8.0, 16.0)  # s before each further attempt, and up to half as much again
 _PACKAGES = {"s3": "s3fs", "s3a": "s3fs", "gs": "gcsfs", "gcs": "gcsfs", "az": "adlfs", "abfs": "adlfs"}
 _VERSIONS = ("ETag", "etag", "LastModified", "Last-Modified", "updated", "mtime", "Content-MD5")
+_WEB = ("http", "https")
 _LATER = (408, 425, 429)  # of the 4xx, those that say: not now
 _SAY = 30.0  # s between two lines of one process about a store that fails
 _BLOCK = 1 << 22  # bytes of a store that are read at once where a shard is gone through
@@ -192,18 +193,26 @@ class Store:
 
     def stamp(self, file: str) -> Stamp:
         """Size and version, as the store has them."""
-        info = self._again(lambda: self.system.info(file), file)
+        info = self._again(lambda: self._info(file), file)
         size = info.get("size")
         if not isinstance(size, int):
             fix = "serve it by one that gives sizes and knows ranges, or copy the shards to this machine"
             raise DataError("the server does not say how large it is", printable(file), fix)
         return Stamp(size, next((str(info[name]) for name in _VERSIONS if info.get(name)), ""))
 
+    def _info(self, file: str) -> dict[str, Any]:
+        if self.protocol not in _WEB:
+            return dict(self.system.info(file))
+        from fsspec.asyn import sync
+
+        # fsspec's own calls a server that is overloaded for a moment "not there".
+        return dict(sync(self.system.loop, _web_info, self.system, file))
+
     def names(self, folder: str) -> list[str]:
         """The addresses of what lies in a folder; none where the store does not list."""
         try:
             hits = self._again(lambda: self.system.ls(folder, detail=False), folder)
-        except DataError:
+        except (DataError, RefusedError):
             return []
         return [self.system.unstrip_protocol(name) if not is_address(name) else name for name in hits]
 
@@ -219,8 +228,7 @@ class Store:
             if len(data) == length:
                 return data
             if len(data) == stamp.size:
-                fix = "serve them by one that does, or copy the shards to this machine"
-                raise ResourceError("the server knows no ranges: it sends the whole shard", printable(file), fix)
+                raise _no_ranges(file)
             raise OSError(f"{len(data):,} of {length:,} bytes came")
 
         return self._again(fetch, where) if length else b""
@@ -272,7 +280,7 @@ def refuse(error: Exception, where: str) -> None:
     denied = isinstance(error, PermissionError) or status in (401, 403) or "NoCredentials" in type(error).__name__
     if denied:
         fix = "check the address, and the credentials that the store's own client uses"
-        raise ResourceError("the store refuses to give it", printable(where), fix) from error
+        raise RefusedError("the store refuses to give it", printable(where), fix) from error
     if isinstance(status, int) and 400 <= status < 500 and status not in _LATER:
         raise ResourceError(f"the store answers {status}", printable(where), "check the address") from error
 
@@ -283,14 +291,14 @@ def _file_system(protocol: str) -> Any:
 
     options: dict[str, Any] = {}
     try:
-        if protocol in ("http", "https"):
+        if protocol in _WEB:
             import aiohttp
 
             wait = aiohttp.ClientTimeout(total=None, sock_connect=20, sock_read=60)
             options["client_kwargs"] = {"timeout": wait, "trust_env": True}
         return fsspec.filesystem(protocol, skip_instance_cache=True, **options)
     except ImportError as error:
-        if protocol in ("http", "https"):
+        if protocol in _WEB:
             raise PackageError("aiohttp is not installed", f"{protocol}://", "pip install 'selkern[remote]'") from error
         package = _PACKAGES.get(protocol)
         fix = f"pip install {package}" if package else printable(kind_and_line(error))[:200]
@@ -298,6 +306,30 @@ def _file_system(protocol: str) -> Any:
     except ValueError as error:  # fsspec's for a protocol that it does not know
         fix = "give https://, s3:// or gs://, or a file of this machine"
         raise DataError(f"unknown kind of address {protocol}://", protocol, fix) from error
+
+
+async def _web_info(system: Any, file: str) -> dict[str, Any]:
+    """Size and version of a file on a web server, by a request for its first byte, as all others are made."""
+    session = await system.set_session()
+    async with session.get(system.encode_url(file), headers={"Range": "bytes=0-0"}) as answer:
+        if answer.status == 416:  # an empty file has no first byte
+            return {"size": 0}
+        answer.raise_for_status()
+        if answer.status != 206:
+            raise _no_ranges(file)
+        total = answer.headers.get("Content-Range", "").rpartition("/")[2]
+        if not total.isdecimal():
+            raise OSError("no size came")
+        return {**answer.headers, "size": int(total)}
+
+
+def _no_ranges(file: str) -> ResourceError:
+    fix = "serve them by one that does, or copy the shards to this machine"
+    return ResourceError("the server knows no ranges: it sends the whole shard", printable(file), fix)
+
+
+class RefusedError(ResourceError):
+    """The store has it perhaps, and not for us."""
 
 
 class _Stream(io.RawIOBase):

@@ -92,7 +92,7 @@ def read_members(file: IO[bytes]) -> Members:
     file.seek(0)
     limited = _Limited(file)
     try:
-        with tarfile.open(fileobj=limited, mode="r:") as shard:  # type: ignore[call-overload]  # has what it uses
+        with tarfile.open(fileobj=limited, mode="r:") as shard:
             for member in _each(shard, limited):
                 _take(member, file, samples, result)
             result.broken = _no_end(file, shard.offset)
