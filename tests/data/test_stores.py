@@ -197,6 +197,27 @@ def test_the_commands_take_an_address(server: StoreServer, capsys: pytest.Captur
     assert capsys.readouterr().err.splitlines()[-1].startswith("error: not in the store | http")
 
 
+@pytest.mark.parametrize("named", ["/", "/train-*.tar", "/train-{000000..000004}.tar"])
+def test_an_object_store_is_listed(shards: Path, named: str) -> None:
+    """fsspec's store in memory answers as those of s3:// and gs:// do: names without the protocol, no HTTP."""
+    import fsspec
+
+    memory = fsspec.filesystem("memory")
+    for file in shards.iterdir():
+        memory.pipe_file(f"/bucket/{file.name}", file.read_bytes())
+    source, near = open_source(f"memory://bucket{named}"), open_source(str(shards))
+    assert source.classes == ("cat", "dog")
+    assert len(source.val) == len(near.val), "those of train bring those of val"
+    assert source.train.where(0) == f"memory://bucket/{next(near.split_rows())[0]}"
+    assert source.train.read(7).tobytes() == near.train.read(7).tobytes()
+    if named == "/":
+        assert list(source.split_rows()) == list(near.split_rows())
+    with pytest.raises(DataError, match=r"no \.tar shards are listed there"):
+        open_source("memory://nothing/")
+    with pytest.raises(DataError, match="not in the store"):
+        open_source("memory://bucket/none-0.tar")
+
+
 def test_a_missing_package_is_named() -> None:
     for protocol, package in (("s3", "s3fs"), ("gs", "gcsfs")):
         if shutil.which(package):

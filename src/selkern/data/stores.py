@@ -214,7 +214,8 @@ class Store:
             hits = self._again(lambda: self.system.ls(folder, detail=False), folder)
         except (DataError, RefusedError):
             return []
-        return [self.system.unstrip_protocol(name) if not is_address(name) else name for name in hits]
+        place = folder.rstrip("/")
+        return [f"{place}/{name.rstrip('/').rpartition('/')[2]}" for name in hits]
 
     def open(self, file: str, stamp: Stamp) -> IO[bytes]:
         """To be read through in large pieces."""
