@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
 GAPS = (1.5, 8.5, 20.0, 30.0, 60.0)  # s of silence before each plain line of a part; then always the last
+_OPEN: list[Progress] = []  # the innermost comes last
 _BEAT = 0.4  # s between two looks of the thread
 _FORMAT = "{desc}  {rate_noinv_fmt}  eta {remaining} {bar}"  # whose text counts
 _FORMAT_COUNT = "{desc}  {n_fmt}/{total_fmt}{unit}  {rate_noinv_fmt}  eta {remaining} {bar}"
@@ -91,6 +92,7 @@ class Progress:
         self._thread: threading.Thread | None = None
 
     def __enter__(self) -> Self:
+        _OPEN.append(self)
         if self.quiet:
             return self
         self._started = self._said = self._clock()
@@ -115,6 +117,8 @@ class Progress:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        if self in _OPEN:
+            _OPEN.remove(self)
         self._end.set()
         if self._thread is not None:
             self._thread.join()
@@ -139,6 +143,8 @@ class Progress:
         """Something else goes on; with `total`, it is counted anew, with 0 not any more."""
         with self._lock:
             self.text, self._lines = text, 0
+            if self.total is None and total is None:  # what was counted is not what comes now
+                self.done = self._first = 0
             if total is not None:
                 self.total, self.done, self._first, self._started = total or None, 0, 0, self._clock()
                 if self._bar is not None:
@@ -213,6 +219,12 @@ class Progress:
     def _watch(self) -> None:
         while not self._end.wait(_BEAT):
             self.tick()
+
+
+def advance_open(count: int) -> None:
+    """So many more are done of what the innermost open `Progress` shows, for those who are not given it."""
+    if _OPEN and _OPEN[-1].total is None:
+        _OPEN[-1].advance(count)
 
 
 def _size() -> dict[str, Any]:

@@ -302,6 +302,8 @@ def _open_heif(file: IO[bytes], where: str) -> Image.Image:
 
 def show(path: str | Path) -> str:
     """A path as printable text, even where the file name is not valid UTF-8."""
+    if isinstance(path, str) and path.isascii() and path.isprintable():
+        return path
     return printable(os.fsencode(path).decode(errors="replace"))
 
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import bisect
 import os
 import re
 import shlex
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from PIL import Image
@@ -14,6 +16,7 @@ from PIL import Image
 from selkern.data.decode import FORMATS, HEIF_SUFFIXES, IMAGE_SUFFIXES, has_heif, is_heif, read_header, show
 from selkern.data.split import LeftOut, Note
 from selkern.errors import DataError, printable
+from selkern.progress import advance_open
 
 # The first of these that no clearer word is used for.
 _MEANT = {
@@ -103,10 +106,22 @@ _RAW = frozenset(
 )
 
 
+@dataclass
+class _Contents:
+    """What lies in a folder itself, looked at once."""
+
+    folders: list[os.DirEntry[str]] = field(default_factory=list)
+    files: str = ""
+    """Their names, one after the other with a NUL between: of a million, strings would take 100 MB."""
+    ignored: dict[str, str] = field(default_factory=dict)
+    dead: list[str] = field(default_factory=list)
+
+
 class Search:
     """Looks for images below folders, and keeps account of what else lies there."""
 
     def __init__(self) -> None:
+        self._seen: dict[str, _Contents] = {}
         self._left_out: Counter[str] = Counter()  # suffix -> files
         self._tried: Counter[str] = Counter()  # suffix, of which no file was an image yet -> files opened
         self._ignored: dict[str, str] = {}  # path of a folder -> its name
@@ -119,26 +134,41 @@ class Search:
             folder: where to look. Links are followed, but never back into a folder above them.
             root: a folder above, from which on that holds; `folder` itself by default.
         """
+        return [f"{within}/{name}" for within, names in self.runs(folder, root) for name in names]
+
+    def runs(self, folder: str | Path, root: str | Path | None = None) -> Iterator[tuple[str, list[str]]]:
+        """The same by folder: (a folder, names of images in it), in the order of ``images``."""
         steps = [Path(folder), *Path(folder).parents]
         above = steps[1 : steps.index(Path(root)) + 1] if root is not None and Path(root) in steps else []
-        return list(self._walk(str(folder), tuple(map(_identity, above)), Counter()))
+        return self._walk(str(folder), tuple(map(_identity, above)), Counter())
 
     def has_images(self, folder: str | Path) -> bool:
         """Whether there is an image below a folder."""
-        return next(Search()._walk(str(folder), (), Counter()), None) is not None
+        aside = Search()
+        aside._seen = self._seen
+        return next(aside._walk(str(folder), (), Counter()), None) is not None
 
     def folders(self, folder: str | Path) -> list[os.DirEntry[str]]:
         """The folders in a folder, in lexical order."""
-        return [entry for entry in _scan(folder, only_folders=True) if self._is_own(entry)]
+        contents = self._look(folder)
+        self._ignored |= contents.ignored
+        return list(contents.folders)
 
     def files(self, folder: str | Path) -> list[os.DirEntry[str]]:
         """The files in a folder, in lexical order."""
-        return [entry for entry in _scan(folder) if self._is_own(entry) and not is_folder(entry)]
+        names = set(self._names(self._look(folder)))
+        return [entry for entry in _scan(folder) if entry.name in names]
 
     def loose(self, folder: str | Path) -> list[str]:
         """The images in a folder itself."""
         aside = Search()
-        return [entry.path for entry in self.files(folder) if aside._is_image(entry)]
+        names = self._names(self._look(folder))
+        return [f"{folder}/{name}" for name in names if aside._is_image(folder, name)]
+
+    @property
+    def visited(self) -> list[str]:
+        """The folders that were looked into."""
+        return list(self._seen)
 
     def notes(self) -> Iterator[str]:
         """What was left out, and why."""
@@ -162,8 +192,10 @@ class Search:
         """Links that lead nowhere."""
         return [LeftOut(show(link), "the link leads nowhere") for link in self._dead]
 
-    def _walk(self, folder: str, above: tuple[tuple[int, int], ...], ways: Counter[tuple[int, int]]) -> Iterator[str]:
-        """Image files below a folder; `above` are the folders it lies in, `ways` how often each was entered."""
+    def _walk(
+        self, folder: str, above: tuple[tuple[int, int], ...], ways: Counter[tuple[int, int]]
+    ) -> Iterator[tuple[str, list[str]]]:
+        """Images below a folder, as ``runs``; `above` are the folders it lies in, `ways` how often each was entered."""
         here = _identity(folder)
         if here in above:  # a link back up: its images are listed already
             return
@@ -172,42 +204,76 @@ class Search:
             raise DataError(f"links lead into this folder over {_MAX_VISITS} times", show(folder), "remove the links")
         if len(above) > _MAX_DEPTH:
             raise DataError(f"folders lie more than {_MAX_DEPTH} deep", show(folder)[-200:], "move the images up")
-        for entry in filter(self._is_own, _scan(folder)):
-            if is_folder(entry):
-                yield from self._walk(entry.path, (*above, here), ways)
-            elif self._is_image(entry):
-                yield entry.path
-            else:
-                self._left_out[_suffix(entry.name)] += 1
+        contents = self._look(folder)
+        names = self._names(contents)
+        start = 0
+        for inner in contents.folders:  # in lexical order among the files
+            end = bisect.bisect(names, inner.name, start)
+            yield from self._run(folder, names[start:end])
+            yield from self._walk(inner.path, (*above, here), ways)
+            start = end
+        yield from self._run(folder, names[start:])
 
-    def _is_own(self, entry: os.DirEntry[str]) -> bool:
-        name = entry.name.casefold()
-        if name.startswith(".") or name in _MADE_BY_SYSTEMS:
-            if is_folder(entry):
-                self._ignored[entry.path] = printable(entry.name)
-            return False
-        if name in _COMPANIONS:
-            return False
-        if name == "runs" and is_file(f"{entry.path}/latest.txt"):  # our own: training in the folder of the images
-            self._ignored[entry.path] = entry.name
-            return False
-        if entry.is_symlink() and not _leads_somewhere(entry.path):
-            self._dead[entry.path] = None
-            return False
-        return is_folder(entry) or is_file(entry)
+    def _run(self, folder: str, names: list[str]) -> Iterator[tuple[str, list[str]]]:
+        images = [name for name in names if self._is_image(folder, name)]
+        if len(images) < len(names):
+            self._left_out.update(map(_suffix, set(names).difference(images)))
+        if images:
+            advance_open(len(images))
+            yield folder, images
 
-    def _is_image(self, entry: os.DirEntry[str]) -> bool:
+    def _names(self, contents: _Contents) -> list[str]:
+        """The files in a folder, in lexical order, of which account is taken."""
+        self._ignored |= contents.ignored
+        self._dead |= dict.fromkeys(contents.dead)
+        return contents.files.split("\0") if contents.files else []
+
+    def _look(self, folder: str | Path) -> _Contents:
+        key = os.fspath(folder)
+        if key not in self._seen:
+            contents, files = _Contents(), []
+            for entry in _scan(folder):
+                if not _is_own(entry, contents):
+                    continue
+                if is_folder(entry):
+                    contents.folders.append(entry)
+                elif is_file(entry):
+                    files.append(entry.name)
+            contents.files = "\0".join(files)
+            self._seen[key] = contents
+        return self._seen[key]
+
+    def _is_image(self, folder: str | Path, name: str) -> bool:
         """By suffix, or, where that says nothing, by the first bytes."""
-        full, suffix = Path(entry.name).suffix.lower(), _suffix(entry.name)
+        full = name[name.rfind(".") :].lower()
         if full in IMAGE_SUFFIXES:
             return True
+        suffix = _suffix(name)
         if full in _RAW or (suffix and self._tried[suffix] >= _TRIED):
             return False
-        if not _holds_image(entry.path):
+        if not _holds_image(f"{folder}/{name}"):
             self._tried[suffix] += 1
             return False
         self._tried[suffix] = -(1 << 62)  # such files can be images: all of them are opened
         return True
+
+
+def _is_own(entry: os.DirEntry[str], contents: _Contents) -> bool:
+    """Whether an entry is the user's, and no link that leads nowhere; what is not goes into the account."""
+    name = entry.name.casefold()
+    if name.startswith(".") or name in _MADE_BY_SYSTEMS:
+        if is_folder(entry):
+            contents.ignored[entry.path] = printable(entry.name)
+        return False
+    if name in _COMPANIONS:
+        return False
+    if name == "runs" and is_file(f"{entry.path}/latest.txt"):  # our own: training in the folder of the images
+        contents.ignored[entry.path] = entry.name
+        return False
+    if entry.is_symlink() and not _leads_somewhere(entry.path):
+        contents.dead.append(entry.path)
+        return False
+    return True
 
 
 def find_images(folder: Path) -> list[Path]:
@@ -245,11 +311,11 @@ def some(texts: Iterable[str]) -> str:
     return ", ".join(texts[:_SHOWN]) + more
 
 
-def _scan(folder: str | Path, only_folders: bool = False) -> list[os.DirEntry[str]]:
+def _scan(folder: str | Path) -> list[os.DirEntry[str]]:
     """The entries of a folder in lexical order; DataError where it cannot be read."""
     try:
         with os.scandir(folder) as entries:
-            return sorted((e for e in entries if not only_folders or is_folder(e)), key=lambda e: e.name)
+            return sorted(entries, key=lambda entry: entry.name)
     except OSError as error:
         fix = "check the name and rights"
         raise DataError(f"cannot read the folder ({error.strerror})", show(folder), fix) from error

@@ -80,7 +80,7 @@ def open_source(
     if is_folder(path):
         if parquets := find_parquet(path):
             return open_parquet(path, parquets, options)
-        from selkern.data.folders import open_folder
+        from selkern.data.files import open_folder
         from selkern.data.listed import find_tables, open_tables
 
         if tables := find_tables(path, options):

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from selkern.data.columns import Coded, each
 from selkern.data.decode import Header
 from selkern.data.levels import PLAIN, Reading, Used
 from selkern.data.table_options import TableOptions
@@ -68,6 +69,19 @@ class Stored(Protocol):
 def fingerprint(split: Split, index: int) -> str:
     """Of one image of a split; empty for one that is drawn or cannot be read."""
     return split.fingerprint(index) if isinstance(split, Stored) else ""
+
+
+@runtime_checkable
+class ManyFiles(Protocol):
+    """A split that says where all its images are faster than one after the other."""
+
+    def wheres(self) -> Iterator[str]:
+        """``where`` of every image, in order."""
+
+
+def wheres(split: Split) -> Iterator[str]:
+    """Where every image of a split is, in order."""
+    return split.wheres() if isinstance(split, ManyFiles) else map(split.where, range(len(split)))
 
 
 NoteKind = Literal["", "missing files", "rows left out", "dead links", "empty folder", "empty class"]
@@ -140,8 +154,8 @@ class Source:
         if self.kind == "digits":
             return
         for part in self.parts:
-            for index, label in enumerate(part.labels):
-                yield relative(part.where(index), self.root), self.classes[label], part.name
+            for where, label in zip(wheres(part), each(part.labels), strict=True):
+                yield relative(where, self.root), self.classes[label], part.name
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -182,9 +196,9 @@ class Listing:
 
     wheres: Sequence[str]
     """Where the image is, for messages and split.csv."""
-    names: Sequence[str]
+    names: Coded
     """Its class name."""
-    splits: Sequence[str]
+    splits: Coded
     """train, val or test as the source says; "" for all where it says nothing."""
     classes: tuple[str, ...] | None = None
     """The source's own class order; None is lexical."""
