@@ -2,7 +2,7 @@
 
 ``open_source`` (``sources``) makes a ``Source`` of three splits (``split``) out of digits, folders, tables or Parquet.
 
-- finding images    ``listing``, ``folders``: folders; ``tables``, ``listed``: tables; ``parquet``,
+- finding images    ``listing``, ``folders``, ``advice``, ``files``: folders; ``tables``, ``listed``: tables; ``parquet``,
   ``parquet_columns``; ``scenes``: drawn digits; ``labels``: names of classes
 - a million images  ``columns``: lists of texts as arrays; ``kept``: indexes on the disk
 - splits            ``splitting``: cut off by seed, or as an earlier run had them; ``identity``: images known again

@@ -11,13 +11,14 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from selkern.data.advice import one_class
 from selkern.data.columns import Coded, Column, FileList, Texts, rows_of
 from selkern.data.decode import Header, decode, read_header, read_used, show
 from selkern.data.folder_index import FolderImages, find_kept, keep
 from selkern.data.folders import find_parts
 from selkern.data.identity import of_file
 from selkern.data.levels import PLAIN, Reading, Used
-from selkern.data.listing import Search, one_class
+from selkern.data.listing import Search
 from selkern.data.split import Listing, Note, Options, Source
 from selkern.data.splitting import assemble
 from selkern.errors import DataError

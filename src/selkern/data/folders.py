@@ -7,18 +7,13 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from selkern.data.advice import Folder, count_images, folder_name, no_classes, no_folders, refuse_parts
 from selkern.data.decode import show
 from selkern.data.labels import same_text
 from selkern.data.listing import (
     VAGUE,
-    Folder,
     Search,
     assign_splits,
-    count_images,
-    folder_name,
-    no_classes,
-    no_folders,
-    refuse_parts,
     some,
     split_word,
     split_words,

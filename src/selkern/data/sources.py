@@ -6,8 +6,9 @@ import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from selkern.data.advice import not_data
 from selkern.data.decode import show
-from selkern.data.listing import is_file, is_folder, not_data
+from selkern.data.listing import is_file, is_folder
 from selkern.data.split import OnBad, Options, Source, Split
 from selkern.data.table_options import TableOptions
 from selkern.data.tables import TABLES
