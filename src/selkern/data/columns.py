@@ -79,6 +79,11 @@ class Texts(Column):
         ends = np.cumsum(np.concatenate(lengths)) if lengths else np.zeros(0, dtype=np.int64)
         return cls(np.frombuffer(b"".join(pieces), dtype=np.uint8), ends)
 
+    @property
+    def plain(self) -> bool:
+        """Whether all characters are printable ASCII."""
+        return not len(self.data) or bool(self.data.min() >= 32 and self.data.max() < 127)
+
     @classmethod
     def joined(cls, parts: Sequence[Texts]) -> Self:
         """Those of all parts, one after the other."""
@@ -105,8 +110,12 @@ class Texts(Column):
                 continue
             block, ends = self.data[offset : int(self.ends[high])].tobytes(), self.ends[some] - offset
             starts = np.where(some > 0, self.ends[some - 1], 0) - offset
-            for start, end in zip(starts.tolist(), ends.tolist(), strict=True):
-                yield block[start:end].decode("utf-8", "surrogateescape")
+            places = zip(starts.tolist(), ends.tolist(), strict=True)
+            if block.isascii():
+                text = block.decode("ascii")
+                yield from (text[start:end] for start, end in places)
+            else:
+                yield from (block[start:end].decode("utf-8", "surrogateescape") for start, end in places)
 
 
 class Coded(Column):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -12,14 +13,14 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from selkern.data.advice import one_class
-from selkern.data.columns import Coded, Column, FileList, Texts, rows_of
+from selkern.data.columns import Coded, Column, FileList, Files, Texts, each, rows_of
 from selkern.data.decode import Header, decode, read_header, read_used, show
 from selkern.data.folder_index import FolderImages, find_kept, keep
 from selkern.data.folders import find_parts
 from selkern.data.identity import of_file
 from selkern.data.levels import PLAIN, Reading, Used
 from selkern.data.listing import Search
-from selkern.data.split import Listing, Note, Options, Source
+from selkern.data.split import Listing, Note, Options, Source, relative
 from selkern.data.splitting import assemble
 from selkern.errors import DataError
 
@@ -59,9 +60,14 @@ class FileSplit:
         """The file's path."""
         return show(self.files[int(self.rows[index])])
 
-    def wheres(self) -> Iterator[str]:
-        """Of every image, in order."""
-        return map(show, rows_of(self.files, self.rows))
+    def names_in(self, root: str) -> Iterator[str]:
+        """``relative`` of every image, in order."""
+        files = self.files.files if isinstance(self.files, FileList) and not self.files.added else self.files
+        if isinstance(files, Files) and files.names.plain:
+            before = [relative(f"{show(folder)}/", root) for folder in files.folders]
+            folders = map(before.__getitem__, each(files.within[self.rows]))
+            return map(operator.add, folders, files.names.at(self.rows))
+        return (relative(show(file), root) for file in rows_of(self.files, self.rows))
 
     def _file(self, index: int) -> Path:
         return Path(self.files[int(self.rows[index])])

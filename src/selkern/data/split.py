@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -73,15 +74,17 @@ def fingerprint(split: Split, index: int) -> str:
 
 @runtime_checkable
 class ManyFiles(Protocol):
-    """A split that says where all its images are faster than one after the other."""
+    """A split that names all its images faster than one after the other."""
 
-    def wheres(self) -> Iterator[str]:
-        """``where`` of every image, in order."""
+    def names_in(self, root: str) -> Iterator[str]:
+        """``relative`` of every image, in order."""
 
 
-def wheres(split: Split) -> Iterator[str]:
-    """Where every image of a split is, in order."""
-    return split.wheres() if isinstance(split, ManyFiles) else map(split.where, range(len(split)))
+def names_in(split: Split, root: str) -> Iterator[str]:
+    """The names of a split's images in split.csv, in order."""
+    if isinstance(split, ManyFiles):
+        return split.names_in(root)
+    return (relative(split.where(index), root) for index in range(len(split)))
 
 
 NoteKind = Literal["", "missing files", "rows left out", "dead links", "empty folder", "empty class"]
@@ -154,8 +157,8 @@ class Source:
         if self.kind == "digits":
             return
         for part in self.parts:
-            for where, label in zip(wheres(part), each(part.labels), strict=True):
-                yield relative(where, self.root), self.classes[label], part.name
+            labels = map(self.classes.__getitem__, each(part.labels))
+            yield from zip(names_in(part, self.root), labels, itertools.repeat(part.name, len(part)), strict=True)
 
 
 @dataclass(frozen=True, kw_only=True)

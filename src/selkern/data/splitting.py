@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import hashlib
 import itertools
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -69,15 +70,32 @@ def saved_rows(path: Path) -> Iterator[tuple[str, str, str]]:
         raise DataError(f"cannot read the saved split ({error})", str(path), fix) from error
 
 
-def digest(rows: Iterable[tuple[str, str, str]]) -> str:
+class Digest:
     """A hash of a split: equal where every image is in the same part and place."""
-    total = hashlib.blake2b(digest_size=16)
-    source, separator = iter(rows), ""
-    while some := list(itertools.islice(source, _CHUNK)):
-        text = separator + "\0".join(map("\0".join, some))
-        total.update(text.encode("utf-8", "surrogateescape"))
-        separator = "\0"
-    return total.hexdigest()
+
+    def __init__(self) -> None:
+        self._hash = hashlib.blake2b(digest_size=16)
+
+    def over(self, rows: Iterable[tuple[str, str, str]]) -> Iterator[tuple[str, str, str]]:
+        """The rows as they are, each taken into the hash on its way."""
+        source, separator = iter(rows), ""
+        while some := list(itertools.islice(source, _CHUNK)):
+            text = separator + "\0".join(map("\0".join, some))
+            self._hash.update(text.encode("utf-8", "surrogateescape"))
+            separator = "\0"
+            yield from some
+
+    @property
+    def text(self) -> str:
+        """Of all rows so far."""
+        return self._hash.hexdigest()
+
+
+def digest(rows: Iterable[tuple[str, str, str]]) -> str:
+    """The hash of rows that nobody else wants."""
+    total = Digest()
+    deque(total.over(rows), maxlen=0)
+    return total.text
 
 
 def names_some(names: Sequence[str]) -> str:
@@ -320,7 +338,7 @@ def _stratified(labels: NDArray[np.int64], parts: int, options: Options) -> list
     chosen: list[list[NDArray[np.int64]]] = [[] for _ in range(parts)]
     by_label = np.argsort(labels, kind="stable")
     there, starts = np.unique(labels[by_label], return_index=True)
-    for label, members in zip(there.tolist(), np.split(by_label, starts[1:]), strict=True):
+    for label, members in zip(there.tolist(), np.split(by_label, starts[1:]), strict=False):  # of no labels, one part
         rng = sample_rng(options.seed, 0, label, CUT)
         members = members[np.argsort(rng.bit_generator.random_raw(members.size), kind="stable")]
         count = max(1, round(members.size * options.val_fraction))
