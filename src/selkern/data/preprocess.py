@@ -107,7 +107,7 @@ class Preprocess:
             part = min(right - left, bottom - top) / min(width, height)
             return max(_FEWEST, math.ceil(_ENOUGH * self.size / part))
 
-        return Reading(levels=self.levels, least=least)
+        return Reading(levels=self.levels, least=least, array=True)
 
     def region(self, width: int, height: int) -> Box:
         """The part of a (width, height) image that fills the input: (left, top, right, bottom), px of that image.
