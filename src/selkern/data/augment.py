@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 from typing import Literal
 
 import numpy as np
@@ -73,6 +74,7 @@ def reading(spec: Augment, preprocess: Preprocess, rng: np.random.Generator) -> 
     if spec.crop != "resized":
         return preprocess.reading()
 
+    @cache
     def region(width: int, height: int) -> Box:
         state = rng.bit_generator.state
         box = _random_region(width, height, spec, preprocess.resize, rng)
@@ -92,12 +94,13 @@ def augment(image: Image.Image, spec: Augment, preprocess: Preprocess, rng: np.r
         if spec.crop == "pad" and spec.pad:
             pixels = _shift(pixels, spec.pad, preprocess, rng)
     if spec.flip and rng.random() < spec.flip:
-        pixels = np.ascontiguousarray(pixels[:, :, ::-1])
+        pixels = pixels[:, :, ::-1]
+    pixels = np.ascontiguousarray(pixels)
     if spec.colour:
         pixels = _jitter(pixels, spec.colour, rng)
     if spec.erase and rng.random() < spec.erase:
         pixels = _erase(pixels, preprocess, rng)
-    return np.ascontiguousarray(pixels)
+    return pixels
 
 
 def mix(
@@ -195,17 +198,16 @@ def _crop_box(width: int, height: int, spec: Augment, rng: np.random.Generator) 
 def _resized(image: Image.Image, region: Box, preprocess: Preprocess) -> Pixels:
     """A part of an image, cut out and then resized to the input."""
     if preprocess.resize != "crop" or SHRUNK in image.info:  # its edges are not those of pixels
-        return np.ascontiguousarray(np.asarray(preprocess.show(image, region)).transpose(2, 0, 1))
+        return np.asarray(preprocess.show(image, region)).transpose(2, 0, 1)
     # Here, since recipes come without torch. Its bicubic filter is Pillow's, within a grey level, and three times as
     # fast; its arithmetic is in whole numbers, so that no machine rounds otherwise.
     import torch
 
     left, top, right, bottom = (int(edge) for edge in region)
     whole = image.pixels[top:bottom, left:right] if isinstance(image, PlainJpeg) else image.crop(region)
-    part = torch.from_numpy(np.array(whole)).permute(2, 0, 1)
+    part = torch.from_numpy(np.array(whole)[None]).permute(0, 3, 1, 2)  # channels last, as the filter likes them
     size = (preprocess.size, preprocess.size)
-    result = torch.nn.functional.interpolate(part[None], size, mode="bicubic", antialias=True)[0]
-    return result.contiguous().numpy()
+    return torch.nn.functional.interpolate(part, size, mode="bicubic", antialias=True)[0].numpy()
 
 
 def _jitter(pixels: Pixels, strength: float, rng: np.random.Generator) -> Pixels:

@@ -196,7 +196,7 @@ def decode(data: bytes | Path, where: str = "", reading: Reading = PLAIN) -> Ima
     Raises:
         DataError: the image cannot be read, is too large, or is not in ``FORMATS``.
     """
-    if reading.array and (plain := _decode_plain(data, reading)) is not None:
+    if reading.rows is not None and (plain := _decode_plain(data, reading, reading.rows)) is not None:
         return plain
     with _opened(data, where) as open_image:
         image = open_image()
@@ -213,14 +213,14 @@ def decode(data: bytes | Path, where: str = "", reading: Reading = PLAIN) -> Ima
         return rgb
 
 
-def _decode_plain(data: bytes | Path, reading: Reading) -> PlainJpeg | None:
+def _decode_plain(data: bytes | Path, reading: Reading, rows: Callable[[int, int], int]) -> PlainJpeg | None:
     """A JPEG of allowed size that needs neither a turn nor a smaller scale, decoded; None for all else."""
     image = open_plain(data, MAX_BYTES)
     if image is None or image.width * image.height > MAX_PIXELS:
         return None
     if _divisor(image, reading) > 1 or ("exif" in image.info and exif_turn(image) is not None):
         return None
-    return image if image.decode() else None
+    return image if image.decode(rows(*image.size)) else None
 
 
 def _divisor(image: Image.Image, reading: Reading) -> int:

@@ -1,7 +1,9 @@
 """Plain JPEG files straight to an array, by simplejpeg where it is installed: bit for bit what Pillow decodes.
 
-Nothing here says what is wrong with a file. Of one that is not plain, or is not decoded without a warning, None is
-returned, and ``decode`` has Pillow look at it.
+Rows are stored from the top, so those below the last that is needed are not decoded: the file is given a smaller height.
+
+Nothing here says what is wrong with a file. Of one that is not plain, or cannot be decoded, None is returned, and
+``decode`` has Pillow look at it.
 """
 
 from __future__ import annotations
@@ -17,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-_START = b"\xff\xd8\xff"
+_START, _END = b"\xff\xd8\xff", b"\xff\xd9"
 _EXIF, _SEVERAL = b"Exif\0\0", b"MPF\0"
 _FRAME, _SCAN, _APP1, _APP2 = (0xC0, 0xC1), 0xDA, 0xE1, 0xE2  # sequential Huffman frames
 # Tables, restarts, comments and applications' own: none changes which pixels there are.
@@ -31,39 +33,48 @@ class PlainJpeg(Image.Image):
     Args:
         data: the file.
         size: width and height, px.
+        at: where in the file its height is.
         exif: what EXIF data the file has; empty for none.
     """
 
     format = "JPEG"
 
-    def __init__(self, data: bytes, size: tuple[int, int], exif: bytes) -> None:
+    def __init__(self, data: bytes, size: tuple[int, int], at: int, exif: bytes) -> None:
         super().__init__()
-        self._mode, self._size, self._data = "RGB", size, data
+        self._mode, self._size, self._data, self._at = "RGB", size, data, at
         self._pixels: NDArray[np.uint8] | None = None
         if exif:
             self.info["exif"] = exif
 
     @property
     def pixels(self) -> NDArray[np.uint8]:
-        """(H, W, 3), of an image that is decoded."""
+        """(H, W, 3) of an image that is decoded, or fewer rows where no more were asked for."""
         assert self._pixels is not None
         return self._pixels
 
-    def decode(self) -> bool:
-        """Whether all pixels could be decoded without a warning."""
+    def decode(self, rows: int) -> bool:
+        """Whether so many rows from the top could be decoded, and all of them without a warning."""
         from simplejpeg import decode_jpeg
 
+        data, most = self._data, self.height
+        # Colours are interpolated between rows, so one more. A file that does not end as it should is decoded to its end.
+        if rows + 1 < most and data.endswith(_END):
+            most = rows + 1
+            data = b"".join((data[: self._at], most.to_bytes(2, "big"), data[self._at + 2 :]))
         try:
-            pixels = decode_jpeg(self._data)
+            # Of fewer rows data are left over, which is a warning.
+            pixels = decode_jpeg(data, strict=most == self.height)
         except ValueError:
             return False
         self._pixels, self._data = pixels, b""
-        return bool(pixels.shape == (self.height, self.width, 3))
+        return bool(pixels.shape == (most, self.width, 3))
 
     def load(self) -> Any:
-        """Pillow's storage, filled."""
+        """Pillow's storage, filled; rows that were not asked for are black."""
         if self._im is None:
-            self.im = Image.fromarray(self.pixels).im
+            whole = Image.new("RGB", self.size)
+            whole.paste(Image.fromarray(self.pixels))
+            self.im = whole.im
         return super().load()
 
 
@@ -98,17 +109,17 @@ def _parse(data: bytes) -> PlainJpeg | None:
     """A file of one scan of 8-bit grey or three colours, of whose segments each is understood."""
     if not data.startswith(_START):
         return None
-    size, components, exif, at = (0, 0), 0, b"", 2
+    size, height, components, exif, at = (0, 0), 0, 0, b"", 2
     while at + 4 <= len(data) and data[at] == 0xFF:
         marker, length = data[at + 1], int.from_bytes(data[at + 2 : at + 4], "big")
         body = data[at + 4 : at + 2 + length]
         if marker == _SCAN:  # of all components at once, the first of which is their number
-            return PlainJpeg(data, size, exif) if components and body[:1] == bytes([components]) else None
+            return PlainJpeg(data, size, height, exif) if components and body[:1] == bytes([components]) else None
         if marker in _FRAME:
             if components or len(body) < _HEAD.size:
                 return None
             bits, high, wide, components = _HEAD.unpack(body[: _HEAD.size])
-            size = (wide, high)
+            size, height = (wide, high), at + 5
             if bits != 8 or components not in (1, 3) or not (wide and high):
                 return None
         elif marker == _APP1:
