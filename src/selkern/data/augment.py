@@ -205,7 +205,8 @@ def _resized(image: Image.Image, region: Box, preprocess: Preprocess) -> Pixels:
 
     left, top, right, bottom = (int(edge) for edge in region)
     whole = image.pixels[top:bottom, left:right] if isinstance(image, PlainJpeg) else image.crop(region)
-    part = torch.from_numpy(np.array(whole)[None]).permute(0, 3, 1, 2)  # channels last, as the filter likes them
+    # Channels last, which the filter takes as they are.
+    part = torch.from_numpy(np.array(whole))[None].permute(0, 3, 1, 2)
     size = (preprocess.size, preprocess.size)
     return torch.nn.functional.interpolate(part, size, mode="bicubic", antialias=True)[0].numpy()
 

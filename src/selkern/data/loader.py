@@ -95,7 +95,7 @@ class Samples(Dataset["Sample | DataError"]):
                 pixels = self._augmented(index, epoch, sample_rng(self.seed, epoch, index, AUGMENT))
         except DataError as error:
             return error.bare()
-        if self.augment is None:
+        if self.augment is None or not (self.augment.mixup or self.augment.cutmix):
             return Sample(pixels, label, label, 1.0, index)
         return self._mixed(pixels, label, index, epoch)
 
