@@ -23,6 +23,7 @@ from typing import IO
 from PIL import Image, UnidentifiedImageError
 from PIL.TiffImagePlugin import COMPRESSION_INFO, ImageFileDirectory_v2
 
+from selkern.data.jpeg import PlainJpeg, open_plain
 from selkern.data.levels import PLAIN, SHRUNK, Reading, Used
 from selkern.data.pixels import Unread, deep_of, to_rgb, used
 from selkern.errors import DataError, printable
@@ -195,6 +196,8 @@ def decode(data: bytes | Path, where: str = "", reading: Reading = PLAIN) -> Ima
     Raises:
         DataError: the image cannot be read, is too large, or is not in ``FORMATS``.
     """
+    if reading.rows is not None and (plain := _decode_plain(data, reading, reading.rows)) is not None:
+        return plain
     with _opened(data, where) as open_image:
         image = open_image()
         width, height = image.size
@@ -208,6 +211,16 @@ def decode(data: bytes | Path, where: str = "", reading: Reading = PLAIN) -> Ima
         if shrunk > 1:
             rgb.info[SHRUNK] = (height, width, shrunk) if turn in SIDEWAYS else (width, height, shrunk)
         return rgb
+
+
+def _decode_plain(data: bytes | Path, reading: Reading, rows: Callable[[int, int], int]) -> PlainJpeg | None:
+    """A JPEG of allowed size that needs neither a turn nor a smaller scale, decoded; None for all else."""
+    image = open_plain(data, MAX_BYTES)
+    if image is None or image.width * image.height > MAX_PIXELS:
+        return None
+    if _divisor(image, reading) > 1 or ("exif" in image.info and exif_turn(image) is not None):
+        return None
+    return image if image.decode(rows(*image.size)) else None
 
 
 def _divisor(image: Image.Image, reading: Reading) -> int:

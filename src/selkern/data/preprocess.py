@@ -107,7 +107,11 @@ class Preprocess:
             part = min(right - left, bottom - top) / min(width, height)
             return max(_FEWEST, math.ceil(_ENOUGH * self.size / part))
 
-        return Reading(levels=self.levels, least=least)
+        def rows(width: int, height: int) -> int:
+            return int(region(width, height)[3])
+
+        # Only there a region's edges are those of pixels, and none beyond them is looked at.
+        return Reading(levels=self.levels, least=least, rows=rows if self.resize == "crop" else None)
 
     def region(self, width: int, height: int) -> Box:
         """The part of a (width, height) image that fills the input: (left, top, right, bottom), px of that image.
