@@ -23,7 +23,7 @@ help:
 $(VENV)/installed: pyproject.toml constraints.txt
 	@echo "== installing into $(VENV) (some minutes the first time)"
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[train,convert,hub,export,explore,dev]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[train,convert,hub,export,explore,remote,dev]'
 	@touch $@
 
 demo: $(VENV)/installed

@@ -63,7 +63,9 @@ def main() -> None:
 def _compare(images: Path, colour: float, options: argparse.Namespace) -> None:
     what = f"imagenet-paper{f' with --colour {colour}' if colour else ''}"
     versions = {"selkern": "selkern"} | ({options.against: _OLD} if options.against else {})
-    jobs: dict[str, Job] = {name: partial(_in_process, _samples(images, colour, module)) for name, module in versions.items()}
+    jobs: dict[str, Job] = {
+        name: partial(_in_process, _samples(images, colour, module)) for name, module in versions.items()
+    }
     _report(f"{what}, one core, no worker", jobs, _images(images), options.budget)
     jobs = {name: _epochs(*_loader(images, colour, module, options.workers)) for name, module in versions.items()}
     jobs |= _others(images, colour, options.workers)

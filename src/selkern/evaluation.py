@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from selkern.data.loader import Batch, Samples, make_loader
+from selkern.data.loader import Batch, Samples, make_loader, require_going
 from selkern.data.order import eval_shards
 from selkern.data.preprocess import Preprocess
 from selkern.data.split import Split
@@ -162,8 +162,7 @@ def batches_of(
         DataError: an image cannot be read, where that is an error.
     """
     for batch in make_loader(Samples(split, preprocess, None, 0, zoom), batches, workers):
-        if batch.bad and on_bad == "error":
-            raise batch.bad[0]
+        require_going(batch, on_bad)
         yield batch
 
 

@@ -46,6 +46,8 @@ OPTIONAL = (
     OptionalPackage("uvicorn", "uvicorn", "explore"),
     OptionalPackage("triton", "triton", "kernels"),
     OptionalPackage("ray", "ray", "ray"),
+    OptionalPackage("fsspec", "fsspec", "remote"),
+    OptionalPackage("aiohttp", "aiohttp", "remote"),
 )
 _EXTRAS = {package.module.partition(".")[0]: package.extra for package in OPTIONAL}
 

@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
 GAPS = (1.5, 8.5, 20.0, 30.0, 60.0)  # s of silence before each plain line of a part; then always the last
-_OPEN: list[Progress] = []  # the innermost comes last
 _BEAT = 0.4  # s between two looks of the thread
 _FORMAT = "{desc}  {rate_noinv_fmt}  eta {remaining} {bar}"  # whose text counts
 _FORMAT_COUNT = "{desc}  {n_fmt}/{total_fmt}{unit}  {rate_noinv_fmt}  eta {remaining} {bar}"
@@ -43,6 +42,21 @@ def on_terminal() -> bool:
         return sys.stderr is not None and sys.stderr.isatty()
     except ValueError:  # closed
         return False
+
+
+_SHOWN: list[Progress] = []  # those whose block is entered, the innermost last
+
+
+def doing(text: str) -> None:
+    """What goes on now, for whoever shows a progress around it: a part that takes long need not be handed one."""
+    if _SHOWN and _SHOWN[-1].pid == os.getpid():  # not one that a forked process has from its parent
+        _SHOWN[-1].advance(0, text)
+
+
+def advance_open(count: int) -> None:
+    """So many more are done of what goes on now, where nobody knows how many there will be."""
+    if _SHOWN and _SHOWN[-1].pid == os.getpid() and _SHOWN[-1].total is None:
+        _SHOWN[-1].advance(count)
 
 
 class Progress:
@@ -90,9 +104,9 @@ class Progress:
         self._lock = threading.RLock()
         self._end = threading.Event()
         self._thread: threading.Thread | None = None
+        self.pid = 0  # of the process that shows it
 
     def __enter__(self) -> Self:
-        _OPEN.append(self)
         if self.quiet:
             return self
         self._started = self._said = self._clock()
@@ -112,13 +126,15 @@ class Progress:
         if self._beat:
             self._thread = threading.Thread(target=self._watch, name="progress", daemon=True)
             self._thread.start()
+        self.pid = os.getpid()
+        _SHOWN.append(self)
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self in _OPEN:
-            _OPEN.remove(self)
+        if self in _SHOWN:
+            _SHOWN.remove(self)
         self._end.set()
         if self._thread is not None:
             self._thread.join()
@@ -219,12 +235,6 @@ class Progress:
     def _watch(self) -> None:
         while not self._end.wait(_BEAT):
             self.tick()
-
-
-def advance_open(count: int) -> None:
-    """So many more are done of what the innermost open `Progress` shows, for those who are not given it."""
-    if _OPEN and _OPEN[-1].total is None:
-        _OPEN[-1].advance(count)
 
 
 def _size() -> dict[str, Any]:

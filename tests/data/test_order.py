@@ -2,10 +2,21 @@
 
 from __future__ import annotations
 
+import hashlib
+from collections.abc import Sequence
+
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
-from selkern.data.order import TrainOrder, eval_shards, permutation, sample_rng
+from selkern.data.order import (
+    WINDOW_GROUPS,
+    TrainOrder,
+    eval_shards,
+    grouped_permutation,
+    permutation,
+    sample_rng,
+)
 from selkern.errors import UsageError
 
 
@@ -107,3 +118,53 @@ def test_eval_shards_hold_every_index_once(n: int, world: int) -> None:
     for shard in shards:
         mine = [index for batch in shard for _, index in batch]
         assert mine == sorted(mine)
+
+
+GOLDEN = "e992cf618dbbc795"
+
+
+def shards_of(counts: Sequence[int]) -> NDArray[np.int32]:
+    return np.repeat(np.arange(len(counts), dtype=np.int32), counts)
+
+
+def test_groups_come_in_windows_and_every_sample_once(seed: int) -> None:
+    groups = shards_of(np.random.default_rng(seed).integers(1500, 2500, 100).tolist())
+    order = grouped_permutation(groups, seed, 3)
+    assert order.dtype == np.int64
+    assert np.array_equal(np.sort(order), np.arange(len(groups)))
+    visits = groups[order]
+    first = np.array([np.flatnonzero(visits == group)[0] for group in range(100)])
+    last = np.array([np.flatnonzero(visits == group)[-1] for group in range(100)])
+    open_at_once = max(int(((first <= at) & (at <= last)).sum()) for at in range(0, len(groups), 997))
+    assert WINDOW_GROUPS <= open_at_once <= WINDOW_GROUPS + 1, "100 shards are 6 windows of 16 or 17"
+    steps = np.abs(np.diff(visits[: len(groups) // 8]))
+    assert (steps != 0).mean() > 0.8, "mixed within a window"
+
+
+def test_an_order_of_groups_is_a_pure_function_of_seed_and_epoch() -> None:
+    groups = shards_of([300] * 50)
+    assert np.array_equal(grouped_permutation(groups, 1, 2), grouped_permutation(groups, 1, 2))
+    for other in ((2, 2), (1, 3)):
+        assert not np.array_equal(grouped_permutation(groups, 1, 2), grouped_permutation(groups, *other))
+    digest = hashlib.sha256(grouped_permutation(groups, 1, 2).tobytes()).hexdigest()
+    assert digest[:16] == GOLDEN, "an order that a run was started with must stay"
+
+
+def test_few_samples_are_one_window_and_gaps_in_the_numbers_do_not_matter() -> None:
+    groups = shards_of([100] * 40)
+    assert np.array_equal(grouped_permutation(groups, 5, 0), permutation(4000, 5, 0))
+    assert np.array_equal(grouped_permutation(3 * groups + 7, 5, 0), permutation(4000, 5, 0))
+    many = shards_of([3000] * 40)
+    assert np.array_equal(grouped_permutation(3 * many + 7, 5, 0), grouped_permutation(many, 5, 0))
+
+
+def test_ranks_share_the_batches_of_an_order_of_groups() -> None:
+    groups = shards_of([1000] * 60)
+    alone = TrainOrder(60_000, 1000, 7, groups=groups)
+    alone.seek(2, 30)
+    ranks = [TrainOrder(60_000, 1000, 7, rank, 2, groups=groups) for rank in range(2)]
+    for rank in ranks:
+        rank.seek(2, 30)
+    for whole, *shares in zip(alone, *ranks, strict=True):
+        merged = [key for pair in zip(*shares, strict=True) for key in pair]
+        assert merged == whole

@@ -1,6 +1,7 @@
 """A run of `selkern train` that is killed at random moments ends bit for bit as the run that nobody killed.
 
-Eight kinds of run (moving average, mixup with cutmix and broken images, accumulation, bf16; with workers and without)
+Ten kinds of run (moving average, mixup with cutmix and broken images, accumulation, bf16, tar shards in an order of
+windows; with workers and without)
 get SIGKILL in optimizer steps, while a state is saved, in validations, at the edge of epochs, while the report is
 written, and at any time; they are resumed and killed again until they end. Of two ranks one is killed, or both.
 """

@@ -25,7 +25,10 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from guarantees.small import SMALL
+from selkern.data import order
 from selkern.data.augment import Augment
+from selkern.data.pack import pack_shards
+from selkern.data.sources import open_source
 from selkern.errors import CheckpointError, SelkernError
 from selkern.models import registry
 from selkern.report import analyze
@@ -63,6 +66,7 @@ _RECIPES = {
     "mixed": Recipe(**_SIZES, warmup=0.5, augment=replace(_RESIZED, mixup=0.3, cutmix=1.0)),
     "accumulate": Recipe(**_SIZES, accumulate=2, label_smoothing=0.1, ema=0.5, augment=_RESIZED),
     "bf16": Recipe(**_SIZES, **_SGD, precision="bf16", clip=0.5, augment=_PAD),
+    "shards": Recipe(**_SIZES, warmup=0.5, augment=replace(_RESIZED, mixup=0.3)),
 }
 
 
@@ -73,6 +77,7 @@ def configurations(data: Path) -> dict[str, TrainOptions]:
     special: dict[str, dict[str, Any]] = {
         "mixed": {"data": str(data / "broken")},
         "bf16": {"on_nan": "rollback"},
+        "shards": {"data": str(data / "shards"), "shuffle": "shards"},
         "accumulate-0": {"report": True},  # of one kind only: it takes longer than the run
     }
     result = {}
@@ -84,7 +89,7 @@ def configurations(data: Path) -> dict[str, TrainOptions]:
 
 
 def draw_data(root: Path) -> None:
-    """Two folders of pictures of two classes: `sound`, and `broken`, where three files are no images."""
+    """Pictures of two classes: folders `sound` and `broken`, where three files are none, and `shards` of the sound."""
     rng = np.random.default_rng(0)
     for kind in ("sound", "broken"):
         for split, images in (("train", STEPS * 4 + 1), ("val", 4), ("test", 3)):
@@ -98,12 +103,14 @@ def draw_data(root: Path) -> None:
                     Image.fromarray(pixels.astype(np.uint8)).save(file)
     for name in ("train/cat/03.jpg", "train/dog/04.png", "val/cat/01.jpg"):
         (root / "broken" / name).write_bytes(b"not an image")
+    pack_shards(open_source(str(root / "sound"), cut=False), root / "shards", 10_000)
 
 
 def prepare() -> None:
     """Make this process one to fork from: it knows the network by its name, and torch starts no threads in it."""
     torch.set_num_threads(1)
     registry.ARCHITECTURES["sk_killed"] = SMALL
+    order.WINDOW_GROUPS, order.WINDOW_SAMPLES = 3, 8  # several windows in an epoch
 
 
 @dataclass

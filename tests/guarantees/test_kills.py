@@ -60,6 +60,17 @@ def test_killed_runs_of_every_kind_are_bit_identical(seed: int, cases: int | Non
 
 
 @pytest.mark.exhaustive
+@pytest.mark.parametrize("ranks", [1, 2])
+def test_killed_runs_on_tar_shards_are_bit_identical(seed: int, cases: int | None, ranks: int, tmp_path: Path) -> None:
+    """Read by two workers of each rank, shard by shard."""
+    figures = prove(cases or 4, seed, tmp_path / "runs", ranks=ranks, only=["shards-2-workers"])
+    assert not figures.faults, "\n".join(figures.faults)
+    assert figures.kills == (cases or 4)
+    assert figures.finished == figures.identical >= 1
+    assert figures.most_lost <= 2
+
+
+@pytest.mark.exhaustive
 @pytest.mark.parametrize(
     ("spoil", "fault"),
     [

@@ -74,6 +74,7 @@ class DataCheckOptions:
 
 COMMANDS = {
     "check": "decode every image once: broken files, leaks between splits, labels that disagree, odd classes",
+    "pack": "write any data as tar shards (WebDataset), which are read fast from any disk or store",
     "import": "cut the objects out of pictures with boxes (VOC, YOLO, COCO): one image each, in class folders",
 }
 HELP = f"""usage: selkern data COMMAND [OPTIONS]
@@ -104,6 +105,10 @@ def main(argv: list[str]) -> int:
         from selkern.cli.data_import import main as import_main
 
         return import_main(argv[1:])
+    if argv[0] == "pack":
+        from selkern.cli.data_pack import main as pack_main
+
+        return pack_main(argv[1:])
     return check(argv[1:])
 
 

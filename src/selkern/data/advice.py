@@ -14,6 +14,8 @@ from selkern.data.listing import ARROW, Search, some
 from selkern.errors import DataError, printable
 
 ARCHIVES = (".zip", ".tar", ".tgz", ".gz", ".bz2", ".xz", ".zst", ".rar", ".7z")
+PACKED_TARS = (".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz", ".tar.zst")
+_PACKED = "unpack it and give the folder; shards with labels are read as .tar, uncompressed (gzip -d)"
 _TABLES = (".csv", ".tsv", ".parquet")
 _BOXES = ("labels", "annotations")  # folders beside those of images that hold boxes
 _PICTURES = frozenset({"images", "image", "imgs", "img", "jpegimages", "pictures"})
@@ -71,7 +73,8 @@ def no_folders(here: Path, search: Search) -> DataError:
     archives = [printable(entry.name) for entry in search.files(here) if entry.name.lower().endswith(ARCHIVES)]
     loose = len(search.loose(here))
     if archives and not loose:
-        return DataError(f"no images in it, but archives: {some(archives)}", show(here), "unpack them")
+        fix = _PACKED if all(archive.lower().endswith(PACKED_TARS) for archive in archives) else "unpack them"
+        return DataError(f"no images in it, but archives: {some(archives)}", show(here), fix)
     what = f"no class folders in it, but {count_images(loose)}" if loose else "no class folders in it"
     above = f", or give {show(here.absolute().parent)} if this is one of the class folders" if loose else ""
     above += (
@@ -152,4 +155,6 @@ _KINDS = {
 def not_data(path: Path, accepted: str) -> DataError:
     """The error for a file that is no data set."""
     what, fix = _KINDS.get(path.suffix.lower(), ("unknown kind of data", accepted))
+    if path.name.lower().endswith(PACKED_TARS):
+        what, fix = "an archive: a compressed tar, whose images cannot be read in place", _PACKED
     return DataError(what, show(path), fix)

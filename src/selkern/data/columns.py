@@ -6,6 +6,7 @@ They pickle as what they hold; arrays of a kept index (``data.kept``) pickle as 
 from __future__ import annotations
 
 import itertools
+import operator
 from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, overload
 
@@ -169,22 +170,41 @@ class Files(Column):
         folders: paths of the folders.
         within: (n,) the place of each file's folder in ``folders``.
         names: of the files in their folders.
+        between: what stands between a folder and a name.
     """
 
-    def __init__(self, folders: Sequence[str], within: NDArray[np.int32], names: Texts) -> None:
-        self.folders, self.within, self.names = tuple(folders), within, names
+    def __init__(self, folders: Sequence[str], within: NDArray[np.int32], names: Texts, between: str = "/") -> None:
+        self.folders, self.within, self.names, self.between = tuple(folders), within, names, between
 
     def __len__(self) -> int:
         return len(self.names)
 
     def row(self, index: int) -> str:
         """One text."""
-        return f"{self.folders[self.within[index]]}/{self.names[index]}"
+        return f"{self.folders[self.within[index]]}{self.between}{self.names[index]}"
 
     def at(self, rows: NDArray[np.int64]) -> Iterator[str]:
         """The texts of some rows, fast where these go up."""
-        codes = each(self.within[rows])
-        return (f"{self.folders[code]}/{name}" for code, name in zip(codes, self.names.at(rows), strict=True))
+        before = map([f"{folder}{self.between}" for folder in self.folders].__getitem__, each(self.within[rows]))
+        return map(operator.add, before, self.names.at(rows))
+
+
+class Rows(Column):
+    """Some rows of another column."""
+
+    def __init__(self, column: Column, rows: NDArray[np.int64]) -> None:
+        self.column, self.rows = column, rows
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def row(self, index: int) -> str:
+        """One text."""
+        return self.column.row(int(self.rows[index]))
+
+    def at(self, rows: NDArray[np.int64]) -> Iterator[str]:
+        """The texts of some of them."""
+        return self.column.at(self.rows[rows])
 
 
 class FileList(Column):

@@ -327,6 +327,16 @@ def _open(path: Path, where: str) -> IO[bytes]:
     return path.open("rb")
 
 
+def read_file(path: Path, where: str) -> bytes:
+    """The bytes of an image file, not decoded. Raises DataError where they cannot be read."""
+    try:
+        with _open(path, where) as file:
+            _check_file(file, where)
+            return file.read()
+    except OSError as error:
+        raise _unreadable(path, where, error) from error
+
+
 def _check_file(file: IO[bytes], where: str) -> None:
     """Refuse what could not be an image of allowed size, and a TIFF file whose tags unpack to more than they are."""
     size = file.seek(0, os.SEEK_END)

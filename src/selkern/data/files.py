@@ -14,7 +14,7 @@ from PIL import Image
 
 from selkern.data.advice import one_class
 from selkern.data.columns import Coded, Column, FileList, Files, Texts, each, rows_of
-from selkern.data.decode import Header, decode, read_header, read_used, show
+from selkern.data.decode import Header, decode, read_file, read_header, read_used, show
 from selkern.data.folder_index import FolderImages, find_kept, keep
 from selkern.data.folders import find_parts
 from selkern.data.identity import of_file
@@ -55,6 +55,10 @@ class FileSplit:
     def fingerprint(self, index: int) -> str:
         """Of the file's bytes."""
         return of_file(self._file(index))
+
+    def encoded(self, index: int) -> bytes:
+        """The file's bytes."""
+        return read_file(self._file(index), self.where(index))
 
     def where(self, index: int) -> str:
         """The file's path."""

@@ -17,8 +17,8 @@ from torch.utils.data import DataLoader, Dataset, default_collate
 from selkern.data.augment import Augment, augment, mix, reading
 from selkern.data.order import AUGMENT, MIX, Key, sample_rng
 from selkern.data.preprocess import Preprocess
-from selkern.data.split import Split
-from selkern.errors import DataError
+from selkern.data.split import OnBad, Split, prefetch
+from selkern.errors import DataError, ResourceError
 
 
 @dataclass(frozen=True)
@@ -37,12 +37,14 @@ class Batch:
     """(N,) int64, number of each sample in its split."""
     bad: tuple[DataError, ...]
     """One error for each sample that could not be read."""
+    gone: ResourceError | None = None
+    """Why no more samples can be read: their store does not answer."""
 
     def pin_memory(self) -> Batch:
         """A copy in page-locked memory; the ``DataLoader`` calls it where there is CUDA."""
         tensors = (self.images, self.labels, self.partners, self.lam, self.indices)
         images, labels, partners, lam, indices = (tensor.pin_memory() for tensor in tensors)
-        return Batch(images, labels, partners, lam, indices, self.bad)
+        return Batch(images, labels, partners, lam, indices, self.bad, self.gone)
 
 
 @dataclass(frozen=True)
@@ -56,7 +58,7 @@ class Sample:
     index: int
 
 
-class Samples(Dataset["Sample | DataError"]):
+class Samples(Dataset["Sample | DataError | ResourceError"]):
     """A split as the network is to see it. Items are named by (epoch, index) and are pure in it and the seed.
 
     For an image that cannot be read the error is returned, not raised: it must not end the worker, and only the loop
@@ -84,8 +86,23 @@ class Samples(Dataset["Sample | DataError"]):
     def __len__(self) -> int:
         return len(self.split)
 
-    def __getitem__(self, key: Key) -> Sample | DataError:
-        epoch, index = key
+    def __getitems__(self, keys: Sequence[Key]) -> list[Sample | DataError | ResourceError]:
+        """A batch, as the DataLoader asks for it: what lies far away is fetched at once."""
+        prefetch(self.split, [index for _, index in keys])
+        samples: list[Sample | DataError | ResourceError] = []
+        for key in keys:
+            samples.append(self[key])
+            if isinstance(samples[-1], ResourceError):  # the others would each wait as long for the same answer
+                break
+        return samples
+
+    def __getitem__(self, key: Key) -> Sample | DataError | ResourceError:
+        try:
+            return self._sample(*key)
+        except ResourceError as error:  # of a store: the run is to end with its line, not with a worker's traceback
+            return error.bare()
+
+    def _sample(self, epoch: int, index: int) -> Sample | DataError:
         label = int(self.split.labels[index])
         try:
             if self.augment is None:
@@ -125,7 +142,7 @@ class Collate:
     def __init__(self, size: int) -> None:
         self.size = size
 
-    def __call__(self, samples: Sequence[Sample | DataError]) -> Batch:
+    def __call__(self, samples: Sequence[Sample | DataError | ResourceError]) -> Batch:
         """Stack what could be read."""
         good = [sample for sample in samples if isinstance(sample, Sample)]
         pixels = [torch.from_numpy(sample.pixels) for sample in good]
@@ -137,7 +154,16 @@ class Collate:
             lam=torch.tensor([sample.lam for sample in good], dtype=torch.float32),
             indices=torch.tensor([sample.index for sample in good], dtype=torch.int64),
             bad=tuple(sample for sample in samples if isinstance(sample, DataError)),
+            gone=next((sample for sample in samples if isinstance(sample, ResourceError)), None),
         )
+
+
+def require_going(batch: Batch, on_bad: OnBad) -> None:
+    """Raise the error of a batch that ends the run: a store is gone, or, with "error", an image cannot be read."""
+    if batch.gone is not None:
+        raise batch.gone
+    if batch.bad and on_bad == "error":
+        raise batch.bad[0]
 
 
 def make_loader(samples: Samples, batches: Iterable[list[Key]], workers: int) -> DataLoader[Batch]:

@@ -49,6 +49,31 @@ def permutation(n: int, seed: int, epoch: int) -> NDArray[np.int64]:
     return np.argsort(raw, kind="stable").astype(np.int64)
 
 
+WINDOW_GROUPS, WINDOW_SAMPLES = 16, 20_000  # that a window of `grouped_permutation` holds at least, on average
+
+
+def grouped_permutation(groups: NDArray[np.integer], seed: int, epoch: int) -> NDArray[np.int64]:
+    """The order of samples that lie in groups, such as tar shards, in one epoch: (n,) int64.
+
+    Groups come in an order drawn from (seed, epoch), which is cut into windows of ``WINDOW_GROUPS`` groups, and of as
+    many more as hold ``WINDOW_SAMPLES`` samples; those of a window are mixed. At any time few groups are read from.
+
+    Args:
+        groups: (n,) the group of each sample, from 0.
+        seed: the run's seed.
+        epoch: 0, 1, 2, ...
+    """
+    there, compact = np.unique(groups, return_inverse=True)
+    many = len(there)
+    least = max(WINDOW_GROUPS, -(-WINDOW_SAMPLES * many // max(len(groups), 1)))  # groups of a window
+    windows = max(1, many // least)
+    raw = sample_rng(seed, epoch, 1, ORDER).bit_generator.random_raw(many)
+    window = np.empty(many, dtype=np.int64)
+    window[np.argsort(raw, kind="stable")] = np.arange(many) * windows // max(many, 1)
+    raw = sample_rng(seed, epoch, 0, ORDER).bit_generator.random_raw(len(groups))
+    return np.lexsort((raw, window[compact])).astype(np.int64)
+
+
 class TrainOrder(Sampler[list[Key]]):
     """The batch sampler of training: yields this rank's share of every global batch, full batches only.
 
@@ -61,9 +86,18 @@ class TrainOrder(Sampler[list[Key]]):
         seed: the run's seed.
         rank: this process, 0 to world - 1.
         world: number of processes.
+        groups: (n,) the group of each sample, to take them in the order of ``grouped_permutation`` instead.
     """
 
-    def __init__(self, n: int, batch_size: int, seed: int, rank: int = 0, world: int = 1) -> None:
+    def __init__(
+        self,
+        n: int,
+        batch_size: int,
+        seed: int,
+        rank: int = 0,
+        world: int = 1,
+        groups: NDArray[np.integer] | None = None,
+    ) -> None:
         _check_shares(batch_size, rank, world)
         if batch_size % world:
             fix = "make the batch size a multiple of the number of processes"
@@ -72,6 +106,7 @@ class TrainOrder(Sampler[list[Key]]):
             fix = f"use a batch size of {n} or less" if n else "give images to train on"
             raise UsageError(f"{n} training images are less than one batch of {batch_size}", "batch_size", fix)
         self.n, self.batch_size, self.seed, self.rank, self.world = n, batch_size, seed, rank, world
+        self.groups = groups
         self.steps_per_epoch = n // batch_size
         self.epoch = 0
         self.start_step = 0
@@ -91,7 +126,10 @@ class TrainOrder(Sampler[list[Key]]):
         return self._steps(self.epoch, self.start_step)
 
     def _steps(self, epoch: int, start: int) -> Iterator[list[Key]]:
-        order = permutation(self.n, self.seed, epoch)
+        if self.groups is None:
+            order = permutation(self.n, self.seed, epoch)
+        else:
+            order = grouped_permutation(self.groups, self.seed, epoch)
         for step in range(start, self.steps_per_epoch):
             batch = order[step * self.batch_size : (step + 1) * self.batch_size]
             yield [(epoch, int(index)) for index in batch[self.rank :: self.world]]

@@ -192,20 +192,20 @@ class ParquetSplit:
 
     def read(self, index: int, epoch: int = 0, reading: Reading = PLAIN) -> Image.Image:  # noqa: ARG002  rows stay
         """The decoded image of one row."""
-        return decode(self._bytes(index), self.where(index), reading)
+        return decode(self.encoded(index), self.where(index), reading)
 
     def used(self, index: int) -> Used | None:
         """Of the image of one row."""
-        return read_used(self._bytes(index), self.where(index))
+        return read_used(self.encoded(index), self.where(index))
 
     def header(self, index: int) -> Header:
         """Of the image of one row."""
-        return read_header(self._bytes(index), self.where(index))
+        return read_header(self.encoded(index), self.where(index))
 
     def fingerprint(self, index: int) -> str:
         """Of the row's bytes."""
         try:
-            return of_bytes(self._bytes(index))
+            return of_bytes(self.encoded(index))
         except DataError:
             return ""
 
@@ -213,7 +213,8 @@ class ParquetSplit:
         """``file.parquet row 12``."""
         return self._encoded.where(int(self._rows[index]))
 
-    def _bytes(self, index: int) -> bytes:
+    def encoded(self, index: int) -> bytes:
+        """The row's bytes."""
         if not self._loaded:  # all the split needs at the first use, which processes forked later share
             self._encoded.load(self._rows)
             self._loaded = True

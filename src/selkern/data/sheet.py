@@ -20,7 +20,7 @@ from PIL.ImageFont import FreeTypeFont, truetype
 from selkern.data.loader import Samples
 from selkern.data.preprocess import Preprocess
 from selkern.data.split import Source, Split
-from selkern.errors import DataError, printable
+from selkern.errors import DataError, ResourceError, printable
 
 _LONGEST = 400  # letters of a text that is to be cut
 
@@ -218,6 +218,8 @@ def _in_turn(pools: Sequence[list[tuple[Split, int]]], count: int) -> list[tuple
 
 def _cell(source: Source, split: Split, index: int, preprocess: Preprocess) -> _Cell:
     sample = Samples(split, preprocess, None, 0)[0, index]
+    if isinstance(sample, ResourceError):
+        raise sample
     label = int(split.labels[index])
     file = PurePath(split.where(index)).name
     name, place = source.classes[label], f"{split.name}  {file}"

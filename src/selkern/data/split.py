@@ -66,6 +66,30 @@ class Stored(Protocol):
     def fingerprint(self, index: int) -> str:
         """Of the bytes of one image; empty where they cannot be read."""
 
+    def encoded(self, index: int) -> bytes:
+        """The bytes of one image, as they are stored. Raises DataError."""
+
+
+@runtime_checkable
+class Fetched(Protocol):
+    """A split whose images come from far away: several are fetched in the time of one."""
+
+    def prefetch(self, indices: Sequence[int]) -> None:
+        """Fetch the bytes of some images, which are read next; what cannot be had is said when it is read."""
+
+
+@runtime_checkable
+class Grouped(Protocol):
+    """A split whose images lie in groups, each best read as a whole."""
+
+    @property
+    def groups(self) -> NDArray[np.int32]:
+        """(n,) the group of every image."""
+
+    @property
+    def far(self) -> bool:
+        """Whether a group is slow to reach."""
+
 
 def fingerprint(split: Split, index: int) -> str:
     """Of one image of a split; empty for one that is drawn or cannot be read."""
@@ -85,6 +109,12 @@ def names_in(split: Split, root: str) -> Iterator[str]:
     if isinstance(split, ManyFiles):
         return split.names_in(root)
     return (relative(split.where(index), root) for index in range(len(split)))
+
+
+def prefetch(split: Split, indices: Sequence[int]) -> None:
+    """Fetch the bytes of some images of a split together, where it can."""
+    if indices and isinstance(split, Fetched):
+        split.prefetch(indices)
 
 
 NoteKind = Literal["", "missing files", "rows left out", "dead links", "empty folder", "empty class"]
@@ -129,7 +159,7 @@ class Source:
     name: str
     """What the user called it."""
     kind: str
-    """digits | folder | csv | parquet."""
+    """digits | folder | csv | parquet | shards."""
     classes: tuple[str, ...]
     """Class names; a label is a position in it."""
     train: Split
@@ -257,6 +287,12 @@ class Joined:
     def fingerprint(self, index: int) -> str:
         """As its part has it."""
         return fingerprint(*self.find(index))
+
+    def prefetch(self, indices: Sequence[int]) -> None:
+        """As each part does, where one can."""
+        places = [self.find(index) for index in indices]
+        for part in self.parts:
+            prefetch(part, [at for of, at in places if of is part])
 
     def where(self, index: int) -> str:
         """As its part has it."""

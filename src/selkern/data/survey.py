@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from selkern.data.decode import Header
 from selkern.data.levels import SIXTEEN, Levels, Span, Used, fit
-from selkern.data.split import Split
+from selkern.data.split import Split, prefetch
 from selkern.errors import DataError
 
 WIDE = 4 / 3 - 0.005  # ratio of the sides from which a centre crop leaves out a quarter and more; 500 x 376 too
@@ -52,6 +52,7 @@ class Survey:
 
 def survey(split: Split, limit: int = LIMIT) -> Survey:
     """Read the headers of up to ``limit`` images, spread evenly over the split."""
+    prefetch(split, evenly(len(split), limit))
     return survey_of(len(split), split.header, limit)
 
 

@@ -11,7 +11,7 @@ SEPARATORS = (",", ";", "\t", "|")
 
 @dataclass(frozen=True, kw_only=True)
 class TableOptions:
-    """How a table of images (.csv, .tsv, Parquet) is to be read, where it does not say so itself."""
+    """How data are to be read: a table of images (.csv, .tsv, Parquet) where it does not say so itself, shards."""
 
     path_column: str | None = None
     """Column of a table that holds the image files (of Parquet, the images); by default found by its name."""
@@ -21,6 +21,8 @@ class TableOptions:
     """Column of a table that holds train, val or test; by default the one called split, if any."""
     sep: str | None = None
     """Character between the columns of a .csv: "," ";" "|" or "tab"; by default found in its first line."""
+    local_cache: str | None = None
+    """Folder of this machine to which shards of a store (s3://, https://) are copied whole when first needed."""
 
     def __post_init__(self) -> None:
         if self.sep is not None and self.separator not in SEPARATORS:

@@ -43,24 +43,25 @@ class BadRows:
         self._first = self._first or row
         (self.missing if missing else self.left_out).append(row)
 
-    def settle(self, on_bad: OnBad, fix: str = _FIX) -> tuple[str, ...]:
+    def settle(self, on_bad: OnBad, fix: str = _FIX, noun: str = "rows") -> tuple[str, ...]:
         """A note on each kind.
 
         Args:
             on_bad: "error" raises for any.
             fix: what to do about several of them.
+            noun: what the rows are.
 
         Raises:
             DataError: the first of them, and how many there are; with "skip" only where nearly all are bad.
         """
         count = len(self.left_out) + len(self.missing)
         if self._first is not None and (on_bad == "error" or count >= NEARLY_ALL * self.rows):
-            more = f"; {count:,} of {self.rows:,} rows cannot be used" if count > 1 else ""
+            more = f"; {count:,} of {self.rows:,} {noun} cannot be used" if count > 1 else ""
             fix = "correct it or remove it" if count == 1 else "correct them" if on_bad == "skip" else fix
             raise DataError(self._first.reason + more, self._first.where, fix)
         kinds: tuple[tuple[list[LeftOut], str, NoteKind], ...] = (
             (self.missing, "image files are missing", "missing files"),
-            (self.left_out, "rows are left out", "rows left out"),
+            (self.left_out, f"{noun} are left out", "rows left out"),
         )
         return tuple(
             Note(f"{len(rows):,} of {self.rows:,} {what}, the first {rows[0].where}: {rows[0].reason}", kind)

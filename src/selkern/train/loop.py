@@ -10,15 +10,16 @@ import shlex
 import time
 from collections.abc import Callable
 from dataclasses import asdict
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import nn
 
-from selkern.data.loader import Batch, Samples, make_loader
+from selkern.data.loader import Batch, Samples, make_loader, require_going
 from selkern.data.order import TrainOrder
-from selkern.data.sources import Source
-from selkern.errors import CheckpointError, DataError, Interrupted, NumericsError
+from selkern.data.sources import Source, Split
+from selkern.data.split import Grouped
+from selkern.errors import CheckpointError, DataError, Interrupted, NumericsError, UsageError
 from selkern.evaluation import Evaluation, evaluate
 from selkern.io import require_space
 from selkern.train.distributed import Ranks
@@ -32,6 +33,26 @@ from selkern.train.stop import StopRequest
 from selkern.tuning import Pace
 
 _ROLLBACKS = 5  # in a row without an epoch between them; more are a sign that the recipe itself diverges
+
+
+def settled_shuffle(options: TrainOptions, split: Split) -> Literal["auto", "full", "shards"]:
+    """What ``--shuffle auto`` is for the training images; it stays auto where they lie in no shards.
+
+    Raises:
+        UsageError: shards are asked for, and there are none.
+    """
+    if isinstance(split, Grouped):
+        return options.shuffle if options.shuffle != "auto" else "shards" if split.far else "full"
+    if options.shuffle == "shards":
+        raise UsageError("the data are no tar shards", "--shuffle shards", "leave it out, or make shards: data pack")
+    return options.shuffle
+
+
+def make_order(options: TrainOptions, split: Split, rank: int, world: int) -> TrainOrder:
+    """Which training images come when, on one of the processes."""
+    by_shard = isinstance(split, Grouped) and settled_shuffle(options, split) == "shards"
+    groups = split.groups if by_shard else None  # type: ignore[attr-defined]  # it is Grouped
+    return TrainOrder(len(split), options.training.batch_size, options.seed, rank, world, groups)
 
 
 class Training:
@@ -51,7 +72,7 @@ class Training:
         self.run, self.ranks, self.log, self.how = run, ranks, log, how
         self.preprocess = self.recipe.preprocess
         self.stepper = Stepper(model, self.recipe, ranks, log.say)
-        self.order = TrainOrder(len(source.train), self.recipe.batch_size, options.seed, ranks.rank, ranks.world)
+        self.order = make_order(options, source.train, ranks.rank, ranks.world)
         self.samples = Samples(source.train, self.preprocess, self.recipe.augment, options.seed)
         self.loader = make_loader(self.samples, self.order, options.workers)
         self.bad = BadFiles(run.bad_files, log.say)
@@ -168,8 +189,7 @@ class Training:
         return seconds > self.options.save_minutes * 60 or bool(every and self.done % every == 0)
 
     def _train_step(self, batch: Batch) -> None:
-        if batch.bad and self.options.on_bad_image == "error":
-            raise batch.bad[0]
+        require_going(batch, self.options.on_bad_image)
         self.bad.note(batch.bad)
         if self.options.log_order:
             self.run.log_order(self.ranks.rank, self.epoch, self.step, batch.indices.tolist())

@@ -27,7 +27,8 @@ _MOST_WORKERS = 1024  # processes: a slip of the keyboard is not to fill the mac
 # What versions before do not know, of a recipe: left out at the defaults, as the table is, since a study compares its
 # runs' options with those that it wrote before an update.
 _LATER = ("resize", "white_level", "lr_backbone", "lr_new", "freeze_epochs")
-_UNLESS_GIVEN = ("threads", "arguments", "selectify")  # likewise, of a run
+_UNLESS_GIVEN = ("threads", "arguments", "selectify", "shuffle")  # likewise, of a run
+_CHOICES = {"on_bad_image": ("skip", "error"), "on_nan": ("stop", "rollback"), "shuffle": ("auto", "full", "shards")}
 PRETRAINED = "pretrained"  # as weights: those that timm has for its network
 OUTPUT = "runs/train"  # where runs are made, and looked for by name
 _NAME_BYTES = 200  # of a run's folder, to which a number may come
@@ -38,7 +39,8 @@ class RunOptions:
     """The options of a run, but for those of its training."""
 
     data: str = "digits"
-    """digits (built in), a folder of images, a .csv or a .parquet file or folder."""
+    """digits (built in), a folder of images, a .csv or .parquet file or folder, tar shards
+    (shards/train-{000000..001023}.tar, their folder, s3://, https://)."""
     model: str = "sknet_mini"
     """Name of the network (`selkern models`), or code that makes it: timm:NAME, FILE.py:NAME, module:NAME (it is run);
     by default that of --weights, else skresnet18 (photos) or sknet_mini."""
@@ -74,6 +76,9 @@ class RunOptions:
     """An image that cannot be read: skip it and name it in bad_files.csv, or end the run."""
     on_nan: Literal["stop", "rollback"] = "stop"
     """A loss, gradient or weight is not finite: end the run, or go back to the last state and pass the batch over."""
+    shuffle: Literal["auto", "full", "shards"] = "auto"
+    """Order of training images in tar shards: full mixes all, shards those of 16 shards and 20,000 images at a time;
+    auto is shards where they lie on a store (s3://, https://), else full."""
     log_order: bool = False
     """Write the indices of the images in the order of training to order.rank*.csv, one file per process."""
     report: bool = True
@@ -89,7 +94,7 @@ class RunOptions:
             raise UsageError(f"seed is {self.seed}", "--seed", "must be from 0 to 2^63 - 1")
         if self.save_steps < 0:
             raise UsageError(f"save_steps is {self.save_steps}", "--save-steps", "must be at least 0")
-        for name, allowed in (("on_bad_image", ("skip", "error")), ("on_nan", ("stop", "rollback"))):
+        for name, allowed in _CHOICES.items():
             if getattr(self, name) not in allowed:
                 flag = "--" + name.replace("_", "-")
                 raise UsageError(f"{name} is {getattr(self, name)!r}", flag, f"must be {' or '.join(allowed)}")
@@ -145,8 +150,10 @@ class TrainOptions(RunOptions):
                 del values["training"][name]
         if self.table == TableOptions():
             del values["table"]
+        elif self.table.local_cache is None:
+            del values["table"]["local_cache"]
         for name in _UNLESS_GIVEN:
-            if not values[name]:
+            if values[name] == getattr(RunOptions, name):
                 del values[name]
         return yaml.safe_dump(values, sort_keys=False, allow_unicode=True)
 

@@ -14,7 +14,6 @@ from torch import nn
 from selkern.adapt.groups import new_parameters
 from selkern.data.levels import parse_levels, show_levels
 from selkern.data.loader import Sample
-from selkern.data.order import TrainOrder
 from selkern.data.sheet import draw_grid
 from selkern.data.sources import Source
 from selkern.data.splitting import names_some
@@ -25,7 +24,7 @@ from selkern.layers.memory import set_memory
 from selkern.progress import Progress
 from selkern.train.defaults import Defaults, fit_batch, open_training
 from selkern.train.distributed import join
-from selkern.train.loop import Training
+from selkern.train.loop import Training, make_order, settled_shuffle
 from selkern.train.network import Construction, code_of, new_network
 from selkern.train.options import PRETRAINED, TrainOptions, read_options
 from selkern.train.progress import RunLog
@@ -59,7 +58,7 @@ def train(options: TrainOptions, defaults: Defaults | None = None) -> RunFolder 
                 line.show("building the network")
                 model, how, table = _new_network(options, source)
                 # Built again in `Training`; here it refuses a batch size that cannot be before a folder is made.
-                TrainOrder(len(source.train), options.training.batch_size, options.seed, ranks.rank, ranks.world)
+                make_order(options, source.train, ranks.rank, ranks.world)
                 # Without defaults this is no user's command, and whoever calls has set the threads.
                 on_cpu = ranks.world == 1 and ranks.device.type == "cpu"
                 threads = _threads(model, options, source) if on_cpu and defaults is not None else None
@@ -227,7 +226,8 @@ def _settled(
     recipe, batch_notes = fit_batch(options.training, len(source.train), ranks, source.name, asked=asked)
     if levels != "full":
         recipe = replace(recipe, white_level=show_levels(levels))
-    return replace(options, training=recipe), replace(source, notes=(*source.notes, *notes, *batch_notes))
+    options = replace(options, training=recipe, shuffle=settled_shuffle(options, source.train))
+    return options, replace(source, notes=(*source.notes, *notes, *batch_notes))
 
 
 def _announce(training: Training, log: RunLog, defaults: Defaults | None) -> None:

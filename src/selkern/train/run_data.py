@@ -13,10 +13,11 @@ from pathlib import Path
 from typing import Any
 
 from selkern.data.identity import fingerprints
-from selkern.data.listing import is_file, is_folder
+from selkern.data.shard_names import lies_there
 from selkern.data.sources import Source, open_source
 from selkern.data.split import Joined, Split, fingerprint, relative, whole
 from selkern.data.splitting import digest, saved_rows
+from selkern.data.stores import is_address
 from selkern.data.survey import evenly
 from selkern.data.table_options import TableOptions
 from selkern.errors import CheckpointError, DataError, SelkernError
@@ -60,6 +61,8 @@ def resolved(data: str) -> str:
     """A path absolute and without links; empty for data that lie in no file."""
     if data == "digits" or data.startswith("digits:") or not data.strip():
         return ""
+    if is_address(data):
+        return data
     try:
         return str(Path(data).expanduser().resolve())
     except (OSError, RuntimeError, ValueError):  # a loop of links; ~name, where nobody is called so
@@ -125,7 +128,7 @@ def read_inputs(folder: Path) -> Inputs | None:
 
 def _from(folder: Path, data: str) -> str:
     try:
-        return os.path.relpath(data, folder.resolve()) if data else ""
+        return os.path.relpath(data, folder.resolve()) if data and not is_address(data) else ""
     except ValueError:  # another drive
         return ""
 
@@ -269,7 +272,7 @@ class RunData:
             return
         if inputs is not None:
             first = given if same_place(given, inputs.data) else inputs.data
-            places = [first, str((here / inputs.beside).resolve()), given]
+            places = [first, *([str((here / inputs.beside).resolve())] if inputs.beside else []), given]
         else:  # of an earlier version: from where the run was started, or from here
             output = Path(self.options.output)
             up = len(Path("/" / output).parts)  # folders from that place to the run, less one
@@ -278,7 +281,7 @@ class RunData:
             places = [given if same_place(places[0], given) else places[0], given]
         seen: set[str] = set()
         for place in places:
-            if resolved(place) not in seen and (is_file(resolved(place)) or is_folder(resolved(place))):
+            if resolved(place) not in seen and lies_there(resolved(place)):
                 seen.add(resolved(place))
                 yield place
 

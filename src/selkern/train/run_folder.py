@@ -26,6 +26,7 @@ from selkern.data import LARGEST_IMAGE
 from selkern.data.decode import show
 from selkern.data.listing import is_file, is_folder, some
 from selkern.data.preprocess import Preprocess
+from selkern.data.shard_names import is_pattern
 from selkern.data.sources import Source
 from selkern.data.split import Split
 from selkern.data.splitting import Digest
@@ -352,7 +353,10 @@ def is_run(given: str) -> bool:
 
 def name_of(options: TrainOptions) -> str:
     """The name of a run's folder, before a number that another of the name may make necessary."""
-    return options.name or f"{options.model.rpartition(':')[2]}-{Path(options.data).stem or 'data'}"
+    path = Path(options.data)
+    if is_pattern(options.data):  # train-{000000..001023}.tar: its folder says more
+        path = path.parent
+    return options.name or f"{options.model.rpartition(':')[2]}-{path.stem or 'data'}"
 
 
 def make_card(options: TrainOptions, classes: tuple[str, ...], row: dict[str, float], how: Construction) -> Card:
