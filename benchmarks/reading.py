@@ -1,7 +1,7 @@
 """`python benchmarks/reading.py`: training images read, cut, resized and changed, a second; ours beside others in turn.
 
 Each ratio is the median of the rounds' ratios, with quartiles. Every reader gets the same files, does the same: bicubic
-crops of 8 to 100 % of the area, mirror images, where it says so colour jitter of 0.4; what comes are batches of uint8 on
+crops of 8 to 100 % of the area, mirror images, where it says so colour jitter of 0.4; what comes are uint8 batches on
 the CPU. timm's loader is taken without its normalisation, which happens in the main process; torchvision's
 `ImageFolder` once as its documentation has it, with Pillow, and once with its own decoder and transforms of tensors.
 """

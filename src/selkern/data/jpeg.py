@@ -9,6 +9,7 @@ Nothing here says what is wrong with a file. Of one that is not plain, or cannot
 from __future__ import annotations
 
 import io
+import re
 import stat
 import struct
 from functools import cache
@@ -23,6 +24,7 @@ from PIL import Image
 from selkern.data.levels import SHRUNK
 
 _START, _END = b"\xff\xd8\xff", b"\xff\xd9"
+_MARKER = re.compile(rb"\xff[^\0]")
 _EXIF, _SEVERAL = b"Exif\0\0", b"MPF\0"
 _FRAME, _SCAN, _APP1, _APP2 = (0xC0, 0xC1), 0xDA, 0xE1, 0xE2  # sequential Huffman frames
 # Tables, restarts, comments and applications' own: none changes which pixels there are.
@@ -36,15 +38,16 @@ class PlainJpeg(Image.Image):
     Args:
         data: the file.
         size: width and height, px.
-        at: where in the file its height is.
+        at: where in the file its height is, and where its pixels begin.
         exif: what EXIF data the file has; empty for none.
     """
 
     format = "JPEG"
 
-    def __init__(self, data: bytes, size: tuple[int, int], at: int, exif: bytes) -> None:
+    def __init__(self, data: bytes, size: tuple[int, int], at: tuple[int, int], exif: bytes) -> None:
         super().__init__()
-        self._mode, self._size, self._data, self._at = "RGB", size, data, at
+        self._mode, self._size, self._data = "RGB", size, data
+        self._at, self._scan = at
         self._pixels: NDArray[np.uint8] | None = None
         if exif:
             self.info["exif"] = exif
@@ -60,9 +63,8 @@ class PlainJpeg(Image.Image):
         from simplejpeg import decode_jpeg
 
         (width, height), data = self.size, self._data
-        # Colours are interpolated between rows, so one more. A file whose end is not where it should be is read to it.
-        most = (-(-rows // by) + 1) * by
-        if most >= height or not data.endswith(_END):
+        most = (-(-rows // by) + 1) * by  # colours are interpolated between rows, so one more
+        if most >= height or not self._ends_after_scan():
             most = height
         else:
             data = b"".join((data[: self._at], most.to_bytes(2, "big"), data[self._at + 2 :]))
@@ -77,6 +79,11 @@ class PlainJpeg(Image.Image):
             self.info[SHRUNK] = (width, height, by)
         self._pixels, self._data = pixels, b""
         return bool(pixels.shape == shape)
+
+    def _ends_after_scan(self) -> bool:
+        """Whether nothing but the end follows the pixels, so that no error lies in what is left out."""
+        found = _MARKER.search(self._data, self._scan)
+        return found is not None and self._data[found.start() :] == _END
 
     def load(self) -> Any:
         """Pillow's storage, filled; rows that were not asked for are black."""
@@ -123,7 +130,8 @@ def _parse(data: bytes) -> PlainJpeg | None:
         marker, length = data[at + 1], int.from_bytes(data[at + 2 : at + 4], "big")
         body = data[at + 4 : at + 2 + length]
         if marker == _SCAN:  # of all components at once, the first of which is their number
-            return PlainJpeg(data, size, height, exif) if components and body[:1] == bytes([components]) else None
+            plain = components and body[:1] == bytes([components])
+            return PlainJpeg(data, size, (height, at + 2 + length), exif) if plain else None
         if marker in _FRAME:
             if components or len(body) < _HEAD.size:
                 return None
