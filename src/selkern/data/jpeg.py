@@ -82,8 +82,8 @@ class PlainJpeg(Image.Image):
 
     def _ends_after_scan(self) -> bool:
         """Whether nothing but the end follows the pixels, so that no error lies in what is left out."""
-        found = _MARKER.search(self._data, self._scan)
-        return found is not None and self._data[found.start() :] == _END
+        mark = _MARKER.search(self._data, self._scan)
+        return mark is not None and self._data[mark.start() :] == _END
 
     def load(self) -> Any:
         """Pillow's storage, filled; rows that were not asked for are black."""
