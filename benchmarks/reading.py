@@ -1,8 +1,8 @@
 """`python benchmarks/reading.py`: training images read, cut, resized and changed, a second; ours beside others in turn.
 
-Each ratio is the median of the rounds' ratios, with quartiles. Every reader gets the same files, does the same changes
-(bicubic crops of 8 to 100 % of the area, mirror images, and where it says so colour jitter of 0.4) and ends with batches
-of uint8 on the CPU. timm's loader is taken without its normalisation, which happens in the main process; torchvision's
+Each ratio is the median of the rounds' ratios, with quartiles. Every reader gets the same files, does the same: bicubic
+crops of 8 to 100 % of the area, mirror images, where it says so colour jitter of 0.4; what comes are uint8 batches on
+the CPU. timm's loader is taken without its normalisation, which happens in the main process; torchvision's
 `ImageFolder` once as its documentation has it, with Pillow, and once with its own decoder and transforms of tensors.
 """
 
@@ -104,7 +104,7 @@ def _samples(images: Path, colour: float, module: str) -> Any:
 def _in_process(samples: Any) -> None:
     """One epoch of batches in this process."""
     loader = sys.modules[type(samples).__module__]
-    collate = loader.Collate(_SIZE)  # type: ignore[attr-defined]
+    collate = loader.Collate(_SIZE)
     for start in range(0, len(samples) - _BATCH + 1, _BATCH):
         batch = collate([samples[(0, index)] for index in range(start, start + _BATCH)])
         assert not batch.bad
@@ -131,7 +131,7 @@ def _epochs(loader: Iterable[Any], order: Any = None) -> Job:
 def _others(images: Path, colour: float, workers: int) -> dict[str, Job]:
     """The loaders of timm and torchvision, where they are installed."""
     try:
-        import timm.data
+        timm_data: Any = importlib.import_module("timm.data")
         from torch.utils.data import DataLoader
         from torchvision.datasets import ImageFolder
         from torchvision.io import decode_image
@@ -145,11 +145,11 @@ def _others(images: Path, colour: float, workers: int) -> dict[str, Job]:
     changes = [v2.RandomResizedCrop(_SIZE, interpolation=bicubic, antialias=True), v2.RandomHorizontalFlip()]
     if colour:
         changes.append(v2.ColorJitter(colour, colour, colour))
-    shared = {"batch_size": _BATCH, "num_workers": workers, "persistent_workers": workers > 0}
+    shared: dict[str, Any] = {"batch_size": _BATCH, "num_workers": workers, "persistent_workers": workers > 0}
     usual = ImageFolder(str(images / "train"), v2.Compose([*changes, v2.PILToTensor()]))
     own = ImageFolder(str(images / "train"), v2.Compose(changes), loader=partial(decode_image, mode="RGB"))
-    timms = timm.data.create_loader(
-        timm.data.create_dataset("", root=str(images / "train")),
+    timms = timm_data.create_loader(
+        timm_data.create_dataset("", root=str(images / "train")),
         input_size=(3, _SIZE, _SIZE),
         is_training=True,
         color_jitter=colour or None,

@@ -196,19 +196,22 @@ def _crop_box(width: int, height: int, spec: Augment, rng: np.random.Generator) 
 
 
 def _resized(image: Image.Image, region: Box, preprocess: Preprocess) -> Pixels:
-    """A part of an image, cut out and then resized to the input."""
-    if preprocess.resize != "crop" or SHRUNK in image.info:  # its edges are not those of pixels
+    """A part of an image, px of the whole image, cut out and then resized to the input."""
+    if preprocess.resize != "crop":  # its edges are not those of pixels
         return np.asarray(preprocess.show(image, region)).transpose(2, 0, 1)
     # Here, since recipes come without torch. Its bicubic filter is Pillow's, within a grey level, and three times as
     # fast; its arithmetic is in whole numbers, so that no machine rounds otherwise.
     import torch
 
-    left, top, right, bottom = (int(edge) for edge in region)
-    whole = image.pixels[top:bottom, left:right] if isinstance(image, PlainJpeg) else image.crop(region)
-    # Channels last, which the filter takes as they are.
-    part = torch.from_numpy(np.array(whole))[None].permute(0, 3, 1, 2)
+    by = image.info[SHRUNK][2] if SHRUNK in image.info else 1
+    left, top, right, bottom = (round(edge / by) for edge in region)  # at most half a decoded pixel away
+    if isinstance(image, PlainJpeg):
+        part = np.array(image.pixels[top:bottom, left:right])
+    else:
+        part = np.array(image.crop((left, top, right, bottom)))
+    channels_last = torch.from_numpy(part)[None].permute(0, 3, 1, 2)  # which the filter takes as they are
     size = (preprocess.size, preprocess.size)
-    return torch.nn.functional.interpolate(part, size, mode="bicubic", antialias=True)[0].numpy()
+    return torch.nn.functional.interpolate(channels_last, size, mode="bicubic", antialias=True)[0].numpy()
 
 
 def _jitter(pixels: Pixels, strength: float, rng: np.random.Generator) -> Pixels:

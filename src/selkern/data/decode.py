@@ -214,13 +214,13 @@ def decode(data: bytes | Path, where: str = "", reading: Reading = PLAIN) -> Ima
 
 
 def _decode_plain(data: bytes | Path, reading: Reading, rows: Callable[[int, int], int]) -> PlainJpeg | None:
-    """A JPEG of allowed size that needs neither a turn nor a smaller scale, decoded; None for all else."""
+    """A plain JPEG of allowed size that is upright, decoded; None for all else."""
     image = open_plain(data, MAX_BYTES)
     if image is None or image.width * image.height > MAX_PIXELS:
         return None
-    if _divisor(image, reading) > 1 or ("exif" in image.info and exif_turn(image) is not None):
+    if "exif" in image.info and exif_turn(image) is not None:
         return None
-    return image if image.decode(rows(*image.size)) else None
+    return image if image.decode(rows(*image.size), _divisor(image, reading)) else None
 
 
 def _divisor(image: Image.Image, reading: Reading) -> int:

@@ -1,6 +1,6 @@
 """Plain JPEG files straight to an array, by simplejpeg where it is installed: bit for bit what Pillow decodes.
 
-Rows are stored from the top, so those below the last that is needed are not decoded: the file is given a smaller height.
+Rows are stored from the top, and those below the last that is needed are left out: the file gets a smaller height.
 
 Nothing here says what is wrong with a file. Of one that is not plain, or cannot be decoded, None is returned, and
 ``decode`` has Pillow look at it.
@@ -9,9 +9,11 @@ Nothing here says what is wrong with a file. Of one that is not plain, or cannot
 from __future__ import annotations
 
 import io
+import re
 import stat
 import struct
 from functools import cache
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +21,10 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from selkern.data.levels import SHRUNK
+
 _START, _END = b"\xff\xd8\xff", b"\xff\xd9"
+_MARKER = re.compile(rb"\xff[^\0]")
 _EXIF, _SEVERAL = b"Exif\0\0", b"MPF\0"
 _FRAME, _SCAN, _APP1, _APP2 = (0xC0, 0xC1), 0xDA, 0xE1, 0xE2  # sequential Huffman frames
 # Tables, restarts, comments and applications' own: none changes which pixels there are.
@@ -33,15 +38,16 @@ class PlainJpeg(Image.Image):
     Args:
         data: the file.
         size: width and height, px.
-        at: where in the file its height is.
+        at: where in the file its height is, and where its pixels begin.
         exif: what EXIF data the file has; empty for none.
     """
 
     format = "JPEG"
 
-    def __init__(self, data: bytes, size: tuple[int, int], at: int, exif: bytes) -> None:
+    def __init__(self, data: bytes, size: tuple[int, int], at: tuple[int, int], exif: bytes) -> None:
         super().__init__()
-        self._mode, self._size, self._data, self._at = "RGB", size, data, at
+        self._mode, self._size, self._data = "RGB", size, data
+        self._at, self._scan = at
         self._pixels: NDArray[np.uint8] | None = None
         if exif:
             self.info["exif"] = exif
@@ -52,22 +58,32 @@ class PlainJpeg(Image.Image):
         assert self._pixels is not None
         return self._pixels
 
-    def decode(self, rows: int) -> bool:
-        """Whether so many rows from the top could be decoded, and all of them without a warning."""
+    def decode(self, rows: int, by: int = 1) -> bool:
+        """Decode so many rows from the top, the sides divided by 1, 2, 4 or 8; False where that was not possible."""
         from simplejpeg import decode_jpeg
 
-        data, most = self._data, self.height
-        # Colours are interpolated between rows, so one more. A file that does not end as it should is decoded to its end.
-        if rows + 1 < most and data.endswith(_END):
-            most = rows + 1
+        (width, height), data = self.size, self._data
+        most = (-(-rows // by) + 1) * by  # colours are interpolated between rows, so one more
+        if most >= height or not self._ends_after_scan():
+            most = height
+        else:
             data = b"".join((data[: self._at], most.to_bytes(2, "big"), data[self._at + 2 :]))
+        shape = (-(-most // by), -(-width // by), 3)
         try:
-            # Of fewer rows data are left over, which is a warning.
-            pixels = decode_jpeg(data, strict=most == self.height)
+            # Where rows are left out, data are left over, of which it would warn.
+            pixels = decode_jpeg(data, min_height=shape[0], min_width=shape[1], min_factor=by, strict=most == height)
         except ValueError:
             return False
+        if by > 1:
+            self._size = (shape[1], -(-height // by))
+            self.info[SHRUNK] = (width, height, by)
         self._pixels, self._data = pixels, b""
-        return bool(pixels.shape == (most, self.width, 3))
+        return bool(pixels.shape == shape)
+
+    def _ends_after_scan(self) -> bool:
+        """Whether nothing but the end follows the pixels, so that no error lies in what is left out."""
+        mark = _MARKER.search(self._data, self._scan)
+        return mark is not None and self._data[mark.start() :] == _END
 
     def load(self) -> Any:
         """Pillow's storage, filled; rows that were not asked for are black."""
@@ -114,7 +130,8 @@ def _parse(data: bytes) -> PlainJpeg | None:
         marker, length = data[at + 1], int.from_bytes(data[at + 2 : at + 4], "big")
         body = data[at + 4 : at + 2 + length]
         if marker == _SCAN:  # of all components at once, the first of which is their number
-            return PlainJpeg(data, size, height, exif) if components and body[:1] == bytes([components]) else None
+            plain = components and body[:1] == bytes([components])
+            return PlainJpeg(data, size, (height, at + 2 + length), exif) if plain else None
         if marker in _FRAME:
             if components or len(body) < _HEAD.size:
                 return None
@@ -135,20 +152,22 @@ def _parse(data: bytes) -> PlainJpeg | None:
 @cache
 def _agrees() -> bool:
     """Whether simplejpeg is there and decodes as Pillow does, of which each brings a libjpeg-turbo of its own."""
-    try:
-        import simplejpeg
-    except ImportError:
+    if find_spec("simplejpeg") is None:
         return False
     picture = np.random.default_rng(0).integers(0, 256, (50, 70, 3), dtype=np.uint8)
     image = Image.fromarray(picture).resize((83, 61), Image.Resampling.BICUBIC)  # no whole blocks
     files = [(image, {"subsampling": subsampling}) for subsampling in range(3)] + [(image.convert("L"), {})]
-    for one, options in files:
-        buffer = io.BytesIO()
-        one.save(buffer, "JPEG", **options)
-        try:
-            pixels = simplejpeg.decode_jpeg(buffer.getvalue())
-        except ValueError:
-            return False
-        if not np.array_equal(pixels, np.asarray(Image.open(buffer).convert("RGB"))):
-            return False
-    return True
+    return all(_agrees_on(one, options, by) for one, options in files for by in (1, 2, 4, 8))
+
+
+def _agrees_on(image: Image.Image, options: dict[str, int], by: int) -> bool:
+    """The same for one picture, saved with Pillow's options, its sides divided."""
+    buffer = io.BytesIO()
+    image.save(buffer, "JPEG", **options)
+    plain, theirs = _parse(buffer.getvalue()), Image.open(buffer)
+    theirs.draft(theirs.mode, (image.width // by, image.height // by))
+    return (
+        plain is not None
+        and plain.decode(image.height, by)
+        and np.array_equal(plain.pixels, np.asarray(theirs.convert("RGB")))
+    )
