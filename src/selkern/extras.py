@@ -25,6 +25,7 @@ class OptionalPackage:
 
 OPTIONAL = (
     OptionalPackage("pillow", "PIL", "train"),
+    OptionalPackage("simplejpeg", "simplejpeg", "train"),
     OptionalPackage("pyarrow", "pyarrow", "train"),
     OptionalPackage("scikit-learn", "sklearn", "train"),
     OptionalPackage("scipy", "scipy", "train"),

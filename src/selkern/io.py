@@ -8,10 +8,10 @@ import io
 import itertools
 import os
 import shutil
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from selkern.errors import ResourceError, UsageError
 
@@ -34,10 +34,17 @@ def write_atomic(path: Path, data: bytes | str) -> None:
     Raises:
         ResourceError: the disk is full or the folder cannot be written to; the old file is untouched.
     """
+    with _staged(path) as file:
+        file.write(data.encode() if isinstance(data, str) else data)
+
+
+@contextmanager
+def _staged(path: Path) -> Iterator[BinaryIO]:
+    """A file beside `path`, which takes its place when the block is left without an error."""
     staged = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         with staged.open("wb") as file:
-            file.write(data.encode() if isinstance(data, str) else data)
+            yield file
             file.flush()
             os.fsync(file.fileno())
         staged.replace(path)
@@ -78,13 +85,14 @@ def sync_folder(folder: Path) -> None:
         os.close(handle)
 
 
-def write_csv(path: Path, header: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
-    """A CSV file, written whole or not at all."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(header)
-    writer.writerows(rows)
-    write_atomic(path, text.getvalue())
+def write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
+    """A CSV file, written whole or not at all; its rows are taken one after the other."""
+    with _staged(path) as file:
+        text = io.TextIOWrapper(file, encoding="utf-8", newline="", write_through=True)
+        writer = csv.writer(text, lineterminator="\n")
+        writer.writerow(header)
+        writer.writerows(rows)
+        text.detach()
 
 
 def require_space(folder: Path, size: int) -> None:

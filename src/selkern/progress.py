@@ -53,6 +53,12 @@ def doing(text: str) -> None:
         _SHOWN[-1].advance(0, text)
 
 
+def advance_open(count: int) -> None:
+    """So many more are done of what goes on now, where nobody knows how many there will be."""
+    if _SHOWN and _SHOWN[-1].pid == os.getpid() and _SHOWN[-1].total is None:
+        _SHOWN[-1].advance(count)
+
+
 class Progress:
     """How far something is, shown within the block.
 
@@ -153,6 +159,8 @@ class Progress:
         """Something else goes on; with `total`, it is counted anew, with 0 not any more."""
         with self._lock:
             self.text, self._lines = text, 0
+            if self.total is None and total is None:  # what was counted is not what comes now
+                self.done = self._first = 0
             if total is not None:
                 self.total, self.done, self._first, self._started = total or None, 0, 0, self._clock()
                 if self._bar is not None:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from selkern.data.augment import Augment, augment, mix
+from selkern.data.augment import Augment, _jitter, augment, mix
 from selkern.data.order import sample_rng
 from selkern.data.preprocess import Preprocess, Resize
 from selkern.errors import UsageError
@@ -91,6 +91,18 @@ def test_colour_jitter_moves_saturation_and_contrast() -> None:
     ratios = [spread(run(Augment(colour=0.4), index)) / spread(PLAIN) for index in range(100)]
     assert min(ratios) < 0.7
     assert max(ratios) > 1.15
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_colour_jitter_is_its_three_steps_within_rounding(seed: int) -> None:
+    """Brightness, saturation about each pixel's grey, contrast about the mean grey, one after the other."""
+    pixels = np.random.default_rng(seed).integers(0, 256, (3, S, S), dtype=np.uint8)
+    brightness, contrast, saturation = sample_rng(0, 0, seed).uniform(0.6, 1.4, 3)
+    x = pixels * brightness
+    grey = np.tensordot([0.299, 0.587, 0.114], x, 1)
+    x = grey + saturation * (x - grey)
+    expected = np.clip(grey.mean() + contrast * (x - grey.mean()), 0, 255)
+    assert np.abs(_jitter(pixels, 0.4, sample_rng(0, 0, seed)) - expected).max() < 0.501
 
 
 def test_erase_fills_one_rectangle_with_the_mean_colour() -> None:

@@ -1,4 +1,7 @@
-"""Large JPEGs decoded at a smaller scale: what the network sees stays the same within 3 grey levels."""
+"""Large JPEGs decoded at a smaller scale: what the network sees stays the same within 3 grey levels.
+
+Crops to train on end where pixels of the smaller image do.
+"""
 
 from __future__ import annotations
 
@@ -7,13 +10,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 from PIL import Image
 
-from selkern.data.augment import Augment, augment, reading
+from selkern.data.augment import Augment, _random_region, augment, reading
 from selkern.data.decode import decode
-from selkern.data.levels import PLAIN, Reading
+from selkern.data.levels import PLAIN, SHRUNK, Reading
 from selkern.data.order import sample_rng
-from selkern.data.preprocess import Preprocess, Resize, whole_size
+from selkern.data.preprocess import Box, Preprocess, Resize, whole_size
 from selkern.data.sources import open_source
 
 
@@ -84,11 +88,24 @@ def test_crops_are_drawn_alike_and_lack_no_pixels(photo: Image.Image, resize: Re
             rng = sample_rng(0, 0, index, 0)
             small = decode(data, reading=reading(spec, preprocess, rng))
             seen = augment(small, spec, preprocess, rng).astype(int)
-            assert np.abs(augment(whole, spec, preprocess, sample_rng(0, 0, index, 0)) - seen).max() <= 3
+            expected = augment(whole, spec, preprocess, sample_rng(0, 0, index, 0))
+            if spec.crop == "resized" and resize == "crop":
+                region = _random_region(*whole.size, spec, resize, sample_rng(0, 0, index, 0))
+                expected = _moved(whole, region, small.info[SHRUNK][2], preprocess)
+            assert np.abs(expected - seen).max() <= 3
             widths.add(small.width)
     assert whole.width // 2 in widths
-    tiny = reading(Augment(crop="resized", crop_scale=(0.01, 0.02)), preprocess, sample_rng(0, 0, 0, 0))
+    tiny = reading(Augment(crop="resized", crop_scale=(0.003, 0.004)), preprocess, sample_rng(0, 0, 0, 0))
     assert decode(data, reading=tiny).size == whole.size  # its crop needs all pixels
+
+
+def _moved(whole: Image.Image, region: Box, by: int, preprocess: Preprocess) -> NDArray[np.uint8]:
+    """A part whose edges are moved to those of pixels of the smaller image, by no more than half of one."""
+    ends = (min(by * round(edge / by), length) for edge, length in zip(region, 2 * whole.size, strict=True))
+    left, top, right, bottom = (int(edge) for edge in ends)
+    assert max(np.abs(np.subtract((left, top, right, bottom), region))) <= by / 2
+    part = whole.crop((left, top, right, bottom)).resize((preprocess.size, preprocess.size), Image.Resampling.BICUBIC)
+    return np.asarray(part).transpose(2, 0, 1)
 
 
 def test_a_split_read_plainly_has_all_pixels(photo: Image.Image, tmp_path: Path) -> None:

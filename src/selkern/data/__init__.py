@@ -2,9 +2,9 @@
 
 ``open_source`` (``sources``) makes a ``Source`` of three splits (``split``) out of digits, folders, tables or Parquet.
 
-- finding images    ``listing``, ``folders``: folders; ``tables``, ``listed``: tables; ``parquet``,
-  ``parquet_columns``; ``scenes``: drawn digits; ``labels``: names of classes
-- a million images  ``columns``: lists of texts as arrays; ``kept``: indexes on the disk
+- finding images    ``listing``, ``folders``, ``files``: folders; ``tables``, ``listed``: tables; ``parquet``,
+  ``parquet_columns``; ``scenes``: drawn digits; ``labels``: names of classes; ``advice``: what is no data set
+- a million images  ``columns``: lists of texts as arrays; ``kept``, ``folder_index``: indexes on the disk
 - splits            ``splitting``: cut off by seed, or as an earlier run had them; ``identity``: images known again
 - reading images    ``decode``: bytes to RGB, with ``pixels`` and ``levels``; ``survey``: headers
 - for the network   ``preprocess`` and ``augment``; ``order``: which sample comes when, with which random numbers;

@@ -6,8 +6,9 @@ They pickle as what they hold; arrays of a kept index (``data.kept``) pickle as 
 from __future__ import annotations
 
 import itertools
+import operator
 from collections.abc import Iterable, Iterator, Sequence
-from typing import TYPE_CHECKING, overload
+from typing import TYPE_CHECKING, Any, overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,11 +19,19 @@ if TYPE_CHECKING:
 _CHUNK = 1 << 16  # texts that are joined at once
 
 
-class _Column(Sequence[str]):
+class Column(Sequence[str]):
     """What columns share: slices are lists, and rows are made when they are asked for."""
 
-    def _row(self, index: int) -> str:
+    def row(self, index: int) -> str:
+        """One text, numbered from 0."""
         raise NotImplementedError
+
+    def at(self, rows: NDArray[np.int64]) -> Iterator[str]:
+        """The texts of some rows."""
+        return map(self.row, each(rows))
+
+    def __iter__(self) -> Iterator[str]:
+        return self.at(np.arange(len(self)))
 
     @overload
     def __getitem__(self, index: int) -> str: ...
@@ -32,16 +41,23 @@ class _Column(Sequence[str]):
 
     def __getitem__(self, index: int | slice) -> str | list[str]:
         if isinstance(index, slice):
-            return [self._row(at) for at in range(*index.indices(len(self)))]
+            return [self.row(at) for at in range(*index.indices(len(self)))]
         if not -len(self) <= index < len(self):
             raise IndexError(f"row {index} of {len(self)}")
-        return self._row(int(index) % len(self))
-
-    def __iter__(self) -> Iterator[str]:
-        return (self._row(at) for at in range(len(self)))
+        return self.row(int(index) % len(self))
 
 
-class Texts(_Column):
+def each(numbers: NDArray[np.integer[Any]]) -> Iterator[int]:
+    """Numbers of an array as Python's own, some at a time."""
+    return (number for first in range(0, len(numbers), _CHUNK) for number in numbers[first : first + _CHUNK].tolist())
+
+
+def rows_of(column: Sequence[str], rows: NDArray[np.int64]) -> Iterator[str]:
+    """The texts of some rows of any sequence."""
+    return column.at(rows) if isinstance(column, Column) else map(column.__getitem__, each(rows))
+
+
+class Texts(Column):
     """Texts of their own, such as names of files, in one array of bytes.
 
     Args:
@@ -64,24 +80,46 @@ class Texts(_Column):
         ends = np.cumsum(np.concatenate(lengths)) if lengths else np.zeros(0, dtype=np.int64)
         return cls(np.frombuffer(b"".join(pieces), dtype=np.uint8), ends)
 
+    @property
+    def plain(self) -> bool:
+        """Whether all characters are printable ASCII."""
+        return not len(self.data) or bool(self.data.min() >= 32 and self.data.max() < 127)
+
+    @classmethod
+    def joined(cls, parts: Sequence[Texts]) -> Self:
+        """Those of all parts, one after the other."""
+        shifts = np.cumsum([0, *(len(part.data) for part in parts)], dtype=np.int64)
+        ends = [part.ends + shift for part, shift in zip(parts, shifts.tolist(), strict=False)]
+        return cls(np.concatenate([part.data for part in parts]), np.concatenate(ends))
+
     def __len__(self) -> int:
         return len(self.ends)
 
-    def _row(self, index: int) -> str:
+    def row(self, index: int) -> str:
+        """One text."""
         start = int(self.ends[index - 1]) if index else 0
         return self.data[start : int(self.ends[index])].tobytes().decode("utf-8", "surrogateescape")
 
-    def __iter__(self) -> Iterator[str]:
-        start = 0
-        for first in range(0, len(self), _CHUNK):
-            ends = self.ends[first : first + _CHUNK]
-            block, offset = self.data[start : int(ends[-1])].tobytes(), start
-            for end in ends.tolist():
-                yield block[start - offset : end - offset].decode("utf-8", "surrogateescape")
-                start = end
+    def at(self, rows: NDArray[np.int64]) -> Iterator[str]:
+        """The texts of some rows, fast where these go up."""
+        for first in range(0, len(rows), _CHUNK):
+            some = rows[first : first + _CHUNK]
+            low, high = int(some.min()), int(some.max())
+            offset = int(self.ends[low - 1]) if low else 0
+            if high - low > 8 * _CHUNK:  # far from one another
+                yield from map(self.row, some.tolist())
+                continue
+            block, ends = self.data[offset : int(self.ends[high])].tobytes(), self.ends[some] - offset
+            starts = np.where(some > 0, self.ends[some - 1], 0) - offset
+            places = zip(starts.tolist(), ends.tolist(), strict=True)
+            if block.isascii():
+                text = block.decode("ascii")
+                yield from (text[start:end] for start, end in places)
+            else:
+                yield from (block[start:end].decode("utf-8", "surrogateescape") for start, end in places)
 
 
-class Coded(_Column):
+class Coded(Column):
     """Words of which there are few, such as names of classes.
 
     Args:
@@ -104,12 +142,13 @@ class Coded(_Column):
     def __len__(self) -> int:
         return len(self.codes)
 
-    def _row(self, index: int) -> str:
+    def row(self, index: int) -> str:
+        """One text."""
         return self.values[self.codes[index]]
 
-    def __iter__(self) -> Iterator[str]:
-        for first in range(0, len(self), _CHUNK):
-            yield from (self.values[code] for code in self.codes[first : first + _CHUNK].tolist())
+    def at(self, rows: NDArray[np.int64]) -> Iterator[str]:
+        """The words of some rows."""
+        return map(self.values.__getitem__, each(self.codes[rows]))
 
     @property
     def counts(self) -> dict[str, int]:
@@ -124,7 +163,7 @@ class Coded(_Column):
         return type(self)(table[self.codes] if len(table) else self.codes, tuple(places))
 
 
-class Files(_Column):
+class Files(Column):
     """Paths of files that lie many to a folder.
 
     Args:
@@ -140,9 +179,48 @@ class Files(_Column):
     def __len__(self) -> int:
         return len(self.names)
 
-    def _row(self, index: int) -> str:
+    def row(self, index: int) -> str:
+        """One text."""
         return f"{self.folders[self.within[index]]}{self.between}{self.names[index]}"
 
-    def __iter__(self) -> Iterator[str]:
-        rows = (code for first in range(0, len(self), _CHUNK) for code in self.within[first : first + _CHUNK].tolist())
-        return (f"{self.folders[code]}{self.between}{name}" for code, name in zip(rows, self.names, strict=True))
+    def at(self, rows: NDArray[np.int64]) -> Iterator[str]:
+        """The texts of some rows, fast where these go up."""
+        before = map([f"{folder}{self.between}" for folder in self.folders].__getitem__, each(self.within[rows]))
+        return map(operator.add, before, self.names.at(rows))
+
+
+class Rows(Column):
+    """Some rows of another column."""
+
+    def __init__(self, column: Column, rows: NDArray[np.int64]) -> None:
+        self.column, self.rows = column, rows
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def row(self, index: int) -> str:
+        """One text."""
+        return self.column.row(int(self.rows[index]))
+
+    def at(self, rows: NDArray[np.int64]) -> Iterator[str]:
+        """The texts of some of them."""
+        return self.column.at(self.rows[rows])
+
+
+class FileList(Column):
+    """Paths of the files of a listing, and behind them those that a saved split adds."""
+
+    def __init__(self, files: Sequence[str]) -> None:
+        self.files = files
+        self.added: list[str] = []
+
+    def __len__(self) -> int:
+        return len(self.files) + len(self.added)
+
+    def row(self, index: int) -> str:
+        """One path."""
+        return self.files[index] if index < len(self.files) else self.added[index - len(self.files)]
+
+    def at(self, rows: NDArray[np.int64]) -> Iterator[str]:
+        """The paths of some rows."""
+        return super().at(rows) if self.added else rows_of(self.files, rows)

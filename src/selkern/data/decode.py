@@ -23,6 +23,7 @@ from typing import IO
 from PIL import Image, UnidentifiedImageError
 from PIL.TiffImagePlugin import COMPRESSION_INFO, ImageFileDirectory_v2
 
+from selkern.data.jpeg import PlainJpeg, open_plain
 from selkern.data.levels import PLAIN, SHRUNK, Reading, Used
 from selkern.data.pixels import Unread, deep_of, to_rgb, used
 from selkern.errors import DataError, printable
@@ -195,6 +196,8 @@ def decode(data: bytes | Path, where: str = "", reading: Reading = PLAIN) -> Ima
     Raises:
         DataError: the image cannot be read, is too large, or is not in ``FORMATS``.
     """
+    if reading.rows is not None and (plain := _decode_plain(data, reading, reading.rows)) is not None:
+        return plain
     with _opened(data, where) as open_image:
         image = open_image()
         width, height = image.size
@@ -208,6 +211,16 @@ def decode(data: bytes | Path, where: str = "", reading: Reading = PLAIN) -> Ima
         if shrunk > 1:
             rgb.info[SHRUNK] = (height, width, shrunk) if turn in SIDEWAYS else (width, height, shrunk)
         return rgb
+
+
+def _decode_plain(data: bytes | Path, reading: Reading, rows: Callable[[int, int], int]) -> PlainJpeg | None:
+    """A plain JPEG of allowed size that is upright, decoded; None for all else."""
+    image = open_plain(data, MAX_BYTES)
+    if image is None or image.width * image.height > MAX_PIXELS:
+        return None
+    if "exif" in image.info and exif_turn(image) is not None:
+        return None
+    return image if image.decode(rows(*image.size), _divisor(image, reading)) else None
 
 
 def _divisor(image: Image.Image, reading: Reading) -> int:
@@ -302,6 +315,8 @@ def _open_heif(file: IO[bytes], where: str) -> Image.Image:
 
 def show(path: str | Path) -> str:
     """A path as printable text, even where the file name is not valid UTF-8."""
+    if isinstance(path, str) and path.isascii() and path.isprintable():
+        return path
     return printable(os.fsencode(path).decode(errors="replace"))
 
 

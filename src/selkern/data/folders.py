@@ -2,37 +2,22 @@
 
 from __future__ import annotations
 
-import re
 import shlex
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-from numpy.typing import NDArray
-from PIL import Image
-
-from selkern.data.decode import Header, decode, read_file, read_header, read_used, show
-from selkern.data.identity import of_file
+from selkern.data.advice import Folder, count_images, folder_name, no_classes, no_folders, refuse_parts
+from selkern.data.decode import show
 from selkern.data.labels import same_text
-from selkern.data.levels import PLAIN, Reading, Used
 from selkern.data.listing import (
     VAGUE,
-    Folder,
     Search,
     assign_splits,
-    count_images,
-    folder_name,
-    no_classes,
-    no_folders,
-    one_class,
-    refuse_parts,
     some,
     split_word,
     split_words,
 )
-from selkern.data.split import Listing, Note, Options, Source
-from selkern.data.splitting import assemble
 from selkern.errors import DataError, printable
 
 _MAX_DEPTH = 8  # folders that hold one folder each, as archives are packed
@@ -350,95 +335,3 @@ def class_name(folder: Folder) -> str:
     except UnicodeEncodeError as error:
         raise DataError("the name of the class folder is not UTF-8", show(folder.path), "rename it") from error
     return printable(folder.name)
-
-
-_MASK = re.compile(r"[ _.-](?:masks?|seg|segmentation|gt)(?:[ _.-]?\d+)?(?=\.[^./]*$)", flags=re.IGNORECASE)
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class FileSplit:
-    """Images in files of their own."""
-
-    name: str
-    labels: NDArray[np.int64]
-    files: tuple[str, ...]
-
-    def __len__(self) -> int:
-        return len(self.files)
-
-    def read(self, index: int, epoch: int = 0, reading: Reading = PLAIN) -> Image.Image:  # noqa: ARG002  files stay
-        """The decoded file."""
-        return decode(Path(self.files[index]), self.where(index), reading)
-
-    def used(self, index: int) -> Used | None:
-        """Of the file."""
-        return read_used(Path(self.files[index]), self.where(index))
-
-    def header(self, index: int) -> Header:
-        """Of the file."""
-        return read_header(Path(self.files[index]), self.where(index))
-
-    def fingerprint(self, index: int) -> str:
-        """Of the file's bytes."""
-        return of_file(self.files[index])
-
-    def encoded(self, index: int) -> bytes:
-        """The file's bytes."""
-        return read_file(Path(self.files[index]), self.where(index))
-
-    def where(self, index: int) -> str:
-        """The file's path."""
-        return show(self.files[index])
-
-
-def open_folder(root: Path, options: Options) -> Source:
-    """train/ [val/] [test/] of class folders, or one folder of class folders; ``data.layout`` knows their forms."""
-    files: list[str] = []
-    names: list[str] = []
-    splits: list[str] = []
-    search = Search()
-    parts, notes = find_parts(root, search, options.classes or ())
-    for part in parts:
-        images = search.images(part.folder, root)
-        if not images:
-            notes.append(Note(f"no image in {show(part.folder)}", "empty folder"))
-        files += images
-        names += [part.name] * len(images)
-        splits += [part.split] * len(images)
-    if not files:
-        raise DataError("no images found", show(root), "; ".join(search.notes()) or "put images into the class folders")
-    if options.classes is None and len(set(names)) < 2:
-        raise DataError(
-            f"only class {names[0]!r} has images", show(root), one_class(Path(parts[0].folder).parent, search)
-        )
-    listing = Listing(
-        wheres=[show(file) for file in files],
-        names=names,
-        splits=splits,
-        classes=tuple(sorted({part.name for part in parts})),
-        root=show(root),
-        notes=(*notes, *search.notes(), *_masks(files)),
-        left_out=tuple(search.dead_links()),
-    )
-    return file_source(show(root), "folder", listing, options, files)
-
-
-def _masks(files: Sequence[str]) -> list[str]:
-    """A note where images have a mask beside them, which would be learned from as an image of the class."""
-    hits = [(file, hit) for file in files if (hit := _MASK.search(file))]
-    pictures = {file.rpartition(".")[0] for file in files} if hits else set()
-    masks = [file for file, hit in hits if file[: hit.start()] in pictures]
-    if not masks:
-        return []
-    return [
-        f"{len(masks):,} images are named as masks of other images (such as {show(masks[0])}): if so, move them away"
-    ]
-
-
-def file_source(name: str, kind: str, listing: Listing, options: Options, files: list[str]) -> Source:
-    """A source whose image i lies in ``files[i]``."""
-
-    def make(split: str, entries: NDArray[np.int64], labels: NDArray[np.int64]) -> FileSplit:
-        return FileSplit(name=split, labels=labels, files=tuple(files[entry] for entry in entries))
-
-    return assemble(name, kind, listing, options, make, files)

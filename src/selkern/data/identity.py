@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import bisect
 import hashlib
 import io
+import itertools
 import os
 import time
 from pathlib import Path
@@ -15,7 +17,7 @@ from selkern.data.split import Source, Stored, fingerprint, relative
 from selkern.data.survey import evenly
 
 MOST = 100_000  # images of a source that are fingerprinted, an even sample of more
-SECONDS = 10.0  # that it may take: a far disk gives fewer of them
+SECONDS = 2.0  # that it may take: a far disk gives fewer of them
 _PIECE = 1 << 17  # bytes read at the start, the middle and the end of a larger file
 
 
@@ -53,12 +55,14 @@ def fingerprints(source: Source, *, most: int = MOST, seconds: float = SECONDS) 
         most: how many images at most.
         seconds: how long at most. What is read first is an even sample in itself, so that an early end leaves one.
     """
-    places = [(split, index) for split in source.parts if isinstance(split, Stored) for index in range(len(split))]
-    kept = evenly(len(places), most)
+    splits = [split for split in source.parts if isinstance(split, Stored)]
+    ends = list(itertools.accumulate(map(len, splits)))
+    kept = evenly(ends[-1] if ends else 0, most)
     until = time.monotonic() + seconds
     prints: dict[str, str] = {}
     for at in _bits_reversed(len(kept)):
-        split, index = places[kept[at]]
+        place = bisect.bisect_right(ends, kept[at])
+        split, index = splits[place], kept[at] - ends[place] + len(splits[place])
         if prints and time.monotonic() > until:
             break
         if text := fingerprint(split, index):

@@ -8,6 +8,8 @@ import unicodedata
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
+from selkern.data.columns import Coded
+
 _MISSING = frozenset({"", "nan", "none", "null", "na", "n/a", "<na>", "nil", "-", "-1", "?", "undefined"})
 _SHOWN = 3  # examples in a note
 _MANY = 20  # classes from which on one for every second image looks like a column of names or texts
@@ -18,7 +20,7 @@ def same_text(name: str) -> str:
     return name if name.isascii() else unicodedata.normalize("NFC", name)
 
 
-def unify(names: Sequence[str], classes: Sequence[str] = ()) -> tuple[list[str], tuple[str, ...], tuple[str, ...]]:
+def unify(names: Coded, classes: Sequence[str] = ()) -> tuple[Coded, tuple[str, ...], tuple[str, ...]]:
     """Names that are the same text in two Unicode forms become one of them.
 
     Args:
@@ -29,14 +31,15 @@ def unify(names: Sequence[str], classes: Sequence[str] = ()) -> tuple[list[str],
         (names, classes without doubles, notes).
     """
     forms: dict[str, list[str]] = {}
-    for name in dict.fromkeys((*names, *classes)):
+    for name in dict.fromkeys((*names.values, *classes)):
         forms.setdefault(same_text(name), []).append(name)
     one = {name: text for text, written in forms.items() for name in written if len(written) > 1}
     if not one:
-        return list(names), tuple(classes), ()
+        return names, tuple(classes), ()
     texts = sorted(set(one.values()))
     note = f"written in two Unicode forms (NFC and NFD), taken for one class: {_some(map(repr, texts), len(texts))}"
-    return [one.get(name, name) for name in names], tuple(dict.fromkeys(one.get(c, c) for c in classes)), (note,)
+    renamed = names.renamed([one.get(name, name) for name in names.values])
+    return renamed, tuple(dict.fromkeys(one.get(c, c) for c in classes)), (note,)
 
 
 def doubtful(counts: Mapping[str, int], *, folders: bool = False) -> tuple[str, ...]:

@@ -38,6 +38,9 @@ class Reading:
     least: int | Callable[[int, int], int] = 0
     """The shorter side that suffices, px: a larger JPEG may come smaller, but not below it. 0 takes all pixels. Or what
     gives it from the width and height of the whole, upright image, px."""
+    rows: Callable[[int, int], int] | None = None
+    """What gives the rows from the top that suffice, from the same. A plain JPEG may then come as a
+    ``data.jpeg.PlainJpeg``, without those below."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -13,8 +13,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
+from selkern.data.columns import Coded
 from selkern.data.decode import show
-from selkern.data.folders import file_source
+from selkern.data.files import file_source
 from selkern.data.listing import Search, assign_splits, is_file, some, split_word, vague_notes
 from selkern.data.split import Listing, Options, Source
 from selkern.data.table_options import TableOptions
@@ -299,8 +300,8 @@ def open_tables(name: Path, tables: Sequence[tuple[str, Path]], options: Options
     entries = {file: entry for file, entry in listed.entries.items() if file not in listed.clashing}
     listing = Listing(
         wheres=[show(file) for file in entries],
-        names=[entry.label for entry in entries.values()],
-        splits=[entry.split for entry in entries.values()],
+        names=Coded.of(entry.label for entry in entries.values()),
+        splits=Coded.of(entry.split for entry in entries.values()),
         root=root,
         notes=notes,
         left_out=tuple(listed.bad.left_out),

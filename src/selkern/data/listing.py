@@ -1,12 +1,13 @@
-"""What lies in folders: the images below them, what is left out, and what to do about a folder that is no data set."""
+"""What lies in folders: the images below them, and what is left out."""
 
 from __future__ import annotations
 
+import bisect
 import os
 import re
-import shlex
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from PIL import Image
@@ -14,6 +15,7 @@ from PIL import Image
 from selkern.data.decode import FORMATS, HEIF_SUFFIXES, IMAGE_SUFFIXES, has_heif, is_heif, read_header, show
 from selkern.data.split import LeftOut, Note
 from selkern.errors import DataError, printable
+from selkern.progress import advance_open
 
 # The first of these that no clearer word is used for.
 _MEANT = {
@@ -103,10 +105,22 @@ _RAW = frozenset(
 )
 
 
+@dataclass
+class _Contents:
+    """What lies in a folder itself, looked at once."""
+
+    folders: list[os.DirEntry[str]] = field(default_factory=list)
+    files: str = ""
+    """Their names, one after the other with a NUL between: of a million, strings would take 100 MB."""
+    ignored: dict[str, str] = field(default_factory=dict)
+    dead: list[str] = field(default_factory=list)
+
+
 class Search:
     """Looks for images below folders, and keeps account of what else lies there."""
 
     def __init__(self) -> None:
+        self._seen: dict[str, _Contents] = {}
         self._left_out: Counter[str] = Counter()  # suffix -> files
         self._tried: Counter[str] = Counter()  # suffix, of which no file was an image yet -> files opened
         self._ignored: dict[str, str] = {}  # path of a folder -> its name
@@ -119,26 +133,41 @@ class Search:
             folder: where to look. Links are followed, but never back into a folder above them.
             root: a folder above, from which on that holds; `folder` itself by default.
         """
+        return [f"{within}/{name}" for within, names in self.runs(folder, root) for name in names]
+
+    def runs(self, folder: str | Path, root: str | Path | None = None) -> Iterator[tuple[str, list[str]]]:
+        """The same by folder: (a folder, names of images in it), in the order of ``images``."""
         steps = [Path(folder), *Path(folder).parents]
         above = steps[1 : steps.index(Path(root)) + 1] if root is not None and Path(root) in steps else []
-        return list(self._walk(str(folder), tuple(map(_identity, above)), Counter()))
+        return self._walk(str(folder), tuple(map(_identity, above)), Counter())
 
     def has_images(self, folder: str | Path) -> bool:
         """Whether there is an image below a folder."""
-        return next(Search()._walk(str(folder), (), Counter()), None) is not None
+        aside = Search()
+        aside._seen = self._seen
+        return next(aside._walk(str(folder), (), Counter()), None) is not None
 
     def folders(self, folder: str | Path) -> list[os.DirEntry[str]]:
         """The folders in a folder, in lexical order."""
-        return [entry for entry in _scan(folder, only_folders=True) if self._is_own(entry)]
+        contents = self._look(folder)
+        self._ignored |= contents.ignored
+        return list(contents.folders)
 
     def files(self, folder: str | Path) -> list[os.DirEntry[str]]:
         """The files in a folder, in lexical order."""
-        return [entry for entry in _scan(folder) if self._is_own(entry) and not is_folder(entry)]
+        names = set(self._names(self._look(folder)))
+        return [entry for entry in _scan(folder) if entry.name in names]
 
     def loose(self, folder: str | Path) -> list[str]:
         """The images in a folder itself."""
         aside = Search()
-        return [entry.path for entry in self.files(folder) if aside._is_image(entry)]
+        names = self._names(self._look(folder))
+        return [f"{folder}/{name}" for name in names if aside._is_image(folder, name)]
+
+    @property
+    def visited(self) -> list[str]:
+        """The folders that were looked into."""
+        return list(self._seen)
 
     def notes(self) -> Iterator[str]:
         """What was left out, and why."""
@@ -162,8 +191,10 @@ class Search:
         """Links that lead nowhere."""
         return [LeftOut(show(link), "the link leads nowhere") for link in self._dead]
 
-    def _walk(self, folder: str, above: tuple[tuple[int, int], ...], ways: Counter[tuple[int, int]]) -> Iterator[str]:
-        """Image files below a folder; `above` are the folders it lies in, `ways` how often each was entered."""
+    def _walk(
+        self, folder: str, above: tuple[tuple[int, int], ...], ways: Counter[tuple[int, int]]
+    ) -> Iterator[tuple[str, list[str]]]:
+        """Images below a folder, as ``runs``; `above` are the folders it lies in, `ways` how often each was entered."""
         here = _identity(folder)
         if here in above:  # a link back up: its images are listed already
             return
@@ -172,42 +203,76 @@ class Search:
             raise DataError(f"links lead into this folder over {_MAX_VISITS} times", show(folder), "remove the links")
         if len(above) > _MAX_DEPTH:
             raise DataError(f"folders lie more than {_MAX_DEPTH} deep", show(folder)[-200:], "move the images up")
-        for entry in filter(self._is_own, _scan(folder)):
-            if is_folder(entry):
-                yield from self._walk(entry.path, (*above, here), ways)
-            elif self._is_image(entry):
-                yield entry.path
-            else:
-                self._left_out[_suffix(entry.name)] += 1
+        contents = self._look(folder)
+        names = self._names(contents)
+        start = 0
+        for inner in contents.folders:  # in lexical order among the files
+            end = bisect.bisect(names, inner.name, start)
+            yield from self._run(folder, names[start:end])
+            yield from self._walk(inner.path, (*above, here), ways)
+            start = end
+        yield from self._run(folder, names[start:])
 
-    def _is_own(self, entry: os.DirEntry[str]) -> bool:
-        name = entry.name.casefold()
-        if name.startswith(".") or name in _MADE_BY_SYSTEMS:
-            if is_folder(entry):
-                self._ignored[entry.path] = printable(entry.name)
-            return False
-        if name in _COMPANIONS:
-            return False
-        if name == "runs" and is_file(f"{entry.path}/latest.txt"):  # our own: training in the folder of the images
-            self._ignored[entry.path] = entry.name
-            return False
-        if entry.is_symlink() and not _leads_somewhere(entry.path):
-            self._dead[entry.path] = None
-            return False
-        return is_folder(entry) or is_file(entry)
+    def _run(self, folder: str, names: list[str]) -> Iterator[tuple[str, list[str]]]:
+        images = [name for name in names if self._is_image(folder, name)]
+        if len(images) < len(names):
+            self._left_out.update(map(_suffix, set(names).difference(images)))
+        if images:
+            advance_open(len(images))
+            yield folder, images
 
-    def _is_image(self, entry: os.DirEntry[str]) -> bool:
+    def _names(self, contents: _Contents) -> list[str]:
+        """The files in a folder, in lexical order, of which account is taken."""
+        self._ignored |= contents.ignored
+        self._dead |= dict.fromkeys(contents.dead)
+        return contents.files.split("\0") if contents.files else []
+
+    def _look(self, folder: str | Path) -> _Contents:
+        key = os.fspath(folder)
+        if key not in self._seen:
+            contents, files = _Contents(), []
+            for entry in _scan(folder):
+                if not _is_own(entry, contents):
+                    continue
+                if is_folder(entry):
+                    contents.folders.append(entry)
+                elif is_file(entry):
+                    files.append(entry.name)
+            contents.files = "\0".join(files)
+            self._seen[key] = contents
+        return self._seen[key]
+
+    def _is_image(self, folder: str | Path, name: str) -> bool:
         """By suffix, or, where that says nothing, by the first bytes."""
-        full, suffix = Path(entry.name).suffix.lower(), _suffix(entry.name)
+        full = name[name.rfind(".") :].lower()
         if full in IMAGE_SUFFIXES:
             return True
+        suffix = _suffix(name)
         if full in _RAW or (suffix and self._tried[suffix] >= _TRIED):
             return False
-        if not _holds_image(entry.path):
+        if not _holds_image(f"{folder}/{name}"):
             self._tried[suffix] += 1
             return False
         self._tried[suffix] = -(1 << 62)  # such files can be images: all of them are opened
         return True
+
+
+def _is_own(entry: os.DirEntry[str], contents: _Contents) -> bool:
+    """Whether an entry is the user's, and no link that leads nowhere; what is not goes into the account."""
+    name = entry.name.casefold()
+    if name.startswith(".") or name in _MADE_BY_SYSTEMS:
+        if is_folder(entry):
+            contents.ignored[entry.path] = printable(entry.name)
+        return False
+    if name in _COMPANIONS:
+        return False
+    if name == "runs" and is_file(f"{entry.path}/latest.txt"):  # our own: training in the folder of the images
+        contents.ignored[entry.path] = entry.name
+        return False
+    if entry.is_symlink() and not _leads_somewhere(entry.path):
+        contents.dead.append(entry.path)
+        return False
+    return True
 
 
 def find_images(folder: Path) -> list[Path]:
@@ -245,11 +310,11 @@ def some(texts: Iterable[str]) -> str:
     return ", ".join(texts[:_SHOWN]) + more
 
 
-def _scan(folder: str | Path, only_folders: bool = False) -> list[os.DirEntry[str]]:
+def _scan(folder: str | Path) -> list[os.DirEntry[str]]:
     """The entries of a folder in lexical order; DataError where it cannot be read."""
     try:
         with os.scandir(folder) as entries:
-            return sorted((e for e in entries if not only_folders or is_folder(e)), key=lambda e: e.name)
+            return sorted(entries, key=lambda entry: entry.name)
     except OSError as error:
         fix = "check the name and rights"
         raise DataError(f"cannot read the folder ({error.strerror})", show(folder), fix) from error
@@ -300,151 +365,3 @@ def _holds_image(file: str) -> bool:
 def _accepts(kind: str, head: bytes) -> bool:
     accept = Image.OPEN[kind][1]
     return accept is not None and bool(accept(head))
-
-
-# Folders and files that are no data set as they are: what they may be, and what to do.
-ARCHIVES = (".zip", ".tar", ".tgz", ".gz", ".bz2", ".xz", ".zst", ".rar", ".7z")
-PACKED_TARS = (".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz", ".tar.zst")
-_PACKED = "unpack it and give the folder; shards with labels are read as .tar, uncompressed (gzip -d)"
-_TABLES = (".csv", ".tsv", ".parquet")
-_BOXES = ("labels", "annotations")  # folders beside those of images that hold boxes
-_PICTURES = frozenset({"images", "image", "imgs", "img", "jpegimages", "pictures"})
-_MARKS = frozenset({*_BOXES, "masks", "mask", "segmentation", "segmentations", "trimaps", "groundtruth", "gt"})
-_FOLDERS = "make one folder per class and put the images in"
-_OFTEN = 5  # images whose names begin alike, from which on this may be their class
-
-Folder = os.DirEntry[str]
-
-
-def refuse_parts(folder: Path, names: Collection[str], search: Search, root: Path | None = None) -> None:
-    """Raise a DataError for pictures with boxes or masks.
-
-    Args:
-        folder: where folders lie that could be those of classes.
-        names: of these.
-        search: looks into them.
-        root: of all the pictures, `folder` by default.
-    """
-    lower = {name.lower() for name in names}
-    if len(lower) < 2 or not lower & _PICTURES or not lower <= _PICTURES | _MARKS:
-        return
-    pictures = next(inner for inner in search.folders(folder) if inner.name.lower() in _PICTURES)
-    inside = some(f"{printable(name)}/" for name in sorted(names))
-    fix = _by_names(search.loose(pictures.path)) or _cut(root or folder, folder, search) or _FOLDERS
-    raise DataError(f"{inside} are no classes", show(folder), fix)
-
-
-def one_class(here: Path, search: Search) -> str:
-    """What to do about data whose images are all in one class folder."""
-    folders = [folder for folder in search.folders(here) if search.has_images(folder.path)]
-    tables = [*_tables(here, search), *(table for folder in folders for table in _tables(folder.path, search))]
-    deeper = [folder for folder in folders if len(search.folders(folder.path)) > 1]
-    if deeper:
-        return f"if the folders in {folder_name(deeper[0])} are the classes, give {show(deeper[0].path)}"
-    by_names = next(filter(None, (_by_names(search.loose(folder.path)) for folder in folders)), "")
-    return _give(tables) or by_names or _cut(here, here, search) or "give images of at least 2 classes"
-
-
-def no_classes(here: Path, folders: Sequence[Folder], search: Search) -> DataError:
-    """Split folders with images and no classes: pictures with boxes, or with a table of labels."""
-    tables = [*_tables(here, search), *(table for folder in folders for table in _tables(folder.path, search))]
-    above = here.absolute().parent
-    cut = _cut(here, here, search) or (_cut(above, above, search) if here.name.lower() == "images" else "")
-    by_names = next(filter(None, (_by_names(search.loose(folder.path)) for folder in folders)), "")
-    arrow = any(file.name.endswith(".arrow") for folder in folders for file in search.files(folder.path))
-    fix = (
-        _give(tables) or cut or by_names or ARROW * arrow or "make one folder per class in each, and put the images in"
-    )
-    return DataError(f"no class folders in {' and '.join(map(folder_name, folders))}", show(here), fix)
-
-
-def no_folders(here: Path, search: Search) -> DataError:
-    """Why a folder without folders is no data set."""
-    archives = [printable(entry.name) for entry in search.files(here) if entry.name.lower().endswith(ARCHIVES)]
-    loose = len(search.loose(here))
-    if archives and not loose:
-        fix = _PACKED if all(archive.lower().endswith(PACKED_TARS) for archive in archives) else "unpack them"
-        return DataError(f"no images in it, but archives: {some(archives)}", show(here), fix)
-    what = f"no class folders in it, but {count_images(loose)}" if loose else "no class folders in it"
-    above = f", or give {show(here.absolute().parent)} if this is one of the class folders" if loose else ""
-    above += (
-        f"; `selkern predict RUN {shlex.quote(show(here))}` names classes of images without labels" if loose else ""
-    )
-    fix = _give(_tables(here, search)) or _by_names(search.loose(here)) or f"{_FOLDERS}{above}"
-    return DataError(what, show(here), fix)
-
-
-def _tables(folder: str | Path, search: Search) -> list[str]:
-    """Tables that may hold labels; a competition's sample submission holds invented ones."""
-    names = {entry.path: entry.name.lower() for entry in search.files(folder)}
-    return [show(path) for path, name in names.items() if name.endswith(_TABLES) and "submission" not in name]
-
-
-def _give(tables: Sequence[str]) -> str:
-    return f"if a table holds the labels, give it: {some(tables)}" if tables else ""
-
-
-def _cut(root: Path, folder: str | Path, search: Search) -> str:
-    """What to do about pictures with boxes; empty where nothing in the folder is called so.
-
-    Args:
-        root: of all the pictures.
-        folder: in it or the same, with a folder of boxes.
-    """
-    for inner in search.folders(folder):
-        if inner.name.lower() in _BOXES:
-            coco = any(file.name.lower().endswith(".json") for file in search.files(inner.path))
-            form = "yolo" if inner.name.lower() == "labels" else "coco" if coco else "voc"
-            command = f"`selkern data import {form} {shlex.quote(show(root))} --to crops`"
-            return f"if these are pictures with boxes, cut the objects out: {command}"
-    return ""
-
-
-def _by_names(files: Sequence[str]) -> str:
-    """What to do about images whose names begin with their class (cat.12.jpg); empty where they do not."""
-    starts = Counter(re.split(r"[^a-z]", Path(file).name.lower())[0] for file in files)
-    common = [start for start, count in starts.most_common() if start and count >= _OFTEN]
-    if len(common) < 2 or len(common) * _OFTEN > sum(starts.values()) or "" in starts:
-        return ""
-    return f"make a folder for each class ({some(common)}, by the files' names) and put its images in"
-
-
-def count_images(count: int) -> str:
-    """3 -> "3 images"."""
-    return f"{count:,} image{'s' if count > 1 else ''}"
-
-
-def folder_name(folder: Folder) -> str:
-    """A folder for messages."""
-    return f"{printable(folder.name)}/"
-
-
-_TABLE = "save it as CSV (UTF-8) with the columns path,label"
-_ARRAY = "write its images to files, in one folder per class"
-_SINGLE = "give a folder of class folders; `selkern predict RUN IMAGE` names the class of an image"
-_KINDS = {
-    **dict.fromkeys((".xlsx", ".xls", ".xlsm", ".ods"), ("a spreadsheet", _TABLE)),
-    **dict.fromkeys(
-        (".json",), ("a JSON file", "give a CSV, or .jsonl with one object in each line: file_name, label")
-    ),
-    **dict.fromkeys((".arrow", ".feather", ".ipc"), ("an Arrow file", "write it as Parquet")),
-    **dict.fromkeys((".npz", ".npy"), ("a file of NumPy arrays", _ARRAY)),
-    **dict.fromkeys((".h5", ".hdf5", ".mat"), ("a file of arrays (HDF5 or MATLAB)", _ARRAY)),
-    **dict.fromkeys((".tfrecord", ".tfrecords"), ("a file of TensorFlow records", _ARRAY)),
-    **dict.fromkeys((".lmdb", ".mdb", ".db", ".sqlite"), ("a database", _ARRAY)),
-    **dict.fromkeys((".pkl", ".pickle", ".pt", ".pth"), ("a pickle, which can run code and is not opened", _ARRAY)),
-    ".safetensors": ("a file of weights", "give images"),
-    **dict.fromkeys((".txt", ".lst"), ("a text file", "if it lists images, make it a .csv that begins path,label")),
-    **dict.fromkeys((".yaml", ".yml"), ("a YAML file", "give the folder of the images, or their table")),
-    ".xml": ("an XML file", "if it holds boxes, cut them out by `selkern data import`"),
-    **dict.fromkeys(ARCHIVES, ("an archive, whose images cannot be read in place", "unpack it and give the folder")),
-    **dict.fromkeys(IMAGE_SUFFIXES, ("a single image", _SINGLE)),
-}
-
-
-def not_data(path: Path, accepted: str) -> DataError:
-    """The error for a file that is no data set."""
-    what, fix = _KINDS.get(path.suffix.lower(), ("unknown kind of data", accepted))
-    if path.name.lower().endswith(PACKED_TARS):
-        what, fix = "an archive: a compressed tar, whose images cannot be read in place", _PACKED
-    return DataError(what, show(path), fix)

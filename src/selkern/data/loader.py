@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, default_collate
 
 from selkern.data.augment import Augment, augment, mix, reading
 from selkern.data.order import AUGMENT, MIX, Key, sample_rng
@@ -112,7 +112,7 @@ class Samples(Dataset["Sample | DataError | ResourceError"]):
                 pixels = self._augmented(index, epoch, sample_rng(self.seed, epoch, index, AUGMENT))
         except DataError as error:
             return error.bare()
-        if self.augment is None:
+        if self.augment is None or not (self.augment.mixup or self.augment.cutmix):
             return Sample(pixels, label, label, 1.0, index)
         return self._mixed(pixels, label, index, epoch)
 
@@ -145,11 +145,10 @@ class Collate:
     def __call__(self, samples: Sequence[Sample | DataError | ResourceError]) -> Batch:
         """Stack what could be read."""
         good = [sample for sample in samples if isinstance(sample, Sample)]
-        pixels = np.empty((len(good), 3, self.size, self.size), dtype=np.uint8)
-        for row, sample in enumerate(good):
-            pixels[row] = sample.pixels
+        pixels = [torch.from_numpy(sample.pixels) for sample in good]
+        empty = torch.empty((0, 3, self.size, self.size), dtype=torch.uint8)
         return Batch(
-            images=torch.from_numpy(pixels),
+            images=default_collate(pixels) if pixels else empty,  # a worker's into memory that is shared already
             labels=torch.tensor([sample.label for sample in good], dtype=torch.int64),
             partners=torch.tensor([sample.partner for sample in good], dtype=torch.int64),
             lam=torch.tensor([sample.lam for sample in good], dtype=torch.float32),

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from selkern.data.columns import Coded
 from selkern.data.decode import IMAGE_SUFFIXES, Header, decode, read_header, read_used, show
 from selkern.data.identity import of_bytes
 from selkern.data.levels import PLAIN, Reading, Used
@@ -253,8 +254,8 @@ def open_parquet(path: Path, files: Sequence[Path], options: Options) -> Source:
     used = set(rows.names)
     listing = Listing(
         wheres=rows.wheres,
-        names=rows.names,
-        splits=rows.splits,
+        names=Coded.of(rows.names),
+        splits=Coded.of(rows.splits),
         classes=first.classes or (tuple(sorted(used, key=int)) if first.integer else None),
         root=show(path if path.is_dir() else path.parent),
         notes=notes,

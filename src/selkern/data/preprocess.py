@@ -35,6 +35,7 @@ _LATER = ("resize", "levels")  # fields that versions before do not know: writte
 # A JPEG may be decoded at a smaller scale with so many px for each px that it is resized to, and no fewer than these on
 # its shorter side: photographs then come within 3 grey levels of those decoded whole (docs/log.md).
 _ENOUGH, _FEWEST = 4, 512
+_ENOUGH_TO_LEARN = 2  # the same for training, of which 1 in 100 values is 4 grey levels away (docs/log.md)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,14 +101,18 @@ class Preprocess:
         return Reading(levels=self.levels, least=self.enough)
 
     def reading_of(self, region: Callable[[int, int], Box]) -> Reading:
-        """How to decode an image of which a region, given from the whole's width and height, will fill the input."""
+        """How to decode an image to learn from, of which a region, given from the whole's size, will fill the input."""
 
         def least(width: int, height: int) -> int:
             left, top, right, bottom = region(width, height)
             part = min(right - left, bottom - top) / min(width, height)
-            return max(_FEWEST, math.ceil(_ENOUGH * self.size / part))
+            return math.ceil(_ENOUGH_TO_LEARN * self.size / part)
 
-        return Reading(levels=self.levels, least=least)
+        def rows(width: int, height: int) -> int:
+            return int(region(width, height)[3])
+
+        # Only there a region's edges are those of pixels, and none beyond them is looked at.
+        return Reading(levels=self.levels, least=least, rows=rows if self.resize == "crop" else None)
 
     def region(self, width: int, height: int) -> Box:
         """The part of a (width, height) image that fills the input: (left, top, right, bottom), px of that image.

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from selkern.data.columns import Coded
+from selkern.data.columns import Coded, Rows
 from selkern.data.decode import Header, decode, read_header, read_used, show
 from selkern.data.identity import of_bytes
 from selkern.data.levels import PLAIN, Reading, Used
@@ -18,7 +18,7 @@ from selkern.data.listing import some
 from selkern.data.local_copy import LocalCopies
 from selkern.data.shard_index import ShardIndex, open_index
 from selkern.data.shard_names import Shards, local_shards, stored_shards
-from selkern.data.split import Listing, Options, Source
+from selkern.data.split import Listing, Options, Source, relative
 from selkern.data.splitting import assemble
 from selkern.data.stores import Files as Place
 from selkern.data.stores import LocalFiles, Range, RefusedError, Stamp, Store, is_address
@@ -88,6 +88,10 @@ class ShardSplit:
         """``train-000012.tar member n01440764/x.jpg``."""
         return self._index.wheres[int(self._entries[index])]
 
+    def names_in(self, root: str) -> Iterator[str]:
+        """``relative`` of every image, in order."""
+        return (relative(where, root) for where in self._index.wheres.at(self._entries))
+
     def encoded(self, index: int) -> bytes:
         """The member's bytes. Raises DataError, and ResourceError where the store does not answer."""
         if (data := self._fetched.pop(index, None)) is not None:
@@ -139,7 +143,7 @@ def open_shards(data: str, options: Options, listed: Sequence[str] = ()) -> Sour
     notes = (*shards.notes, *notes, *bad.settle(options.on_bad, noun="images"), *remarks, *_others(index))
     kept = np.flatnonzero(codes >= 0)
     listing = Listing(
-        wheres=index.wheres if len(kept) == len(index) else [index.wheres[at] for at in kept.tolist()],
+        wheres=Rows(index.wheres, kept),
         names=Coded(codes[kept], classes),
         splits=_splits(shards, index.shard[kept]),
         classes=classes,

@@ -6,8 +6,9 @@ import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from selkern.data.advice import not_data
 from selkern.data.decode import show
-from selkern.data.listing import is_file, is_folder, not_data
+from selkern.data.listing import is_file, is_folder
 from selkern.data.shard_names import TAR, find_shards, is_pattern
 from selkern.data.split import OnBad, Options, Source, Split
 from selkern.data.stores import is_address
@@ -100,7 +101,7 @@ def _open_folder(path: Path, options: Options) -> Source:
 
     if parquets := find_parquet(path):
         return open_parquet(path, parquets, options)
-    from selkern.data.folders import open_folder
+    from selkern.data.files import open_folder
     from selkern.data.listed import find_tables, open_tables
 
     if tables := find_tables(path, options):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -12,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from selkern.data.columns import Coded, each
 from selkern.data.decode import Header
 from selkern.data.levels import PLAIN, Reading, Used
 from selkern.data.table_options import TableOptions
@@ -92,6 +94,21 @@ class Grouped(Protocol):
 def fingerprint(split: Split, index: int) -> str:
     """Of one image of a split; empty for one that is drawn or cannot be read."""
     return split.fingerprint(index) if isinstance(split, Stored) else ""
+
+
+@runtime_checkable
+class ManyFiles(Protocol):
+    """A split that names all its images faster than one after the other."""
+
+    def names_in(self, root: str) -> Iterator[str]:
+        """``relative`` of every image, in order."""
+
+
+def names_in(split: Split, root: str) -> Iterator[str]:
+    """The names of a split's images in split.csv, in order."""
+    if isinstance(split, ManyFiles):
+        return split.names_in(root)
+    return (relative(split.where(index), root) for index in range(len(split)))
 
 
 def prefetch(split: Split, indices: Sequence[int]) -> None:
@@ -181,8 +198,8 @@ class Source:
         if self.kind == "digits":
             return
         for part in self.parts:
-            for index, label in enumerate(part.labels):
-                yield relative(part.where(index), self.root), self.classes[label], part.name
+            labels = map(self.classes.__getitem__, each(part.labels))
+            yield from zip(names_in(part, self.root), labels, itertools.repeat(part.name, len(part)), strict=True)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -223,9 +240,9 @@ class Listing:
 
     wheres: Sequence[str]
     """Where the image is, for messages and split.csv."""
-    names: Sequence[str]
+    names: Coded
     """Its class name."""
-    splits: Sequence[str]
+    splits: Coded
     """train, val or test as the source says; "" for all where it says nothing."""
     classes: tuple[str, ...] | None = None
     """The source's own class order; None is lexical."""

@@ -70,7 +70,7 @@ def train(options: TrainOptions, defaults: Defaults | None = None) -> RunFolder 
             with Progress("reading the first images", quiet=not ranks.main):
                 training = Training(options, source, model, how, run, ranks, log)
                 if ranks.main:
-                    write_inputs(run.path, options.data, source, first, how)
+                    write_inputs(run.path, options.data, source, first, how, run.write_split(source))
                     run.start(options, source)
                     draw_first_batch(training)
             _announce(training, log, defaults)

@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
-from functools import cache
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from selkern.data.identity import fingerprints
 from selkern.data.shard_names import lies_there
 from selkern.data.sources import Source, open_source
 from selkern.data.split import Joined, Split, ahead, fingerprint, relative, whole
-from selkern.data.splitting import digest, read_split
+from selkern.data.splitting import digest, saved_rows
 from selkern.data.stores import is_address
 from selkern.data.survey import evenly
 from selkern.data.table_options import TableOptions
@@ -69,7 +69,7 @@ def resolved(data: str) -> str:
         return data
 
 
-def write_inputs(folder: Path, given: str, source: Source, weights: Path | None, how: Construction) -> None:
+def write_inputs(folder: Path, given: str, source: Source, weights: Path | None, how: Construction, split: str) -> None:
     """Read the images' bytes, as `fingerprints` does, and write a run's inputs.json.
 
     Args:
@@ -78,14 +78,14 @@ def write_inputs(folder: Path, given: str, source: Source, weights: Path | None,
         source: opened as the run does.
         weights: what the run starts from.
         how: its network is built.
+        split: `digest` of its split.csv; empty where it has none.
     """
     data = resolved(given)
-    rows = list(source.split_rows())
     inputs = Inputs(
         data=data,
         beside=_from(folder, data),
         images=sum(map(len, source.parts)),
-        split=digest(rows) if rows else "",
+        split=split,
         fingerprints=fingerprints(source),
         weights="" if weights is None else str(weights.resolve()),
         norms=dict(how.norms),
@@ -172,8 +172,6 @@ class RunData:
     Attributes:
         options: the run's.
         inputs: what it remembers; None for a run of an earlier version.
-        rows: of split.csv; none for data that are drawn, or where the file is gone.
-
     Raises:
         CheckpointError: the folder's files are not as they were written.
         DataError: split.csv cannot be read, or was changed since.
@@ -183,17 +181,24 @@ class RunData:
         self.run = run
         self.options: TrainOptions = read_options(run.path)
         self.inputs: Inputs | None = read_inputs(run.path)
-        self.rows = read_split(run.split_csv) if run.split_csv.is_file() else []
         self._prints: Mapping[str, str] | None = None if self.inputs is None else self.inputs.fingerprints
 
-        if self.rows and self.inputs is not None and self.inputs.split != digest(self.rows):
+        self._made_again: list[tuple[str, str, str]] = []  # the split, where its file is gone
+
+        if self.saved and self.inputs is not None and self.inputs.split != digest(saved_rows(run.split_csv)):
             what = "the run's split was changed since the run wrote it"
             raise DataError(what, str(run.split_csv), "restore it from a copy")
 
     @property
+    def saved(self) -> bool:
+        """Whether the run's split.csv is there."""
+        return self.run.split_csv.is_file()
+
+    @cached_property
     def part_of(self) -> dict[str, str]:
-        """{image, by its name: train, val or test}."""
-        return {name: part for name, _, part in self.rows}
+        """{image, by its name: train, val or test}; none for data that are drawn, or where the split is not known."""
+        rows = saved_rows(self.run.split_csv) if self.saved else self._made_again
+        return {name: part for name, _, part in rows}
 
     @property
     def drawn(self) -> bool:
@@ -208,7 +213,7 @@ class RunData:
         """
         if self._prints is None:
             place = next(self._places(), "")
-            if not (self.rows and place) or same_place(place, apart):
+            if not (self.part_of and place) or same_place(place, apart):
                 return {}
             self._prints = {}
             with suppress(SelkernError):
@@ -294,7 +299,7 @@ class RunData:
         known = [name for name in shared if name in prints]
         some = evenly(len(known), _COMPARED)
         same = sum(fingerprint(split, number_of[known[at]]) == prints[known[at]] for at in some)
-        return Agreement(len(split), len(self.rows), len(shared), len(some), same)
+        return Agreement(len(split), len(part_of), len(shared), len(some), same)
 
     @property
     def classes(self) -> tuple[str, ...] | None:
@@ -329,7 +334,8 @@ class RunData:
     def keep(self, place: str, source: Source, how: Construction) -> None:
         """Remember where the data lie now, and what they are where the run did not remember that yet."""
         if self.inputs is None:
-            write_inputs(self.run.path, place, source, None, how)
+            split = digest(source.split_rows()) if source.kind != "digits" else ""
+            write_inputs(self.run.path, place, source, None, how, split)
         elif not self.drawn and not same_place(place, self.inputs.data):
             save_inputs(self.run.path, self.inputs.moved(self.run.path, place))
 
@@ -346,23 +352,23 @@ class RunData:
         Raises:
             DataError: as `open_source` says; or split.csv is gone or was changed, and the split cannot be made again.
         """
-        saved = bool(self.rows)
         source = open_source(
             data,
             seed=self.options.seed,
             val_fraction=self.options.val_fraction,
             classes=classes,
-            split_csv=self.run.split_csv if saved else None,
+            split_csv=self.run.split_csv if self.saved else None,
             keep_gone=keep_gone,
-            on_bad="skip" if saved else self.options.on_bad_image,  # of a saved split, what is gone is no error
+            on_bad="skip" if self.saved else self.options.on_bad_image,  # of a saved split, what is gone is no error
             table=self.options.table,
         )
-        if not saved:  # made again by the run's seed
+        if not self.saved:  # made again by the run's seed
             rows = list(source.split_rows())
             if self.inputs is not None and self.inputs.split not in ("", digest(rows)):
                 what = "the run's split is gone, and the data give another one now"
                 raise DataError(what, str(self.run.split_csv), "restore it from a copy")
-            self.rows = rows
+            self._made_again = rows
+            self.__dict__.pop("part_of", None)
         return source
 
 
@@ -385,7 +391,7 @@ def parts_before(weights: Path | None, data: str, table: TableOptions) -> Mappin
     """{image, by its name: its part} in the run that weights are of, where the data are those of that run."""
     with suppress(SelkernError):
         for known in lineage(weights):
-            if known.rows and known.is_own(data, None, table)[0]:
+            if known.part_of and known.is_own(data, None, table)[0]:
                 return known.part_of
     return {}
 
@@ -431,7 +437,7 @@ def seen_before(
             for each in split.parts if isinstance(split, Joined) else (split,):
                 seen[each.name] += len(each)
         return seen
-    if not known.rows:  # split.csv is gone
+    if not known.part_of:  # split.csv is gone
         with suppress(SelkernError):
             known.open_at(known.find())
     prints, part_of = known.prints("" if own else source.name), known.part_of

@@ -29,6 +29,7 @@ from selkern.data.preprocess import Preprocess
 from selkern.data.shard_names import is_pattern
 from selkern.data.sources import Source
 from selkern.data.split import Split
+from selkern.data.splitting import Digest
 from selkern.errors import CheckpointError, DataError, ResourceError, UsageError
 from selkern.io import append, new_folder, write_atomic, write_csv
 from selkern.models.weights import Card, find_bundled, require_not_exported, save_weights
@@ -277,17 +278,23 @@ class RunFolder:
         """Whether a state was saved to resume from."""
         return any(self.state.glob("step-*"))
 
-    def start(self, options: TrainOptions, source: Source) -> None:
-        """Write what is known before the first step: command, options, machine, classes, split.
+    def write_split(self, source: Source) -> str:
+        """Write split.csv -> `digest` of its rows; of drawn data there is none."""
+        if source.kind == "digits":
+            return ""
+        total = Digest()
+        write_csv(self.split_csv, ("path", "label", "split"), total.over(source.split_rows()))
+        return total.text
 
-        The caller has written inputs.json by then: a run that has a config.yaml can be resumed.
+    def start(self, options: TrainOptions, source: Source) -> None:
+        """Write what is known before the first step: command, options, machine, classes.
+
+        The caller has written split.csv and inputs.json by then: a run that has a config.yaml can be resumed.
         """
         write_atomic(self.path / "command.txt", command() + "\n")
         write_atomic(self.path / "env.json", json.dumps(versions(), indent=1))
         write_atomic(self.path / "classes.json", json.dumps(source.classes, ensure_ascii=False))
         write_csv(self.metrics, COLUMNS, [])
-        if rows := list(source.split_rows()):
-            write_csv(self.split_csv, ("path", "label", "split"), rows)
         write_atomic(self.path / "config.yaml", options.to_yaml())  # last: a run that has it can be resumed
 
     def log_order(self, rank: int, epoch: int, step: int, indices: Sequence[int]) -> None:

@@ -20,7 +20,7 @@ from selkern.data.detection.coco import read_coco
 from selkern.data.detection.objects import Corners, Plan, Scene, Wanted, plan
 from selkern.data.detection.voc import read_voc
 from selkern.data.detection.yolo import read_yolo
-from selkern.data.folders import FileSplit
+from selkern.data.files import FileSplit
 from selkern.data.levels import Reading, parse_levels
 from selkern.data.split import SPLITS, LeftOut
 from selkern.data.survey import settle_levels
@@ -149,7 +149,8 @@ def _check(root: Path, target: Path) -> None:
 def _reading(todo: Plan, wanted: Wanted) -> Reading:
     """How pictures are decoded: deep pixels of all of them alike."""
     files = tuple(str(scene.file) for scene in todo.scenes)
-    split = FileSplit(name="train", labels=np.zeros(len(files), dtype=np.int64), files=files)
+    number = np.arange(len(files))
+    split = FileSplit(name="train", labels=np.zeros_like(number), files=files, rows=number)
     levels, notes = settle_levels(split, parse_levels(wanted.white_level))
     todo.notes += notes
     return Reading(levels=levels)
