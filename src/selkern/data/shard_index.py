@@ -76,7 +76,7 @@ def open_index(files: Sequence[str], place: Place) -> tuple[ShardIndex, tuple[st
     Raises:
         DataError: a shard is not there.
     """
-    doing(f"looking at {len(files):,} shards")
+    doing(f"looking at {len(files):,} shard{'s' * (len(files) != 1)}")
     with ThreadPoolExecutor(_REQUESTS) as pool:
         stamps = list(pool.map(place.stamp, files))
     stamp = json.dumps([_FORM, [[stamp.size, stamp.version] for stamp in stamps]])

@@ -254,7 +254,7 @@ class Store:
         for wait in (*WAITS, None):
             try:
                 return action()
-            except (DataError, ResourceError, PackageError, MemoryError):
+            except (DataError, ResourceError, ImportError, MemoryError):  # ours, and what no second attempt changes
                 raise
             except Exception as error:
                 refuse(error, where)
@@ -262,7 +262,7 @@ class Store:
                 if wait is None:
                     fix = f"asked {len(WAITS) + 1} times; check the connection, then go on with --resume"
                     raise ResourceError(f"the store does not answer ({reason})", printable(where), fix) from error
-                self._report(f"{printable(where)}: {printable(reason)}; asking again in {wait:.0f} s")
+                self._report(f"{printable(where)}: {printable(reason)}; asking again in {wait:g} s")
                 time.sleep(wait * (1 + random.random() / 2))
         raise AssertionError("the last attempt returns or raises")
 
