@@ -78,7 +78,8 @@ def open_index(files: Sequence[str], place: Place) -> tuple[ShardIndex, tuple[st
     """
     doing(f"looking at {len(files):,} shard{'s' * (len(files) != 1)}")
     with ThreadPoolExecutor(_REQUESTS) as pool:
-        stamps = list(pool.map(place.stamp, files))
+        first = place.stamp(files[0])  # alone, so that the others share its connection
+        stamps = [first, *pool.map(place.stamp, files[1:])]
     stamp = json.dumps([_FORM, [[stamp.size, stamp.version] for stamp in stamps]])
     name = json.dumps(["shards", *files])
     arrays, notes = kept_index(name, stamp, lambda: _build(files, stamps, place))

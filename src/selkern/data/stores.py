@@ -166,6 +166,9 @@ def _read_at(handle: int, start: int, length: int) -> bytes:
     return data
 
 
+_INHERITED: list[Any] = []  # file systems of a parent: at the end of one its connections would be closed, by a child
+
+
 class Store:
     """Files on an object store or web server, by fsspec; each process has a connection of its own.
 
@@ -188,6 +191,7 @@ class Store:
     def system(self) -> Any:
         """The file system of this process: its thread does not live on in a forked one."""
         if self._pid != os.getpid() or self._system is None:
+            _INHERITED.append(self._system)
             self._system, self._pid = _file_system(self.protocol), os.getpid()
         return self._system
 
