@@ -20,7 +20,7 @@ from selkern.train.options import TrainOptions, read_options
 from selkern.train.run_folder import RunFolder
 
 AGENTS = ".agents"  # in a run's folder: a line for each torchrun that has trained it
-_LAG = 10.0  # s for which a network drive may not show a new file
+_LAG = 3.0  # s for which a network drive may not show a new file
 # May differ from machine to machine: where things lie there, and what decides no number.
 _OWN = ("data", "output", "name", "weights", "device", "workers", "threads", "timeout_minutes")
 
@@ -113,23 +113,24 @@ def agent() -> str:
 
 
 def begun(ranks: Ranks, options: TrainOptions) -> RunFolder | None:
-    """The run that these processes' torchruns have begun and not finished, on every rank.
+    """The run that these processes' torchruns have begun, on every rank.
 
     torchrun starts all processes again where one is lost and where a machine comes or goes. How often it did, each
     machine counts for itself, and one that came anew begins at nought: any torchrun that was there before decides.
     """
     agents = set(ranks.gather(agent())) - {""}
-    restarted = max(ranks.gather(int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"))))
-    path = ranks.of_main(lambda: _unfinished(options, agents, restarted=restarted > 0))
+    restarted = max(ranks.gather(int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")))) > 0
+    path = ranks.of_main(lambda: _begun(options, agents, restarted=restarted))
     return None if path is None else RunFolder(path)
 
 
-def _unfinished(options: TrainOptions, agents: set[str], *, restarted: bool) -> Path | None:
-    run = RunFolder.unfinished(options) if agents or restarted else None
+def _begun(options: TrainOptions, agents: set[str], *, restarted: bool) -> Path | None:
+    run = RunFolder.started_with(options) if agents or restarted else None
     if run is None:
         return None
-    known = _known(run)
-    return run.path if (known & agents if known else restarted) else None
+    if known := _known(run):
+        return run.path if known & agents else None
+    return run.path if restarted and not run.report.is_file() else None
 
 
 def note_agents(ranks: Ranks, run: RunFolder) -> None:

@@ -49,8 +49,9 @@ def train(options: TrainOptions, defaults: Defaults | None = None) -> RunFolder 
     with ExitStack() as held:
         with join(options.device, options.timeout_minutes) as ranks:
             # torchrun started all processes again after one was lost: it is this run that goes on, not a new one.
-            if (unfinished := begun(ranks, options)) is not None:
-                return _go_on(unfinished, shared_options(ranks, unfinished), ranks, held, model=options.model)
+            if (mine := begun(ranks, options)) is not None:
+                kept = shared_options(ranks, mine)
+                return _go_on(mine, kept, ranks, held, model=options.model, asked=False)
             require_shared(ranks, Path(options.output))
             with Progress("listing the images", quiet=not ranks.main) as line:
                 source = (defaults and defaults.source) or open_training(options)
@@ -140,8 +141,14 @@ def _go_on(
     data: str | None = None,
     threads: int | None = None,
     model: str = "",
+    asked: bool = True,
 ) -> RunFolder | None:
-    """`resume`, of processes that have joined; `held` keeps the run's lock."""
+    """`resume`, of processes that have joined.
+
+    Args:
+        held: keeps the run's lock.
+        asked: whether a user asked for it, to whom a run that is finished is an error; torchrun may come too late.
+    """
     if threads is None and options.threads is not None and not environment_decides():
         torch.set_num_threads(options.threads)
     log = RunLog(run.log if ranks.main else None)
@@ -175,6 +182,9 @@ def _go_on(
         log.say(f"resuming {run.path} at epoch {training.epoch + 1}, step {training.step + 1}")
         training.fit()
     elif not options.report or run.report.is_file():
+        if not asked:
+            log.say(f"{run.path} is finished already")
+            return None
         fix = "give more --epochs and --extend, or train a new one with --weights to go on from it"
         raise CheckpointError("this run is finished", str(run.path), fix)
     return run if ranks.main else None
