@@ -71,7 +71,7 @@ def epochs_done(run: RunFolder) -> int:
 
 
 def errors_in(said: Path) -> list[str]:
-    """The lines of ours that tell an error."""
+    """The lines of ours that are errors."""
     text = said.read_text()
     assert "selkern/cli/program.py" not in text, text  # no traceback of ours; torchrun's own end has one
     return [line for line in text.splitlines() if line.startswith("error: ")]
