@@ -19,10 +19,10 @@ from torch import distributed as dist
 from torch import nn
 
 from selkern.errors import ResourceError, SelkernError, UsageError
+from selkern.train.options import PATIENCE
 
 T = TypeVar("T")
 _LOST = ("gloo", "Gloo", "NCCL", "Connection closed", "Connection reset")  # in the messages of torch.distributed
-PATIENCE = 10.0  # minutes for a rank that does not come; no save or validation of one rank takes longer
 _KEPT: list[object] = []  # groups that were left
 _LOOK = 0.02  # seconds between two looks at who has come
 _LET_GO = 0.2  # seconds in which a group's threads end what they do

@@ -17,13 +17,13 @@ import yaml
 from selkern.data import LARGEST_IMAGE
 from selkern.data.table_options import TableOptions
 from selkern.errors import CheckpointError, UsageError
-from selkern.train.distributed import PATIENCE
 from selkern.train.recipe import RECIPES, Recipe
 from selkern.tuning import check_threads
 
 T = TypeVar("T")
 _LARGEST = 1 << 18  # bytes of a config.yaml; ours have 2,000
 _LONGEST_WORD = 4200  # characters; no path is longer, and YAML makes a number of 1:1:1:... in quadratic time
+PATIENCE = 10.0  # minutes for another process that does not come; no save or validation of one takes longer
 _LONGEST_WAIT = 10_000  # minutes, a week
 _MOST_WORKERS = 1024  # processes: a slip of the keyboard is not to fill the machine
 # What versions before do not know, of a recipe: left out at the defaults, as the table is, since a study compares its

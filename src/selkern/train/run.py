@@ -22,11 +22,11 @@ from selkern.io import write_atomic
 from selkern.layers.memory import set_memory
 from selkern.progress import Progress
 from selkern.train.defaults import Defaults, fit_batch, open_training
-from selkern.train.distributed import PATIENCE, Ranks, join
+from selkern.train.distributed import Ranks, join
 from selkern.train.loop import Training, make_order, settled_shuffle
 from selkern.train.machines import begun, note_agents, require_alike, require_shared, shared_options
 from selkern.train.network import Construction, code_of, new_network
-from selkern.train.options import PRETRAINED, TrainOptions, check_timeout
+from selkern.train.options import PATIENCE, PRETRAINED, TrainOptions, check_timeout
 from selkern.train.progress import RunLog
 from selkern.train.recipe import Recipe
 from selkern.train.run_data import RunData, trained_before, write_inputs
@@ -123,11 +123,11 @@ def resume(
     """
     check_timeout(patience)
     with ExitStack() as held, join(device, patience) as ranks:
-        found = run if isinstance(run, RunFolder) else RunFolder(ranks.of_main(lambda: RunFolder.find(run).path))
-        options = shared_options(ranks, found)
+        folder = run if isinstance(run, RunFolder) else RunFolder(ranks.of_main(lambda: RunFolder.find(run).path))
+        options = shared_options(ranks, folder)
         if epochs is not None and epochs != options.training.epochs:
             options = replace(options, training=options.training.extended(epochs, extend))
-        return _go_on(found, options, ranks, held, workers, data=data, threads=threads, model=model)
+        return _go_on(folder, options, ranks, held, workers, data=data, threads=threads, model=model)
 
 
 def _go_on(
