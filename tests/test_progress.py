@@ -13,7 +13,7 @@ import threading
 
 import pytest
 
-from selkern.progress import _BEAT, GAPS, Progress, on_terminal, say
+from selkern.progress import _BEAT, GAPS, Progress, doing, on_terminal, say
 from selkern.train.progress import Tally, step_line
 
 
@@ -42,6 +42,19 @@ def plain(
         lines.append(f"{clock.now - 1000:g}: {text}")
 
     return Progress(what, total=total, done=done, write=write, clock=clock, terminal=False, beat=False)
+
+
+def test_a_part_within_says_what_goes_on_to_the_innermost_line_of_its_process() -> None:
+    doing("nobody looks")
+    with Progress("outer", write=lambda _: None, terminal=False, beat=False) as outer:
+        with Progress("inner", write=lambda _: None, terminal=False, beat=False) as inner:
+            doing("a part")
+            assert (inner.text, outer.text) == ("a part", "outer")
+        doing("another")
+        assert outer.text == "another"
+        outer.pid = -1  # as a forked process has it from its parent
+        doing("a third")
+        assert outer.text == "another"
 
 
 def test_a_step_that_says_nothing_is_told_within_two_seconds_and_then_ever_less() -> None:

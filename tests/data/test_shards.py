@@ -13,6 +13,7 @@ import torch
 from safetensors.torch import load_file
 from shard_files import member, photos, write_tar
 
+from selkern.data import shard_index, stores
 from selkern.data.augment import Augment
 from selkern.data.loader import Samples, make_loader
 from selkern.data.order import TrainOrder
@@ -175,7 +176,6 @@ def test_a_list_of_classes_beside_the_shards_names_the_numbers(tmp_path: Path) -
 
 
 def test_a_kept_index_is_taken_until_a_shard_changes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from selkern.data import shard_index
 
     built: list[int] = []
     build = shard_index._build
@@ -192,10 +192,38 @@ def test_a_kept_index_is_taken_until_a_shard_changes(tmp_path: Path, monkeypatch
     write_tar(tmp_path / "train-0.tar", *(one for n in range(30) for one in member(f"{n}", n % 2)))
     assert sum(map(len, open_source(str(tmp_path)).parts)) == 30
     assert built == [1, 1]
+    monkeypatch.setattr(shard_index, "_FORM", 0)  # an index of another version
+    assert sum(map(len, open_source(str(tmp_path)).parts)) == 30
+    assert built == [1, 1, 1]
+
+
+def test_without_a_cache_folder_the_index_is_made_each_time_and_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_tar(tmp_path / "train-0.tar", *(one for n in range(20) for one in member(f"{n}", n % 2)))
+    (tmp_path / "file").write_bytes(b"")
+    monkeypatch.setenv("SELKERN_CACHE", str(tmp_path / "file" / "below"))
+    for _ in range(2):
+        source = open_source(str(tmp_path))
+        assert sum(map(len, source.parts)) == 20
+        assert source.train.read(0).size == (22, 20)
+        assert any("no index can be kept" in note for note in source.notes)
+
+
+def test_many_shards_are_indexed_by_several_processes(shards: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+
+    files = sorted(map(str, shards.glob("*.tar")))
+    place = stores.LocalFiles()
+    stamps = [place.stamp(file) for file in files]
+    alone = shard_index._build(files, stamps, place)
+    monkeypatch.setattr(shard_index, "_FEW", 0)
+    monkeypatch.setattr(shard_index, "_cores", lambda: 2)
+    together = shard_index._build(files, stamps, place)
+    assert alone.keys() == together.keys()
+    assert all(np.array_equal(alone[name], together[name]) for name in alone)
 
 
 def test_many_shards_stay_within_the_open_files(shards: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from selkern.data import stores
 
     monkeypatch.setattr(stores, "_most_open", lambda: 3)
     split = open_source(str(shards)).train

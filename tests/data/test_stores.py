@@ -15,6 +15,7 @@ from shard_files import photos
 
 from selkern import cli
 from selkern.data import local_copy, stores
+from selkern.data.check import check_data
 from selkern.data.loader import Samples, make_loader
 from selkern.data.order import TrainOrder
 from selkern.data.pack import pack_shards
@@ -195,6 +196,16 @@ def test_the_commands_take_an_address(server: StoreServer, capsys: pytest.Captur
     assert (said["kind"], said["images"], said["unreadable"]) == ("shards", 72, [])
     assert cli.main(["data", "check", f"{server.address}/train-000099.tar"]) == 3
     assert capsys.readouterr().err.splitlines()[-1].startswith("error: not in the store | http")
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_check_of_a_store_that_goes_is_one_line(server: StoreServer, workers: int) -> None:
+    source = open_source(address(server))
+    server.down = True
+    with pytest.raises(
+        ResourceError, match=r"^the store does not answer \(\w+: [^|]*\) \| http[^|]* \| asked 10 times"
+    ):
+        check_data(source, workers=workers)
 
 
 @pytest.mark.parametrize("named", ["/", "/train-*.tar", "/train-{000000..000004}.tar"])

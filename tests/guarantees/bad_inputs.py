@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
-from guarantees import bad_data, bad_images, bad_options, bad_runs, bad_weights
+from guarantees import bad_data, bad_images, bad_options, bad_runs, bad_shards, bad_weights
 from guarantees.calls import LIMIT, Said, call, faults, fingerprint
 from guarantees.cases import Case, Group, Place, run_groups
 
@@ -20,6 +20,7 @@ GROUPS: dict[str, Group] = {
     "folders": bad_data.folders,
     "tables": bad_data.tables,
     "parquet": bad_data.parquet_files,
+    "shards": bad_shards.shards,
     "weights": bad_weights.weights,
     "runs": bad_runs.runs,
     "states": bad_runs.states,

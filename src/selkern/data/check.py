@@ -19,7 +19,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from selkern.data.labels import doubtful
 from selkern.data.levels import LOST, Levels, Reading
-from selkern.data.split import WHOLE, Joined, LeftOut, Source, Split, relative
+from selkern.data.split import WHOLE, Joined, LeftOut, Source, Split, prefetch, relative
 from selkern.data.survey import WIDE, settle_levels
 from selkern.errors import DataError, ResourceError
 
@@ -236,6 +236,7 @@ class _Look:
     digest: bytes = bytes(16)
     reason: str = ""
     lost: bool = False
+    gone: ResourceError | None = None
 
 
 class _Images(Dataset[_Look]):
@@ -247,6 +248,11 @@ class _Images(Dataset[_Look]):
     def __len__(self) -> int:
         return len(self.images)
 
+    def __getitems__(self, positions: Sequence[int]) -> list[_Look]:
+        """A batch, as the DataLoader asks for it: what lies far away is fetched at once."""
+        prefetch(self.images, positions)
+        return [self[position] for position in positions]
+
     def __getitem__(self, position: int) -> _Look:
         try:
             image = self.images.read(position, reading=self.reading)
@@ -254,6 +260,8 @@ class _Images(Dataset[_Look]):
             digest.update(image.tobytes())
         except DataError as error:
             return _Look(reason=error.what)
+        except ResourceError as error:  # of a store, which gives no more
+            return _Look(gone=error.bare())
         except MemoryError:
             return _Look(reason="it takes more memory than there is")
         return _Look(image.width, image.height, digest.digest(), lost=LOST in image.info)
@@ -362,6 +370,8 @@ def _looks(name: str, images: _Images, workers: int, progress: Callable[[int], o
     )
     try:
         for looks in loader:
+            if gone := next((look.gone for look in looks if look.gone is not None), None):
+                raise gone
             yield from looks
             progress(len(looks))
     except RuntimeError as error:

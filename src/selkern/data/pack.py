@@ -7,7 +7,7 @@ import json
 import os
 import re
 import tarfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path, PurePosixPath
@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from selkern.data.decode import SUFFIXES, read_header, show
 from selkern.data.order import permutation
 from selkern.data.shards import CLASSES
-from selkern.data.split import WHOLE, LeftOut, OnBad, Source, Split, Stored, prefetch, relative
+from selkern.data.split import WHOLE, LeftOut, OnBad, Source, Split, Stored, ahead, relative
 from selkern.data.tar_members import IMAGES
 from selkern.errors import DataError, UsageError
 from selkern.io import cannot_write, sync_folder, write_atomic
@@ -25,7 +25,6 @@ from selkern.io import cannot_write, sync_folder, write_atomic
 if TYPE_CHECKING:
     from typing_extensions import Self
 
-_AHEAD = 64  # images that are asked for at once
 _BLOCK = tarfile.BLOCKSIZE
 
 
@@ -130,17 +129,14 @@ def _pack(
     return PackedPart(name, images, shards.count, size), bad
 
 
-def _encoded(part: Split, order: Any) -> Iterator[tuple[int, bytes | DataError]]:
+def _encoded(part: Split, order: Sequence[int]) -> Iterator[tuple[int, bytes | DataError]]:
     """The bytes of every image, or why there are none."""
     assert isinstance(part, Stored)
-    for first in range(0, len(order), _AHEAD):
-        some = list(order[first : first + _AHEAD])
-        prefetch(part, some)
-        for index in some:
-            try:
-                yield index, part.encoded(index)
-            except DataError as error:
-                yield index, error
+    for index in ahead(part, order):
+        try:
+            yield index, part.encoded(index)
+        except DataError as error:
+            yield index, error
 
 
 def key_of(where: str, taken: set[str]) -> str:

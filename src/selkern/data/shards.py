@@ -67,8 +67,7 @@ class ShardSplit:
 
     def read(self, index: int, epoch: int = 0, reading: Reading = PLAIN) -> Image.Image:  # noqa: ARG002  members stay
         """The decoded member."""
-        data = self._fetched.pop(index, None)
-        return decode(self.encoded(index) if data is None else data, self.where(index), reading)
+        return decode(self.encoded(index), self.where(index), reading)
 
     def used(self, index: int) -> Used | None:
         """Of the member."""
@@ -76,8 +75,7 @@ class ShardSplit:
 
     def header(self, index: int) -> Header:
         """Of the member."""
-        data = self._fetched.pop(index, None)
-        return read_header(self.encoded(index) if data is None else data, self.where(index))
+        return read_header(self.encoded(index), self.where(index))
 
     def fingerprint(self, index: int) -> str:
         """Of the member's bytes."""
@@ -96,6 +94,8 @@ class ShardSplit:
 
     def encoded(self, index: int) -> bytes:
         """The member's bytes. Raises DataError, and ResourceError where the store does not answer."""
+        if (data := self._fetched.pop(index, None)) is not None:
+            return data
         stamp, (file, start, length) = self._range(index)
         return self._place.read(file, stamp, start, length, self.where(index))
 

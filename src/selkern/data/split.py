@@ -117,6 +117,17 @@ def prefetch(split: Split, indices: Sequence[int]) -> None:
         split.prefetch(indices)
 
 
+_AHEAD = 64  # images that `ahead` fetches at once
+
+
+def ahead(split: Split, indices: Sequence[int]) -> Iterator[int]:
+    """The numbers of images in turn, of which some are fetched together before each is to be read."""
+    for first in range(0, len(indices), _AHEAD):
+        some = indices[first : first + _AHEAD]
+        prefetch(split, some)
+        yield from some
+
+
 NoteKind = Literal["", "missing files", "rows left out", "dead links", "empty folder", "empty class"]
 
 

@@ -166,6 +166,9 @@ def _read_at(handle: int, start: int, length: int) -> bytes:
     return data
 
 
+_INHERITED: list[Any] = []  # file systems of a parent: at the end of one its connections would be closed, by a child
+
+
 class Store:
     """Files on an object store or web server, by fsspec; each process has a connection of its own.
 
@@ -188,6 +191,7 @@ class Store:
     def system(self) -> Any:
         """The file system of this process: its thread does not live on in a forked one."""
         if self._pid != os.getpid() or self._system is None:
+            _INHERITED.append(self._system)
             self._system, self._pid = _file_system(self.protocol), os.getpid()
         return self._system
 
@@ -254,7 +258,7 @@ class Store:
         for wait in (*WAITS, None):
             try:
                 return action()
-            except (DataError, ResourceError, PackageError, MemoryError):
+            except (DataError, ResourceError, ImportError, MemoryError):  # ours, and what no second attempt changes
                 raise
             except Exception as error:
                 refuse(error, where)
@@ -262,7 +266,7 @@ class Store:
                 if wait is None:
                     fix = f"asked {len(WAITS) + 1} times; check the connection, then go on with --resume"
                     raise ResourceError(f"the store does not answer ({reason})", printable(where), fix) from error
-                self._report(f"{printable(where)}: {printable(reason)}; asking again in {wait:.0f} s")
+                self._report(f"{printable(where)}: {printable(reason)}; asking again in {wait:g} s")
                 time.sleep(wait * (1 + random.random() / 2))
         raise AssertionError("the last attempt returns or raises")
 

@@ -15,7 +15,7 @@ from typing import Any
 from selkern.data.identity import fingerprints
 from selkern.data.shard_names import lies_there
 from selkern.data.sources import Source, open_source
-from selkern.data.split import Joined, Split, fingerprint, relative, whole
+from selkern.data.split import Joined, Split, ahead, fingerprint, relative, whole
 from selkern.data.splitting import digest, saved_rows
 from selkern.data.stores import is_address
 from selkern.data.survey import evenly
@@ -421,7 +421,7 @@ def trained_before(weights: Path | None, source: Source, split: Split, prints: P
 
 def prints_of(split: Split) -> Prints:
     """What gives the fingerprint of every image of a split, reading their bytes when first asked, and once."""
-    return cache(lambda: [fingerprint(split, index) for index in range(len(split))])
+    return cache(lambda: [fingerprint(split, index) for index in ahead(split, range(len(split)))])
 
 
 def seen_before(
