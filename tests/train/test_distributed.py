@@ -16,10 +16,11 @@ from tiny import ENVIRONMENT, draw, make_folder, make_options, order_of, rows, t
 from torch import distributed as dist
 
 from selkern import cli
-from selkern.errors import ResourceError, UsageError
+from selkern.errors import CheckpointError, ResourceError, UsageError
 from selkern.evaluation import evaluate
 from selkern.inference.images import choose_images
 from selkern.inference.network import load
+from selkern.train import run as job
 from selkern.train.distributed import Ranks, _meet, join, pick_device
 from selkern.train.progress import Tally
 from selkern.train.run_folder import RunFolder
@@ -133,6 +134,23 @@ def test_a_timeout_that_cannot_be_is_told(minutes: str, capsys: pytest.CaptureFi
     for words in (["train", "--timeout-minutes", minutes], ["train", "--resume", "x", "--timeout-minutes", minutes]):
         assert cli.main(words) == 2
         assert " | --timeout-minutes | must be above 0, and at most 10,000" in capsys.readouterr().err
+
+
+def test_processes_that_read_another_state_do_not_go_on(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As where a network drive still shows one of them the state before: weights would drift apart unseen."""
+    gather = Ranks.gather
+
+    def with_another(self: Ranks, value: Any) -> list[Any]:
+        state = isinstance(value, tuple) and isinstance(value[1], bytes)
+        return [*gather(self, value), *([("step-000001", b"{}")] if state else [])]
+
+    with tiny_model():
+        run = train(make_options(data, tmp_path, model="sk_tiny", epochs=1, batch_size=8))
+        monkeypatch.setattr(Ranks, "gather", with_another)
+        with pytest.raises(CheckpointError, match=r"process 1 reads step-000001, process 0 another step-000002"):
+            job.resume(run, "cpu", epochs=2, extend="keep")
 
 
 def test_every_validation_image_counts_once(two_ranks: RunFolder) -> None:

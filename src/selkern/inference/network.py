@@ -72,10 +72,9 @@ def at_size(loaded: Loaded, size: int | None, crop: float | None) -> Loaded:
         except (RuntimeError, ValueError, SelkernError) as error:  # of a fixed size, or too small for its strides
             if ran_out_of_memory(error):
                 raise
+            reason = error.what if isinstance(error, SelkernError) else first_line(error)[:120]
             fix = f"give another size, or leave it out: {before.size} px"
-            raise UsageError(
-                f"takes no images of {now.size} px ({first_line(error)[:120]})", "--image-size", fix
-            ) from error
+            raise UsageError(f"takes no images of {now.size} px ({reason})", "--image-size", fix) from error
     return replace(loaded, card=replace(loaded.card, preprocess=now.to_dict()))
 
 
