@@ -240,7 +240,7 @@ def evaluate(
             top_p, top = logits.softmax(dim=1).topk(min(TOP, logits.shape[1]), dim=1)
             losses = F.cross_entropy(logits, labels, reduction="none")
             # Copies: torch's own small results lie between the logits in the heap, which then cannot be used again: of
-            # 50,000 images and 10,000 classes 4.7 GB (benchmarks/evaluation.py).
+            # 50,000 images and 10,000 classes 4.8 GB (benchmarks/evaluation.py).
             kept.append(tuple(part.cpu().numpy().copy() for part in (batch.indices, labels, losses, top, top_p)))
     if kept:
         columns = [np.concatenate(column) for column in zip(*kept, strict=True)]

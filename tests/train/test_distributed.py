@@ -150,7 +150,7 @@ def test_processes_that_read_another_state_do_not_go_on(
         run = train(make_options(data, tmp_path, model="sk_tiny", epochs=1, batch_size=8))
         monkeypatch.setattr(Ranks, "gather", with_another)
         with pytest.raises(CheckpointError, match=r"process 1 reads step-000001, process 0 another step-000002"):
-            job.resume(run, "cpu", epochs=2, extend="keep")
+            job.resume(run, "cpu", epochs=2, extend="rescale")
 
 
 def test_every_validation_image_counts_once(two_ranks: RunFolder) -> None:
