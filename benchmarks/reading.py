@@ -16,7 +16,7 @@ import re
 import subprocess
 import sys
 import tarfile
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -25,9 +25,18 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "src")]
 
+import numpy as np  # noqa: E402
 import torch  # noqa: E402
+from PIL import Image  # noqa: E402
 
 from benchmarks.pipeline import write_jpegs  # noqa: E402
+from selkern.data.augment import Augment, _jitter, _random_region, _resized  # noqa: E402
+from selkern.data.decode import MAX_BYTES, decode  # noqa: E402
+from selkern.data.jpeg import open_plain  # noqa: E402
+from selkern.data.levels import Reading  # noqa: E402
+from selkern.data.loader import Collate, Sample  # noqa: E402
+from selkern.data.order import sample_rng  # noqa: E402
+from selkern.data.preprocess import Preprocess  # noqa: E402
 from selkern.measure.timing import Job, Spread, in_turn  # noqa: E402
 from selkern.train.recipe import RECIPES  # noqa: E402
 
@@ -42,6 +51,7 @@ def main() -> None:
     parser.add_argument("--images", type=Path, help="folder train/CLASS/*.jpg, instead of files that are made")
     parser.add_argument("--count", type=int, default=192, help="files that are made")
     parser.add_argument("--workers", type=int, default=2, help="worker processes of every loader")
+    parser.add_argument("--stages", action="store_true", help="what each stage takes, instead")
     parser.add_argument("--budget", type=float, default=45.0, help="seconds for each of the four comparisons")
     options = parser.parse_args()
     torch.set_num_threads(1)
@@ -55,21 +65,27 @@ def main() -> None:
         files = sorted((images / "train").glob("*/*.jpg"))
         mean = sum(file.stat().st_size for file in files) / len(files)
         print(f"{len(files)} JPEGs of {mean / 1000:.0f} KB, to {_SIZE} px; load {_load()}")
-        for colour in (0.0, _COLOUR):
-            _compare(images, colour, options)
-    print(f"load at the end {_load()}")
+        if options.stages:
+            _stages(files[: options.count])
+            return
+        goals = [line for colour in (0.0, _COLOUR) for line in _compare(images, colour, options)]
+    print(f"load at the end {_load()}\n", *goals, sep="\n")
 
 
-def _compare(images: Path, colour: float, options: argparse.Namespace) -> None:
+def _compare(images: Path, colour: float, options: argparse.Namespace) -> list[str]:
+    """Measure one augmentation, and return a line for each goal."""
     what = f"imagenet-paper{f' with --colour {colour}' if colour else ''}"
     versions = {"selkern": "selkern"} | ({options.against: _OLD} if options.against else {})
     jobs: dict[str, Job] = {
         name: partial(_in_process, _samples(images, colour, module)) for name, module in versions.items()
     }
-    _report(f"{what}, one core, no worker", jobs, _images(images), options.budget)
+    alone = _report(f"{what}, one core, no worker", jobs, _images(images), options.budget)
     jobs = {name: _epochs(*_loader(images, colour, module, options.workers)) for name, module in versions.items()}
     jobs |= _others(images, colour, options.workers)
-    _report(f"{what}, {options.workers} workers", jobs, _images(images), options.budget)
+    beside = _report(f"{what}, {options.workers} workers", jobs, _images(images), options.budget)
+    lines = [f"1. {what}, one core, against {name}: {ratio:.2f}x (goal 1.8)" for name, ratio in alone.items()]
+    others = {name: ratio for name, ratio in beside.items() if name != options.against}
+    return lines + [f"2. {what}, workers, against {name}: {ratio:.2f}x (goal 1.3)" for name, ratio in others.items()]
 
 
 def _images(images: Path) -> int:
@@ -77,18 +93,65 @@ def _images(images: Path) -> int:
     return count // _BATCH * _BATCH
 
 
-def _report(title: str, jobs: dict[str, Job], images: int, budget: float) -> None:
-    """Print images a second of every job, and how many times as many ours reads."""
+def _report(title: str, jobs: dict[str, Job], images: int, budget: float) -> dict[str, float]:
+    """Print images a second of every job, and how many times as many ours reads; the latter is returned."""
     seconds = in_turn(jobs, budget=budget, warm_up=1)
     ours = seconds["selkern"]
+    ratios = {}
     print(f"\n{title}: {len(ours)} rounds of {images} images")
     for name, values in seconds.items():
         rate = Spread.of([images / value for value in values])
         line = f"  {name:34} {rate.median:6.0f} images/s"
         if name != "selkern":
             ratio = Spread.of([value / mine for value, mine in zip(values, ours, strict=True)])
+            ratios[name] = ratio.median
             line += f"   selkern reads {ratio.median:.2f} times as many ({ratio.low:.2f} to {ratio.high:.2f})"
         print(line, flush=True)
+    return ratios
+
+
+def _stages(files: Sequence[Path]) -> None:
+    """Print what each stage takes, ms an image, and what was or could be in its place."""
+    import simplejpeg
+
+    data = [file.read_bytes() for file in files]
+    spec, preprocess = Augment(crop="resized", flip=0.5, colour=_COLOUR), Preprocess(size=_SIZE)
+    whole = [decode(one) for one in data]
+    boxes = [_random_region(*image.size, spec, "crop", sample_rng(0, 0, i)) for i, image in enumerate(whole)]
+    plain = [decode(one, reading=Reading(rows=lambda _wide, high: high)) for one in data]
+    crops = [np.ascontiguousarray(_resized(image, box, preprocess)) for image, box in zip(whole, boxes, strict=True)]
+    samples = [Sample(crop, 0, 0, 1.0, 0) for crop in crops]
+    rng, collate = sample_rng(0, 0, 0), Collate(_SIZE)
+
+    def rows(i: int) -> object:
+        return decode(data[i], reading=Reading(rows=lambda _wide, _high: int(boxes[i][3])))
+
+    stages: dict[str, Callable[[int], object]] = {
+        "open and read the file": lambda i: files[i].read_bytes(),
+        "the sample's random numbers": lambda i: sample_rng(0, 1, i),
+        "draw the crop, before and after": lambda _i: [_random_region(500, 375, spec, "crop", rng) for _ in range(2)],
+        "header: Pillow": lambda i: Image.open(io.BytesIO(data[i])),
+        "header: ours": lambda i: open_plain(data[i], MAX_BYTES),
+        "decode: Pillow": lambda i: decode(data[i]),
+        "decode: Pillow, to an array": lambda i: np.asarray(decode(data[i])),
+        "decode: Pillow, at half the size": lambda i: decode(data[i], reading=Reading(least=min(whole[i].size) // 2)),
+        "decode: simplejpeg": lambda i: simplejpeg.decode_jpeg(data[i]),
+        "decode: simplejpeg, rows needed": rows,
+        "resize: Pillow, in place": lambda i: preprocess.show(whole[i], boxes[i]),
+        "resize: torch, cut first": lambda i: _resized(plain[i], boxes[i], preprocess),
+        "flip and to planes": lambda i: np.ascontiguousarray(crops[i][:, :, ::-1]),
+        "colour jitter": lambda i: _jitter(crops[i], _COLOUR, rng),
+        "collate (a 32nd of a batch)": lambda i: collate(samples[i : i + _BATCH]) if i % _BATCH == 0 else None,
+    }
+    jobs: dict[str, Job] = {name: partial(_each, stage, len(files)) for name, stage in stages.items()}
+    for name, seconds in in_turn(jobs, budget=60).items():
+        spread = Spread.of([1000 * value / len(files) for value in seconds])
+        print(f"  {name:34} {spread.median:6.3f} ms ({spread.low:.3f} to {spread.high:.3f})")
+
+
+def _each(stage: Callable[[int], object], count: int) -> None:
+    for index in range(count):
+        stage(index)
 
 
 def _samples(images: Path, colour: float, module: str) -> Any:

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import csv
+import json
+import tracemalloc
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -15,6 +20,7 @@ from selkern.data.order import eval_shards
 from selkern.data.preprocess import Preprocess
 from selkern.errors import DataError
 from selkern.evaluation import Evaluation, evaluate
+from selkern.inference.predict import write_evaluation
 
 PREPROCESS = Preprocess(size=8)
 CLASSES = tuple("abcdefg")
@@ -152,3 +158,52 @@ def test_a_wrong_figure_would_be_seen() -> None:
     with torch.no_grad():
         model.fc.bias[0] += 1
     assert evaluate(model, split, CLASSES, PREPROCESS).loss != before.loss
+
+
+@pytest.mark.parametrize("classes", [2, 7, 300])
+def test_the_pairs_that_occur_are_the_matrix(classes: int, seed: int) -> None:
+    """And each class's figures are its row's, as they were computed from the whole matrix before."""
+    rng = np.random.default_rng(seed)
+    labels = rng.integers(0, max(1, classes - 1), 500)  # the last class has no image
+    top = np.stack([rng.permutation(classes)[:2] for _ in labels])
+    top[:250, 0] = labels[:250]
+    names = tuple(f"c{number}" for number in range(classes))
+    blank = np.zeros(500, np.float32)
+    result = Evaluation(names, np.arange(500), labels, blank, top, np.zeros((500, 2), np.float32))
+    table = np.zeros((classes, classes), dtype=np.int64)
+    np.add.at(table, (labels, top[:, 0]), 1)
+    assert (result.confusion() == table).all()
+    true, predicted, counts = result.confused()
+    assert (np.argwhere(table) == np.stack([true, predicted], axis=1)).all()
+    assert (counts == table[true, predicted]).all()
+    for i, (name, images, share) in enumerate(result.per_class()):
+        assert (name, images) == (names[i], table[i].sum())
+        assert share == table[i, i] / images if images else np.isnan(share)
+    mistaken = result.mistaken(5)
+    off = table - np.diag(np.diag(table))
+    assert [n for *_, n in mistaken] == sorted(off[off > 0].tolist(), reverse=True)[:5]
+    assert all(off[names.index(one), names.index(other)] == n for one, other, n in mistaken)
+
+
+def test_ten_thousand_classes_need_no_matrix(tmp_path: Path) -> None:
+    """Neither for the figures nor for the files: no array of its size is made."""
+    n, classes = 2000, 10_000
+    labels = np.arange(n)
+    top = np.stack([(labels + labels % 2), labels + 2], axis=1)
+    names = tuple(map(str, range(classes)))
+    result = Evaluation(names, labels, labels, np.zeros(n, np.float32), top, np.ones((n, 2), np.float32))
+    split = Colours(n)
+    tracemalloc.start()
+    figures = result.to_dict()
+    write_evaluation(result, split, tmp_path, {"image_size": 8})
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 100 << 20, "the matrix has 800 MB"
+    assert figures["top1"] == 0.5
+    with (tmp_path / "confusion.csv").open(newline="") as file:
+        header, *rows = csv.reader(file)
+    assert header == ["true class", "predicted", "images"]
+    assert rows == [[str(i), str(i + i % 2), "1"] for i in range(n)]
+    with (tmp_path / "per_class.csv").open(newline="") as file:
+        assert len(list(csv.reader(file))) == classes + 1
+    assert json.loads((tmp_path / "evaluation.json").read_text())["image_size"] == 8

@@ -6,17 +6,22 @@ import csv
 import json
 import signal
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from tiny import draw, make_folder, make_options, train
 
 from selkern import cli
+from selkern.cli import evaluate as evaluate_command
+from selkern.evaluation import Evaluation
 from selkern.inference import predict as predicting
 from selkern.inference.predict import Prediction, PredictionFile
 from selkern.models.weights import read_card, read_tensors, save_weights
+from selkern.train.options import read_options
 from selkern.train.run_folder import RunFolder
 
 pytestmark = pytest.mark.usefixtures("tiny_networks")
@@ -161,6 +166,61 @@ def test_an_evaluation_as_files(run: RunFolder, tmp_path: Path, capsys: pytest.C
     assert "exists already" in capsys.readouterr().err
     assert cli.main([*words[:-2], str(tmp_path / "c.csv")]) == 2
     assert "give a folder" in capsys.readouterr().err
+
+
+def test_an_evaluation_at_another_size_says_so(
+    run: RunFolder, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Its figures are those of weights whose card has that size."""
+    own = read_card(run.best)
+    words = ["evaluate", str(run.path), "--split", "train", "--image-size", "24", "--eval-crop", "0.875"]
+    assert cli.main(words) == 0
+    before = own.preprocess
+    line = f"input 24 px, centre crop 0.875; the weights' own: {before['size']} px, {before['crop']:g}"
+    assert line in capsys.readouterr().out.splitlines()
+    assert cli.main([*words, "--json", "--output", str(tmp_path / "e")]) == 0
+    shown = json.loads(capsys.readouterr().out)
+    assert (shown["image_size"], shown["eval_crop"]) == (24, 0.875)
+    assert json.loads((tmp_path / "e" / "evaluation.json").read_text())["image_size"] == 24
+    card = replace(own, preprocess={**before, "size": 24, "crop": 0.875})
+    save_weights(tmp_path / "other.safetensors", read_tensors(run.best), card)
+    data = read_options(run.path).data
+    whole = ["evaluate", str(tmp_path / "other.safetensors"), "--data", data, "--split", "all", "--json"]
+    assert cli.main(whole) == 0
+    same = json.loads(capsys.readouterr().out)
+    assert cli.main([*words[:2], "--data", data, "--split", "all", *words[4:], "--json"]) == 0
+    other = json.loads(capsys.readouterr().out)
+    assert (other["loss"], other["top1"]) == (same["loss"], same["top1"])
+
+
+@pytest.mark.parametrize(
+    ("flags", "error"),
+    [
+        (["--image-size", "0"], "error: size 0 px | --image-size | give a whole number from 1"),
+        (["--image-size", "99999999"], "error: image_size is 99999999 | --image-size | must be at most "),
+        (["--eval-crop", "1.5"], "error: crop 1.5 | --eval-crop | give a share in (0, 1]"),
+    ],
+)
+def test_a_size_that_cannot_be_is_a_line(
+    flags: list[str], error: str, run: RunFolder, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main(["evaluate", str(run.path), *flags]) == 2
+    assert capsys.readouterr().err.strip().splitlines()[-1].startswith(error)
+
+
+def test_of_many_classes_the_worst_and_the_best_are_shown(capsys: pytest.CaptureFixture[str]) -> None:
+    names = tuple(f"c{number:04}" for number in range(5000))
+    labels = np.repeat(np.arange(2000), 10)
+    top = np.where(np.arange(20_000) % 10 < np.repeat(np.arange(2000) % 11, 10), labels, 4999)[:, None]
+    blank = np.zeros((20_000, 1), np.float32)
+    result = Evaluation(names, np.arange(20_000), labels, blank[:, 0], top, blank)
+    evaluate_command._print(result, "per_class.csv")
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 23
+    assert lines[1] == "of 2,000 classes with images, of 5,000 in all, the 10 worst:"
+    assert lines[12] == "the 10 best (all: per_class.csv, or --json):"
+    assert all(line.endswith("   0.00%") for line in lines[2:12])
+    assert all(line.endswith(" 100.00%") for line in lines[13:])
 
 
 @pytest.mark.parametrize("above", [True, False])

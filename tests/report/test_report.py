@@ -231,10 +231,24 @@ def test_of_many_classes_the_worst_twenty_are_told() -> None:
     report = make_report(None, classes=[f"class{c:02}" for c in range(40)])
     page = render(report, draw(report))
     assert "(the 20 worst)" in page
-    shown = re.findall(r"<td>(class\d\d)</td>", page)
+    shown = re.findall(r'<tr><td>(class\d\d)</td><td class="n">', page)
     known = {name: share for name, n, share in report.evaluation.per_class() if n}
     assert len(shown) == 20
     assert [known[name] for name in shown] == sorted(known.values())[:20]
+
+
+def test_of_too_many_classes_for_a_matrix_the_commonest_confusions_are_told() -> None:
+    """No picture of less than a pixel for each class, and no table that nobody reads."""
+    report = make_report(None, classes=[f"class{c:04}" for c in range(1200)])
+    drawn = draw(report)
+    assert "confusion_matrix" not in drawn
+    page = render(report, drawn)
+    assert "<h3>Confusion matrix</h3>" not in page
+    assert "per_class.csv has all 1,200 classes." in page
+    pairs = re.findall(r'<tr><td>(class\d+)</td><td>(class\d+)</td><td class="n">(\d+)</td></tr>', page)
+    assert [(true, predicted, int(n)) for true, predicted, n in pairs] == report.evaluation.mistaken(20)
+    assert len(pairs) == 20
+    assert len(re.findall(r"<tr><td>class", page)) == 40
 
 
 def claimed(line: str, labels: list[str]) -> list[list[str]]:

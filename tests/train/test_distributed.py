@@ -5,18 +5,23 @@ from __future__ import annotations
 import socket
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from tiny import ENVIRONMENT, draw, make_folder, make_options, order_of, rows, tiny_model, train
+from torch import distributed as dist
 
-from selkern.errors import UsageError
+from selkern import cli
+from selkern.errors import CheckpointError, ResourceError, UsageError
 from selkern.evaluation import evaluate
 from selkern.inference.images import choose_images
 from selkern.inference.network import load
-from selkern.train.distributed import Ranks, join, pick_device
+from selkern.train import run as job
+from selkern.train.distributed import Ranks, _meet, join, pick_device
 from selkern.train.progress import Tally
 from selkern.train.run_folder import RunFolder
 
@@ -106,6 +111,46 @@ def test_ranks_leave_without_an_abort(tmp_path: Path) -> None:
     pairs = [subprocess.Popen(words, env=ENVIRONMENT, stderr=subprocess.PIPE, text=True) for _ in range(8)]
     errors = [pair.communicate(timeout=300)[1] for pair in pairs]
     assert not any(pair.returncode for pair in pairs), "\n".join(errors)
+
+
+def test_ranks_meet_anew_in_a_store_that_remembers_dead_ones() -> None:
+    """torchrun's ranks share one store over all its restarts, and machines count those differently."""
+    store = dist.HashStore()
+    store.set("selkern-came-1", "a rank that is dead")
+    names = []
+    for _ in range(3):
+        with ThreadPoolExecutor() as pool:
+            ranks = [pool.submit(_meet, store, rank, 3, timedelta(seconds=20)) for rank in (0, 1, 2)]
+        one, *others = (rank.result() for rank in ranks)
+        assert others == [one, one]
+        names.append(one)
+    assert len({*names}) == 3
+    with pytest.raises(ResourceError, match=r"process 1 of 2 has not come .*--timeout-minutes"):
+        _meet(dist.PrefixStore("other", store), 0, 2, timedelta(seconds=0.2))
+
+
+@pytest.mark.parametrize("minutes", ["0", "-1", "1e9", "nan"])
+def test_a_timeout_that_cannot_be_is_told(minutes: str, capsys: pytest.CaptureFixture[str]) -> None:
+    for words in (["train", "--timeout-minutes", minutes], ["train", "--resume", "x", "--timeout-minutes", minutes]):
+        assert cli.main(words) == 2
+        assert " | --timeout-minutes | must be above 0, and at most 10,000" in capsys.readouterr().err
+
+
+def test_processes_that_read_another_state_do_not_go_on(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As where a network drive still shows one of them the state before: weights would drift apart unseen."""
+    gather = Ranks.gather
+
+    def with_another(self: Ranks, value: Any) -> list[Any]:
+        state = isinstance(value, tuple) and isinstance(value[1], bytes)
+        return [*gather(self, value), *([("step-000001", b"{}")] if state else [])]
+
+    with tiny_model():
+        run = train(make_options(data, tmp_path, model="sk_tiny", epochs=1, batch_size=8))
+        monkeypatch.setattr(Ranks, "gather", with_another)
+        with pytest.raises(CheckpointError, match=r"process 1 reads step-000001, process 0 another step-000002"):
+            job.resume(run, "cpu", epochs=2, extend="rescale")
 
 
 def test_every_validation_image_counts_once(two_ranks: RunFolder) -> None:

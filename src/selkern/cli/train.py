@@ -32,6 +32,8 @@ class ResumeOptions:
     """CPU threads to compute with, in place of those the run was started with; sums are then rounded otherwise."""
     workers: int | None = None
     """Processes that load images in the background; the result does not depend on it."""
+    timeout_minutes: float = 10.0
+    """Of several processes: minutes to wait for another one before the run ends."""
     epochs: int | None = None
     """Another number of epochs than the run was started with."""
     model: str = ""
@@ -58,12 +60,11 @@ def main(argv: list[str]) -> int:
         greet(f"resuming {options.resume}")
         with Progress("starting", quiet=not is_main()):
             from selkern.train import run as job
-            from selkern.train.run_folder import RunFolder
 
             tune(training=True, threads=options.threads)
         device = options.device
         run = job.resume(
-            RunFolder.find(options.resume),
+            options.resume,
             options.device,
             options.workers,
             data=options.data,
@@ -71,6 +72,7 @@ def main(argv: list[str]) -> int:
             epochs=options.epochs,
             extend=options.extend,
             model=options.model,
+            patience=options.timeout_minutes,
         )
         code = options.model
     else:

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 from torch import nn
 
 from selkern.convert.subject import preprocess_of
+from selkern.data import LARGEST_IMAGE
 from selkern.data.decode import show
 from selkern.data.preprocess import Preprocess
 from selkern.data.sources import Source, open_source
 from selkern.data.split import OnBad
 from selkern.data.table_options import TableOptions
-from selkern.errors import CheckpointError, UsageError
+from selkern.errors import CheckpointError, SelkernError, UsageError, first_line, ran_out_of_memory
+from selkern.evaluation import device_of
 from selkern.models.weights import Card, is_exported, require_not_exported
 from selkern.runtimes.network import ExportedNetwork
 from selkern.train.distributed import pick_device
@@ -40,6 +42,40 @@ class Loaded:
     def preprocess(self) -> Preprocess:
         """How images become the inputs these weights expect."""
         return Preprocess.from_dict(self.card.preprocess)
+
+
+def at_size(loaded: Loaded, size: int | None, crop: float | None) -> Loaded:
+    """The same weights shown images of another size, or cut out otherwise; None leaves either as it is.
+
+    Args:
+        size: side of the input, px.
+        crop: share of each side of the resized image that is kept, as `Preprocess.crop`.
+
+    Raises:
+        UsageError: a size or a crop that cannot be, or a network that takes no images of that size.
+    """
+    if size is None and crop is None:
+        return loaded
+    before = loaded.preprocess
+    if size is not None and size > LARGEST_IMAGE:
+        raise UsageError(f"image_size is {size}", "--image-size", f"must be at most {LARGEST_IMAGE}")
+    try:
+        now = replace(before, size=before.size if size is None else size, crop=before.crop if crop is None else crop)
+    except UsageError as error:
+        flag = {"Preprocess.crop": "--eval-crop"}.get(error.where, "--image-size")
+        raise UsageError(error.what, flag, error.fix) from error
+    if now.size != before.size:
+        probe = torch.zeros(1, 3, now.size, now.size, device=device_of(loaded.model))
+        try:
+            with torch.inference_mode():
+                loaded.model(probe)
+        except (RuntimeError, ValueError, SelkernError) as error:  # of a fixed size, or too small for its strides
+            if ran_out_of_memory(error):
+                raise
+            reason = error.what if isinstance(error, SelkernError) else first_line(error)[:120]
+            fix = f"give another size, or leave it out: {before.size} px"
+            raise UsageError(f"takes no images of {now.size} px ({reason})", "--image-size", fix) from error
+    return replace(loaded, card=replace(loaded.card, preprocess=now.to_dict()))
 
 
 def load(given: str, device: str = "auto", code: str = "", *, exported: bool = False) -> Loaded:

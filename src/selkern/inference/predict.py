@@ -9,11 +9,11 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TextIO
+from typing import Any, TextIO
 
 import numpy as np
 import torch
@@ -24,7 +24,7 @@ from selkern.data.listing import Search, is_file, is_folder
 from selkern.data.split import Split
 from selkern.data.survey import images_notes, survey_of
 from selkern.errors import DataError, NumericsError, ResourceError, UsageError
-from selkern.evaluation import Evaluation, device_of, to_input
+from selkern.evaluation import MATRIX, Evaluation, device_of, to_input
 from selkern.inference.network import Loaded
 from selkern.io import require_new, write_atomic, write_csv
 
@@ -204,15 +204,26 @@ def make_folder(folder: Path) -> None:
         raise ResourceError(what, f"--output {folder}", "give another folder") from error
 
 
-def write_evaluation(evaluation: Evaluation, split: Split, folder: Path) -> None:
-    """Every image, the confusion matrix, every class, and the figures as JSON."""
+def write_evaluation(evaluation: Evaluation, split: Split, folder: Path, more: Mapping[str, Any] | None = None) -> None:
+    """Every image, the confusion matrix, every class, and the figures as JSON.
+
+    Of more than `MATRIX` classes confusion.csv has a row for each pair that occurs, in place of one for each class.
+
+    Args:
+        more: what else evaluation.json says.
+    """
     names = evaluation.classes
     write_predictions(evaluation, split, folder / "predictions.csv")
-    counts = evaluation.confusion().tolist()
-    rows = [[name, *row] for name, row in zip(names, counts, strict=True)]
-    write_csv(folder / "confusion.csv", ["true class", *names], rows)
+    if len(names) <= MATRIX:
+        counts = evaluation.confusion().tolist()
+        rows = [[name, *row] for name, row in zip(names, counts, strict=True)]
+        write_csv(folder / "confusion.csv", ["true class", *names], rows)
+    else:
+        triples = zip(*(column.tolist() for column in evaluation.confused()), strict=True)
+        pairs = [(names[true], names[predicted], n) for true, predicted, n in triples]
+        write_csv(folder / "confusion.csv", ("true class", "predicted", "images"), pairs)
     write_csv(folder / "per_class.csv", ("class", "images", "right"), evaluation.per_class())
-    write_atomic(folder / "evaluation.json", json.dumps(evaluation.to_dict(), indent=1))
+    write_atomic(folder / "evaluation.json", json.dumps({**evaluation.to_dict(), **(more or {})}, indent=1))
 
 
 def write_predictions(evaluation: Evaluation, split: Split, path: Path) -> None:

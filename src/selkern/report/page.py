@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from selkern.data.preprocess import Preprocess
 from selkern.data.split import Split
-from selkern.evaluation import Evaluation
+from selkern.evaluation import MATRIX, Evaluation
 from selkern.models.cost import Cost
 from selkern.report import figures
 from selkern.report import findings as words
@@ -38,6 +38,7 @@ def render_page(name: str, **values: Any) -> str:
 
 
 EXAMPLES = 12
+_FEW = 20  # classes that can be read in a table; of more the worst are shown
 
 
 @dataclass(frozen=True)
@@ -101,7 +102,8 @@ def draw(report: Report) -> dict[str, Figure]:
     drawn |= _draw_studies(report.studies)
     if report.rows:
         drawn["curves"] = figures.training_curves([dict(row) for row in report.rows])
-    drawn["confusion_matrix"] = figures.confusion(report.evaluation)
+    if len(report.evaluation.classes) <= MATRIX:  # of more, each would be less than a pixel
+        drawn["confusion_matrix"] = figures.confusion(report.evaluation)
     return drawn
 
 
@@ -131,13 +133,14 @@ def render(report: Report, drawn: Mapping[str, Figure]) -> str:
         said=words.of_studies(report.studies, evaluation),
         interval=evaluation.top1_interval,
         per_class=_class_rows(evaluation),
+        mistaken=evaluation.mistaken(_FEW) if len(evaluation.classes) > _FEW else [],
     )
 
 
 def _class_rows(evaluation: Evaluation) -> list[tuple[str, int, float]]:
     """Per class, the worst first where there are too many to read."""
     rows = [row for row in evaluation.per_class() if row[1]]
-    return rows if len(rows) <= 20 else sorted(rows, key=lambda row: row[2])[:20]
+    return rows if len(rows) <= _FEW else sorted(rows, key=lambda row: row[2])[:_FEW]
 
 
 def pick_examples(evaluation: Evaluation, sizes: NDArray[np.float64] | None = None) -> tuple[list[int], list[int]]:

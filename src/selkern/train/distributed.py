@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator
+import uuid
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
@@ -17,12 +18,13 @@ import torch
 from torch import distributed as dist
 from torch import nn
 
-from selkern.errors import ResourceError, UsageError
+from selkern.errors import ResourceError, SelkernError, UsageError
+from selkern.train.options import PATIENCE
 
 T = TypeVar("T")
 _LOST = ("gloo", "Gloo", "NCCL", "Connection closed", "Connection reset")  # in the messages of torch.distributed
-_PATIENCE = timedelta(minutes=10)  # for a rank that does not come; no save or validation of one rank takes longer
 _KEPT: list[object] = []  # groups that were left
+_LOOK = 0.02  # seconds between two looks at who has come
 _LET_GO = 0.2  # seconds in which a group's threads end what they do
 
 
@@ -82,6 +84,21 @@ class Ranks:
         """Rank 0's value, on every rank."""
         return self.gather(value)[0]
 
+    def of_main(self, make: Callable[[], T]) -> T:
+        """What rank 0 makes, on every rank; so is a `SelkernError` that it raises."""
+        made: list[T] = []
+        error: SelkernError | None = None
+        try:
+            made = [make()] if self.main else []
+        except SelkernError as raised:
+            if self.world == 1:
+                raise
+            error = raised.bare()
+        made, error = self.from_main((made, error))
+        if error is not None:
+            raise error
+        return made[0]
+
 
 def pick_device(name: str, local_rank: int = 0) -> torch.device:
     """The device of a name: "auto" takes this rank's GPU if there is one, else the CPU.
@@ -103,11 +120,15 @@ def pick_device(name: str, local_rank: int = 0) -> torch.device:
 
 
 @contextmanager
-def join(device: str) -> Iterator[Ranks]:
+def join(device: str, patience: float = PATIENCE) -> Iterator[Ranks]:
     """Join the ranks that torchrun started (nccl on GPUs, gloo on CPUs) and leave them at the end.
 
+    Args:
+        device: as `pick_device` takes it.
+        patience: minutes to wait for another rank, at the start and in every exchange.
+
     Raises:
-        ResourceError: the connection to another rank was lost within the block.
+        ResourceError: another rank does not come, or the connection to it is lost within the block.
     """
     world = int(os.environ.get("WORLD_SIZE", "1"))
     picked = pick_device(device, int(os.environ.get("LOCAL_RANK", "0")))
@@ -116,21 +137,53 @@ def join(device: str) -> Iterator[Ranks]:
     if world == 1:
         yield Ranks(0, 1, picked)
         return
-    store, rank, _ = next(dist.rendezvous("env://"))
-    # torchrun's ranks exchange addresses in one store for all its restarts: without a name of its own for each, a
-    # restarted rank may read where another one was before, and wait for it half an hour.
-    attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
-    named = dist.PrefixStore(f"selkern-{attempt}", store)
-    backend = "nccl" if picked.type == "cuda" else "gloo"
-    dist.init_process_group(backend, store=named, rank=rank, world_size=world, timeout=_PATIENCE)
-    try:
-        ranks = Ranks(rank, world, picked)
-        with ranks.together():
+    ranks = Ranks(int(os.environ.get("RANK", "0")), world, picked)
+    with ranks.together():
+        _start(ranks, timedelta(minutes=patience))
+        try:
             yield ranks
-    finally:
-        # torch frees a group while it holds Python's lock, and waits for a thread of the group that may need the lock
-        # to let go of the last exchange: about one run of two ranks in ten never ended. Kept, a group is never freed.
-        # Where Python ends before that thread had the lock, the process is aborted: so it gets the lock here.
-        _KEPT.append(dist.group.WORLD)
-        dist.destroy_process_group()
-        time.sleep(_LET_GO)
+        finally:
+            # torch frees a group while it holds Python's lock, and waits for a thread of the group that may need it to
+            # let go of the last exchange: about one run of two ranks in ten never ended. Kept, a group is never freed.
+            # Where Python ends before that thread had the lock, the process is aborted: so it gets the lock here.
+            _KEPT.append(dist.group.WORLD)
+            dist.destroy_process_group()
+            time.sleep(_LET_GO)
+
+
+def _start(ranks: Ranks, patience: timedelta) -> None:
+    store, rank, world = next(dist.rendezvous("env://", timeout=patience))
+    backend = "nccl" if ranks.device.type == "cuda" else "gloo"
+    named = dist.PrefixStore(_meet(store, rank, world, patience), store)
+    dist.init_process_group(backend, store=named, rank=rank, world_size=world, timeout=patience)
+
+
+def _meet(store: dist.Store, rank: int, world: int, patience: timedelta) -> str:
+    """A name for this meeting of the ranks, the same on all, and another one after every restart.
+
+    torchrun's ranks may exchange addresses in one store for all its restarts: without such a name, a restarted rank
+    may read where another one was before, and wait for it until its patience ends. How often it was restarted, each
+    machine counts for itself. So each rank says that it came, by a word that only it knows, until rank 0 has answered
+    all that are there now.
+    """
+    if rank:
+        word = uuid.uuid4().hex
+        store.set(f"selkern-came-{rank}", word)
+        name = store.get(f"selkern-answer-{word}").decode()
+        store.set(f"{name}-{rank}", "here")
+        return name
+    name, end = f"selkern-{uuid.uuid4().hex}", time.monotonic() + patience.total_seconds()
+    missing = set(range(1, world))
+    while missing:
+        for other in sorted(missing):
+            if store.check([came := f"selkern-came-{other}"]):
+                store.set(f"selkern-answer-{store.get(came).decode()}", name)
+            if store.check([f"{name}-{other}"]):
+                missing.remove(other)
+        if missing and time.monotonic() > end:
+            what = f"process {min(missing)} of {world} has not come within {patience}"
+            raise ResourceError(
+                what, "process 0", "see what that process says; --timeout-minutes sets how long to wait"
+            )
+        time.sleep(_LOOK)
+    return name

@@ -127,6 +127,13 @@ class Training:
         """
         largest = 8 * sum(t.nbytes for t in self.stepper.model.state_dict().values()) + (64 << 20)
         loaded = load_state(self.run.state, largest)
+        states = self.ranks.gather((loaded.folder.name, (loaded.folder / "manifest.json").read_bytes()))
+        for rank, (name, manifest) in enumerate(states):
+            if (name, manifest) != states[0]:
+                what = f"process {rank} reads {name}, process 0 another {states[0][0]}"
+                raise CheckpointError(
+                    what, str(self.run.state), "see that all machines see the same folder, and resume"
+                )
         place = loaded.state.progress
         try:
             self.stepper.load(loaded.state.tensors)

@@ -23,6 +23,8 @@ from selkern.tuning import check_threads
 T = TypeVar("T")
 _LARGEST = 1 << 18  # bytes of a config.yaml; ours have 2,000
 _LONGEST_WORD = 4200  # characters; no path is longer, and YAML makes a number of 1:1:1:... in quadratic time
+PATIENCE = 10.0  # minutes for another process that does not come; no save or validation of one takes longer
+_LONGEST_WAIT = 10_000  # minutes, a week
 _MOST_WORKERS = 1024  # processes: a slip of the keyboard is not to fill the machine
 # What versions before do not know, of a recipe: left out at the defaults, as the table is, since a study compares its
 # runs' options with those that it wrote before an update.
@@ -72,6 +74,8 @@ class RunOptions:
     """Minutes between saved states within an epoch; each epoch's end is saved in any case."""
     save_steps: int = 0
     """Steps between saved states within an epoch; 0 saves by --save-minutes alone."""
+    timeout_minutes: float = PATIENCE
+    """Of several processes: minutes to wait for another one before the run ends; above its longest save or report."""
     on_bad_image: Literal["skip", "error"] = "skip"
     """An image that cannot be read: skip it and name it in bad_files.csv, or end the run."""
     on_nan: Literal["stop", "rollback"] = "stop"
@@ -100,6 +104,7 @@ class RunOptions:
                 raise UsageError(f"{name} is {getattr(self, name)!r}", flag, f"must be {' or '.join(allowed)}")
         if not self.save_minutes > 0:
             raise UsageError(f"save_minutes is {self.save_minutes}", "--save-minutes", "must be above 0")
+        check_timeout(self.timeout_minutes)
         self._check_texts()
 
     def _check_texts(self) -> None:
@@ -155,6 +160,8 @@ class TrainOptions(RunOptions):
         for name in _UNLESS_GIVEN:
             if values[name] == getattr(RunOptions, name):
                 del values[name]
+        if self.timeout_minutes == PATIENCE:
+            del values["timeout_minutes"]
         return yaml.safe_dump(values, sort_keys=False, allow_unicode=True)
 
     @classmethod
@@ -174,6 +181,13 @@ class TrainOptions(RunOptions):
         except (ValueError, RecursionError) as error:  # such as a date that is none, or brackets without an end
             raise CheckpointError(f"cannot be read ({error})", where, "restore it from a copy") from error
         return build(cls, values, where)
+
+
+def check_timeout(minutes: float) -> None:
+    """Raise UsageError for minutes that nobody can wait."""
+    if not 0 < minutes <= _LONGEST_WAIT:
+        what = f"timeout_minutes is {minutes}"
+        raise UsageError(what, "--timeout-minutes", f"must be above 0, and at most {_LONGEST_WAIT:,}")
 
 
 def recipe_named(name: str) -> Recipe:

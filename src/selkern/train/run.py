@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
@@ -23,10 +22,11 @@ from selkern.io import write_atomic
 from selkern.layers.memory import set_memory
 from selkern.progress import Progress
 from selkern.train.defaults import Defaults, fit_batch, open_training
-from selkern.train.distributed import join
+from selkern.train.distributed import Ranks, join
 from selkern.train.loop import Training, make_order, settled_shuffle
+from selkern.train.machines import begun, note_agents, require_alike, require_shared, shared_options
 from selkern.train.network import Construction, code_of, new_network
-from selkern.train.options import PRETRAINED, TrainOptions, read_options
+from selkern.train.options import PATIENCE, PRETRAINED, TrainOptions, check_timeout
 from selkern.train.progress import RunLog
 from selkern.train.recipe import Recipe
 from selkern.train.run_data import RunData, trained_before, write_inputs
@@ -45,16 +45,19 @@ def train(options: TrainOptions, defaults: Defaults | None = None) -> RunFolder 
         SelkernError: as `Training.fit`, `open_source` and `create_model` say.
         Interrupted: the run was asked to stop and has saved its state.
     """
-    # torchrun started all processes again after one was lost: it is this run that goes on, not a new one.
-    if int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) and (run := RunFolder.unfinished(options)):
-        return resume(run, options.device, model=options.model)
     with ExitStack() as held:
-        with join(options.device) as ranks:
+        with join(options.device, options.timeout_minutes) as ranks:
+            # torchrun started all processes again after one was lost: it is this run that goes on, not a new one.
+            if (mine := begun(ranks, options)) is not None:
+                kept = shared_options(ranks, mine)
+                return _go_on(mine, kept, ranks, held, model=options.model, asked=False)
+            require_shared(ranks, Path(options.output))
             with Progress("listing the images", quiet=not ranks.main) as line:
                 source = (defaults and defaults.source) or open_training(options)
                 for split in (source.val, source.test) if options.report else (source.val,):
                     require_readable(split)
                 options, source = _settled(options, source, ranks.world, defaults)
+                require_alike(ranks, options, source)
                 line.show("building the network")
                 model, how, table = _new_network(options, source)
                 # Built again in `Training`; here it refuses a batch size that cannot be before a folder is made.
@@ -64,9 +67,10 @@ def train(options: TrainOptions, defaults: Defaults | None = None) -> RunFolder 
                 threads = _threads(model, options, source) if on_cpu and defaults is not None else None
                 options = options if threads is None else replace(options, threads=threads.count)
             first = _file_of(options.weights)  # "latest" is soon this run
-            run = RunFolder(ranks.from_main(RunFolder.create(options).path if ranks.main else Path()))
+            run = RunFolder(ranks.of_main(lambda: RunFolder.create(options).path))
             log = RunLog(run.log if ranks.main else None)
             held.enter_context(locked(run.path, ranks, log.say))
+            note_agents(ranks, run)
             with Progress("reading the first images", quiet=not ranks.main):
                 training = Training(options, source, model, how, run, ranks, log)
                 if ranks.main:
@@ -85,7 +89,7 @@ def train(options: TrainOptions, defaults: Defaults | None = None) -> RunFolder 
 
 
 def resume(
-    run: RunFolder,
+    run: RunFolder | str,
     device: str = "auto",
     workers: int | None = None,
     *,
@@ -94,6 +98,7 @@ def resume(
     epochs: int | None = None,
     extend: Literal["keep", "rescale"] | None = None,
     model: str = "",
+    patience: float = PATIENCE,
 ) -> RunFolder | None:
     """Continue a run in its own folder, from its newest sound state.
 
@@ -102,58 +107,86 @@ def resume(
     Images that are gone are as ones that cannot be read, and keep their place, so that the order of all others holds.
 
     Args:
+        run: its folder, or a word that `RunFolder.find` takes; rank 0 finds it for all.
         data: where the run's data lie now; None looks where they were, and beside the run.
         threads: that were set for this process; None sets those that the run was started with, if it says.
         epochs: another number than the run was started with.
         extend: what then becomes of the learning rate, see `Recipe.extended`.
         model: the user's own code that makes the run's network, where the run names such: it is run only if named here.
+        patience: minutes to wait for another rank.
 
     Raises:
-        CheckpointError: no sound state, or a run that is finished.
+        CheckpointError: no such run, no sound state, or a run that is finished.
         ResourceError: another process trains it.
         UsageError: as `Recipe.extended` says.
         DataError: the run's data are not found, or other data are given.
     """
-    options = read_options(run.path)
+    check_timeout(patience)
+    with ExitStack() as held, join(device, patience) as ranks:
+        folder = run if isinstance(run, RunFolder) else RunFolder(ranks.of_main(lambda: RunFolder.find(run).path))
+        options = shared_options(ranks, folder)
+        if epochs is not None and epochs != options.training.epochs:
+            options = replace(options, training=options.training.extended(epochs, extend))
+        return _go_on(folder, options, ranks, held, workers, data=data, threads=threads, model=model)
+
+
+def _go_on(
+    run: RunFolder,
+    options: TrainOptions,
+    ranks: Ranks,
+    held: ExitStack,
+    workers: int | None = None,
+    *,
+    data: str | None = None,
+    threads: int | None = None,
+    model: str = "",
+    asked: bool = True,
+) -> RunFolder | None:
+    """`resume`, of processes that have joined.
+
+    Args:
+        held: keeps the run's lock.
+        asked: whether a user asked for it, to whom a run that is finished is an error; torchrun may come too late.
+    """
     if threads is None and options.threads is not None and not environment_decides():
         torch.set_num_threads(options.threads)
-    if epochs is not None and epochs != options.training.epochs:
-        options = replace(options, training=options.training.extended(epochs, extend))
-    with ExitStack() as held:
-        with join(device) as ranks:
-            log = RunLog(run.log if ranks.main else None)
-            held.enter_context(locked(run.path, ranks, log.say))
-            with Progress("listing the images", quiet=not ranks.main) as line:
-                known = RunData(run)
-                place = ranks.from_main(known.place(data) if ranks.main else "")
-                source = known.open_at(place, classes=known.classes, keep_gone=True)
-                line.show("building the network")
-                options = replace(options, model=code_of(options.model, model, str(run.path)))
-                now = options if workers is None else replace(options, workers=workers)
-                begun = ranks.from_main(run.has_state)
-                network = _network_of(known, options.model, source, begun=begun)
-                training = Training(now, source, *network, run, ranks, log)
-                if begun:
-                    training.restore()
-                else:  # killed before the first one was saved, a run starts from its beginning
-                    training.rewind()
-                    if ranks.main:
-                        draw_first_batch(training)
-            if not training.finished:
-                if ranks.main:
-                    write_atomic(run.path / "config.yaml", options.to_yaml())
-                    known.keep(place, source, training.how)
-                    if changed := known.changed(source):
-                        what = f"at least {len(changed):,} images have changed since the run was started"
-                        log.say(f"warning: {what}; it goes on with them as they are: {names_some(changed)}")
-                for note in source.notes:
-                    log.say(f"note: {note}")
-                log.say(f"resuming {run.path} at epoch {training.epoch + 1}, step {training.step + 1}")
-                training.fit()
-            elif not options.report or run.report.is_file():
-                fix = "give more --epochs and --extend, or train a new one with --weights to go on from it"
-                raise CheckpointError("this run is finished", str(run.path), fix)
-        return run if ranks.main else None
+    log = RunLog(run.log if ranks.main else None)
+    held.enter_context(locked(run.path, ranks, log.say))
+    note_agents(ranks, run)
+    with Progress("listing the images", quiet=not ranks.main) as line:
+        known = RunData(run)
+        place = ranks.from_main(known.place(data) if ranks.main else "")
+        source = known.open_at(place, classes=known.classes, keep_gone=True)
+        line.show("building the network")
+        options = replace(options, model=code_of(options.model, model, str(run.path)))
+        now = options if workers is None else replace(options, workers=workers)
+        has_state = ranks.from_main(run.has_state)
+        network = _network_of(known, options.model, source, begun=has_state)
+        training = Training(now, source, *network, run, ranks, log)
+        if has_state:
+            training.restore()
+        else:  # killed before the first one was saved, a run starts from its beginning
+            training.rewind()
+            if ranks.main:
+                draw_first_batch(training)
+    if not training.finished:
+        if ranks.main:
+            write_atomic(run.path / "config.yaml", options.to_yaml())
+            known.keep(place, source, training.how)
+            if changed := known.changed(source):
+                what = f"at least {len(changed):,} images have changed since the run was started"
+                log.say(f"warning: {what}; it goes on with them as they are: {names_some(changed)}")
+        for note in source.notes:
+            log.say(f"note: {note}")
+        log.say(f"resuming {run.path} at epoch {training.epoch + 1}, step {training.step + 1}")
+        training.fit()
+    elif not options.report or run.report.is_file():
+        if not asked:
+            log.say(f"{run.path} is finished already")
+            return None
+        fix = "give more --epochs and --extend, or train a new one with --weights to go on from it"
+        raise CheckpointError("this run is finished", str(run.path), fix)
+    return run if ranks.main else None
 
 
 def draw_first_batch(training: Training) -> None:

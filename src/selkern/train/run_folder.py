@@ -263,6 +263,12 @@ class RunFolder:
     @classmethod
     def unfinished(cls, options: TrainOptions) -> RunFolder | None:
         """The newest run, where it was started with these very options and has not come to its end."""
+        run = cls.started_with(options)
+        return None if run is None or run.report.is_file() else run
+
+    @classmethod
+    def started_with(cls, options: TrainOptions) -> RunFolder | None:
+        """The newest run, where it was started with these very options."""
         try:
             run = cls.find("latest", options.output)
             kept = read_options(run.path)
@@ -271,7 +277,7 @@ class RunFolder:
             same = kept.to_yaml() == options.to_yaml()
         except (CheckpointError, OSError, ValueError):
             return None
-        return run if same and not run.report.is_file() else None
+        return run if same else None
 
     @property
     def has_state(self) -> bool:
