@@ -199,7 +199,7 @@ def _resized(image: Image.Image, region: Box, preprocess: Preprocess) -> Pixels:
     """A part of an image, px of the whole image, cut out and then resized to the input."""
     if preprocess.resize != "crop":  # its edges are not those of pixels
         return np.asarray(preprocess.show(image, region)).transpose(2, 0, 1)
-    # Here, since recipes come without torch. Its bicubic filter is Pillow's, within a grey level, and three times as
+    # Here, since recipes come without torch. Its bicubic filter is Pillow's, within a grey level, and four times as
     # fast; its arithmetic is in whole numbers, so that no machine rounds otherwise.
     import torch
 
