@@ -32,7 +32,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Of the cases of a test that is marked `share(n)`, every n-th stays, unless `--cases 0` asks for all."""
+    """Of the cases of a test that is marked `share(n)`, every n-th stays, for 0 none, unless `--cases 0` asks for all."""
     if config.getoption("--cases") == 0:
         return
     counts: Counter[tuple[str, bool]] = Counter()
@@ -40,7 +40,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     for item in items:
         if (mark := item.get_closest_marker("share")) is not None:
             name = item.nodeid.partition("[")[0], item.get_closest_marker("exhaustive") is None
-            if counts[name] % mark.args[0]:
+            share = mark.args[0]
+            if not share or counts[name] % share:
                 left_out.add(item)
             counts[name] += 1
     if left_out:

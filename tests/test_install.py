@@ -28,7 +28,7 @@ pytestmark = pytest.mark.exhaustive
 
 ROOT = Path(__file__).parents[1]
 CORE = ("torch", "numpy", "safetensors")
-TRAIN = ("pillow", "pyarrow", "scikit-learn", "tyro", "pyyaml", "tqdm", "matplotlib", "jinja2")
+TRAIN = ("pillow", "simplejpeg", "pyarrow", "scikit-learn", "tyro", "pyyaml", "tqdm", "matplotlib", "jinja2")
 # Nothing of the checkout, and no index or folder of packages that pip was given.
 CLEAN = {key: value for key, value in os.environ.items() if not key.startswith(("PYTHON", "PIP_"))}
 CLEAN |= {"PIP_CONFIG_FILE": os.devnull, "PIP_NO_INDEX": "1", "PIP_DISABLE_PIP_VERSION_CHECK": "1"}

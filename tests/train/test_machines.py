@@ -103,7 +103,8 @@ def test_two_machines_compute_what_two_processes_of_one_do(
             assert {path for phase, path in seen if phase == "write"} == {str(run.path / f"order.rank{rank}.csv")}
 
 
-@pytest.mark.parametrize("rank", [0, 1])
+@pytest.mark.share(2)
+@pytest.mark.parametrize("rank", [1, 0])
 def test_a_machine_is_killed_and_comes_back(
     rank: int, data: Path, two: tuple[Machine, Machine], reference: RunFolder, tmp_path: Path
 ) -> None:
@@ -128,6 +129,7 @@ def test_a_machine_is_killed_and_comes_back(
     assert batches(run) == batches(reference)
 
 
+@pytest.mark.share(0)
 def test_machines_come_and_go(data: Path, two: tuple[Machine, Machine], tmp_path: Path) -> None:
     """Two, one, two: one process's images are in the steps, each once; when one comes, no step is lost."""
     first, second = two
@@ -198,6 +200,7 @@ def test_other_options_on_one_machine_are_told(data: Path, two: tuple[Machine, M
     assert not list((tmp_path / "runs").iterdir()), "nothing was begun"
 
 
+@pytest.mark.share(0)
 def test_a_cable_that_is_pulled_out_ends_both_within_the_timeout(
     data: Path, two: tuple[Machine, Machine], tmp_path: Path
 ) -> None:
