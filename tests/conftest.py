@@ -32,7 +32,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Of the cases of a test that is marked `share(n)`, every n-th stays, for 0 none, unless `--cases 0` asks for all."""
+    """Of the cases of a test that is marked `share(n)`, every n-th stays, for 0 none; `--cases 0` keeps all."""
     if config.getoption("--cases") == 0:
         return
     counts: Counter[tuple[str, bool]] = Counter()
